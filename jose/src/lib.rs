@@ -1,0 +1,1 @@
+//! Strict JWS, JWKS and JSON.

@@ -1,0 +1,54 @@
+//! The harness of the tests: a deadline instead of a sleep, processes that end with their guard, and the real binary.
+
+use std::path::PathBuf;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+/// Calls `probe` until it returns a value, at most for `deadline`; returns its last error past that.
+///
+/// # Errors
+/// The last error of `probe`, with the time waited.
+pub fn eventually<T, E: std::fmt::Display>(
+    deadline: Duration,
+    mut probe: impl FnMut() -> Result<T, E>,
+) -> Result<T, String> {
+    let start = Instant::now();
+    loop {
+        match probe() {
+            Ok(value) => return Ok(value),
+            Err(error) if start.elapsed() >= deadline => {
+                return Err(format!("not within {deadline:?}: {error}"));
+            }
+            Err(_) => std::thread::park_timeout(Duration::from_millis(20)),
+        }
+    }
+}
+
+/// The hopguard binary under test: `HOPGUARD_BIN`, else the one built beside the tests.
+pub fn hopguard_bin() -> PathBuf {
+    if let Some(path) = std::env::var_os("HOPGUARD_BIN") {
+        return PathBuf::from(path);
+    }
+    // target/debug/deps/test-xyz -> target/debug/hopguard
+    let mut path = std::env::current_exe().unwrap_or_default();
+    path.pop();
+    if path.ends_with("deps") {
+        path.pop();
+    }
+    path.join("hopguard")
+}
+
+/// A command that runs the binary under test.
+pub fn hopguard() -> Command {
+    Command::new(hopguard_bin())
+}
+
+/// A child process that does not outlive its test.
+pub struct Guard(pub Child);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let _gone = self.0.kill();
+        let _reaped = self.0.wait();
+    }
+}
