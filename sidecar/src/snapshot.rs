@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use crate::authz::Policies;
 use crate::config::Mesh;
+use crate::request::DeclaredHeader;
 use crate::tls::MeshTls;
 
 /// Everything that a decision reads.
@@ -20,6 +21,8 @@ pub struct Snapshot {
     pub policies: Arc<Policies>,
     /// The mesh file in force.
     pub mesh: Arc<Mesh>,
+    /// The headers that its policies may read.
+    pub declared: Arc<[DeclaredHeader]>,
 }
 
 /// The snapshot in force.
@@ -32,8 +35,8 @@ pub struct Current {
 impl Current {
     /// Starts without an identity.
     pub fn new(policies: Arc<Policies>, mesh: Arc<Mesh>) -> Arc<Self> {
-        let first =
-            Snapshot { generation: 0, tls: Err(Arc::from("no identity has been received yet")), policies, mesh };
+        let tls = Err(Arc::from("no identity has been received yet"));
+        let first = Snapshot { generation: 0, tls, policies, declared: declared(&mesh), mesh };
         Arc::new(Self {
             held: ArcSwap::from_pointee(first),
             writing: Mutex::new(()),
@@ -53,12 +56,14 @@ impl Current {
             tls,
             policies: Arc::clone(&old.policies),
             mesh: Arc::clone(&old.mesh),
+            declared: Arc::clone(&old.declared),
         });
     }
 
     /// Puts another mesh file and the policies that were checked against it in force, together.
     pub fn set_files(&self, policies: Arc<Policies>, mesh: Arc<Mesh>) {
-        self.change(|old| Snapshot { generation: old.generation + 1, tls: old.tls.clone(), policies, mesh });
+        let declared = declared(&mesh);
+        self.change(|old| Snapshot { generation: old.generation + 1, tls: old.tls.clone(), policies, mesh, declared });
     }
 
     /// Says to everything that is open that it must be decided again (an issuer's keys changed, say).
@@ -68,6 +73,7 @@ impl Current {
             tls: old.tls.clone(),
             policies: Arc::clone(&old.policies),
             mesh: Arc::clone(&old.mesh),
+            declared: Arc::clone(&old.declared),
         });
     }
 
@@ -84,4 +90,13 @@ impl Current {
         self.held.store(Arc::new(next));
         self.changed.send_replace(generation);
     }
+}
+
+fn declared(mesh: &Mesh) -> Arc<[DeclaredHeader]> {
+    let read = mesh.headers.iter().map(|header| DeclaredHeader {
+        cedar: header.cedar_name.clone(),
+        name: header.name.clone(),
+        list: header.list,
+    });
+    read.collect()
 }

@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -11,15 +11,16 @@ use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor};
 
 use super::ended::{Bounds, ended};
 use super::tell::{Story, Told};
-use super::{Context, Secured, Validity, Via, request, reset};
+use super::{Abort, Context, Secured, Validity, Via, request};
 use crate::authz::{Decision, Facts, Principal, Verdict, What};
 use crate::detect::{Detected, Prefixed, Protocol, detect};
-use crate::forward::{Progress, connect_app, copy_both};
+use crate::forward::{Progress, abort, connect_app, copy_both};
 use crate::intercept::{accepted, canonical};
+use crate::observe::{Direction, Label};
 use crate::services::{Mode, Port, Protocol as Declared};
 use crate::snapshot::Snapshot;
-use crate::tls::{MeshTls, ServerProfile, Session, session};
-use crate::tunnel::{Incoming, serve};
+use crate::tls::{MeshTls, ServerProfile, Session, explain, label, session};
+use crate::tunnel::{Incoming, ServeOptions, serve};
 
 /// A connection on the redirected port.
 pub async fn redirected(ctx: Arc<Context>, stream: TcpStream, peer: SocketAddr) {
@@ -30,14 +31,16 @@ pub async fn redirected(ctx: Arc<Context>, stream: TcpStream, peer: SocketAddr) 
     };
     let story = story.to(accepted.original);
     let Some(port) = ctx.own_port(accepted.original.port()) else {
-        reset(&accepted.stream);
+        abort(&accepted.stream);
         return story.refused(&ctx, "undeclared_port", "no service port of this number is declared");
     };
+    let began = Instant::now();
     let looking = detect(accepted.stream, ctx.options.detect_timeout).await;
     let (detected, stream) = match looking {
         Ok(found) => found,
         Err(error) => return story.refused(&ctx, "read_failed", &error.to_string()),
     };
+    ctx.metrics.detected(detected.label(), began.elapsed());
     let asked = Arrived { story, port, stream, original: accepted.original, src: accepted.peer };
     match detected {
         Detected::Is(Protocol::Tls) => tls_on_port(ctx, asked).await,
@@ -60,7 +63,7 @@ struct Arrived {
 
 impl Arrived {
     fn refuse(self, ctx: &Context, reason: &'static str, detail: &str) {
-        reset(self.stream.get_ref());
+        abort(self.stream.get_ref());
         self.story.refused(ctx, reason, detail);
     }
 
@@ -81,7 +84,7 @@ async fn plaintext(ctx: Arc<Context>, asked: Arrived) {
     if asked.port.mode == Mode::Strict {
         return asked.refuse(&ctx, "plaintext_on_strict_port", "the port takes mutual TLS only");
     }
-    ctx.metrics.plaintext_accepted(asked.port.port);
+    ctx.metrics.plaintext_accepted(asked.port.port, Label::fixed("unknown"));
     let secured = asked.secured(Via::Plaintext, None, Validity::unlimited(SystemTime::now()));
     established(ctx, secured, asked.story, asked.stream).await;
 }
@@ -90,36 +93,32 @@ async fn plaintext(ctx: Arc<Context>, asked: Arrived) {
 async fn tls_on_port(ctx: Arc<Context>, asked: Arrived) {
     let snapshot = ctx.current.load();
     let Arrived { story, port, stream, original, src } = asked;
-    let tcp_refusal = |story: Story, reason, detail: &str| story.refused(&ctx, reason, detail);
     let acceptor = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream);
     let start = match tokio::time::timeout(ctx.options.handshake_timeout, acceptor).await {
         Ok(Ok(start)) => start,
-        Ok(Err(error)) => return tcp_refusal(story, "handshake_failed", &error.to_string()),
-        Err(_) => return tcp_refusal(story, "handshake_timeout", "no ClientHello in time"),
+        Ok(Err(error)) => return failed_handshake(&ctx, story, label(&error), &explain(&error)),
+        Err(_) => return story.refused(&ctx, "handshake_timeout", "no ClientHello in time"),
     };
     let named = start.client_hello().server_name().map(str::to_owned);
-    let for_public = (port.mode == Mode::Public && !names_mesh(named.as_deref(), &snapshot.mesh.trust_domain))
+    let for_public = (port.mode == Mode::Public && !names_mesh(named.as_deref(), snapshot.mesh.trust_domain.as_str()))
         .then(|| ctx.options.public_tls.clone())
         .flatten();
     let (config, mesh) = match (for_public, &snapshot.tls) {
         (Some(config), _) => (config, None),
-        (None, Ok(tls)) => {
-            let profile = if port.mode == Mode::Public { ServerProfile::PortOptional } else { ServerProfile::Port };
-            (tls.server(profile), Some(Arc::clone(tls)))
-        }
+        (None, Ok(tls)) => (tls.server(profile(&port)), Some(Arc::clone(tls))),
         (None, Err(reason)) => return story.refused(&ctx, "no_identity", reason),
     };
     let shake = tokio::time::timeout(ctx.options.handshake_timeout, start.into_stream(config));
     let stream = match shake.await {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return failed_handshake(&ctx, story, &error),
+        Ok(Err(error)) => return failed_handshake(&ctx, story, label(&error), &explain(&error)),
         Err(_) => return story.refused(&ctx, "handshake_timeout", "the handshake did not end in time"),
     };
     let session = match session(stream.get_ref().1) {
         Ok(session) => session,
-        Err(error) => return failed_handshake(&ctx, story, &error),
+        Err(error) => return failed_handshake(&ctx, story, "peer_untrusted", &error.to_string()),
     };
-    ctx.metrics.handshake("inbound", Some(&session), "ok");
+    ctx.metrics.handshake(Direction::Inbound, session.version, session.kx, "ok");
     let validity = validity(mesh.as_deref(), &session);
     let via = if session.peer.is_some() { Via::Mtls } else { Via::ServerTls };
     let secured = Secured {
@@ -134,9 +133,18 @@ async fn tls_on_port(ctx: Arc<Context>, asked: Arrived) {
     established(ctx, secured, story, stream).await;
 }
 
-fn failed_handshake(ctx: &Context, story: Story, error: &dyn std::fmt::Display) {
-    ctx.metrics.handshake("inbound", None, "failed");
-    story.refused(ctx, "handshake_failed", &error.to_string());
+fn failed_handshake(ctx: &Context, story: Story, label: &'static str, detail: &str) {
+    ctx.metrics.handshake(Direction::Inbound, "", "", label);
+    story.refused(ctx, "handshake_failed", detail);
+}
+
+fn profile(port: &Port) -> ServerProfile {
+    match (port.protocol, port.mode) {
+        (Declared::Http, Mode::Public) => ServerProfile::PortOptional,
+        (Declared::Http, _) => ServerProfile::Port,
+        (Declared::Opaque, Mode::Public) => ServerProfile::OpaqueOptional,
+        (Declared::Opaque, _) => ServerProfile::Opaque,
+    }
 }
 
 /// Whether a server name belongs to the mesh: then a client certificate is asked for even on a public port. Browsers,
@@ -158,7 +166,7 @@ fn validity(mesh: Option<&MeshTls>, session: &Session) -> Validity {
 
 async fn established<S>(ctx: Arc<Context>, secured: Secured, story: Story, stream: S)
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send,
+    S: AsyncRead + AsyncWrite + Unpin + Send + Abort,
 {
     match secured.port.protocol {
         Declared::Http => request::serve(&ctx, &secured, stream).await,
@@ -174,22 +182,22 @@ pub async fn hbone(ctx: Arc<Context>, stream: TcpStream, peer: SocketAddr) {
     let tls = match &ctx.current.load().tls {
         Ok(tls) => Arc::clone(tls),
         Err(reason) => {
-            reset(&stream);
+            abort(&stream);
             return story.refused(&ctx, "no_identity", reason);
         }
     };
     let accepting = TlsAcceptor::from(tls.server(ServerProfile::Hbone)).accept(stream);
     let stream = match tokio::time::timeout(ctx.options.handshake_timeout, accepting).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return failed_handshake(&ctx, story, &error),
+        Ok(Err(error)) => return failed_handshake(&ctx, story, label(&error), &explain(&error)),
         Err(_) => return story.refused(&ctx, "handshake_timeout", "the handshake did not end in time"),
     };
     let session = match session(stream.get_ref().1) {
         Ok(session) if session.peer.is_some() => session,
-        Ok(_) => return failed_handshake(&ctx, story, &"no client certificate"),
-        Err(error) => return failed_handshake(&ctx, story, &error),
+        Ok(_) => return failed_handshake(&ctx, story, "no_client_certificate", "the peer presented no certificate"),
+        Err(error) => return failed_handshake(&ctx, story, "peer_untrusted", &error.to_string()),
     };
-    ctx.metrics.handshake("inbound", Some(&session), "ok");
+    ctx.metrics.handshake(Direction::Inbound, session.version, session.kx, "ok");
     let validity = validity(Some(&tls), &session);
     let tunnel = Arc::new(Tunnel { session, src, local, validity });
     let handle = tokio::runtime::Handle::current();
@@ -200,15 +208,16 @@ pub async fn hbone(ctx: Arc<Context>, stream: TcpStream, peer: SocketAddr) {
             ctx.drain.clone().spawn(&handle, tunnelled(ctx, tunnel, incoming));
         }
     };
+    let options = ServeOptions {
+        max_streams: ctx.options.streams_per_tunnel,
+        max_age: ctx.options.tunnel_max_age,
+        drain_timeout: ctx.options.drain_timeout,
+        preface_timeout: ctx.options.handshake_timeout,
+        valid_until: validity.hard,
+    };
     let draining = ctx.drain.clone();
-    let serving = serve(stream, &ctx.options.serve, on_stream, async move { draining.beginning().await });
-    tokio::select! {
-        served = serving => if let Err(error) = served {
-            tracing::debug!(peer = %src, %error, "tunnel ended");
-        },
-        () = tokio::time::sleep(super::time_until(validity.hard)) => {
-            tracing::info!(peer = %src, "tunnel cut: an SVID it rests on ends");
-        }
+    if let Err(error) = serve(stream, &options, on_stream, async move { draining.beginning().await }).await {
+        tracing::debug!(peer = %src, %error, "tunnel ended");
     }
 }
 
@@ -268,7 +277,7 @@ async fn opaque_stream(ctx: &Arc<Context>, secured: &Secured, story: Story, inco
         Ok(app) => app,
         Err(error) => {
             incoming.refuse(503);
-            return story.decided(ctx, secured, &decision, &Told::failed("app_unreachable", &error));
+            return story.decided(ctx, secured, &decision, &Told::failed(error.label(), &error));
         }
     };
     match incoming.accept() {
@@ -280,7 +289,7 @@ async fn opaque_stream(ctx: &Arc<Context>, secured: &Secured, story: Story, inco
 /// Opaque bytes on the port itself.
 async fn opaque<S>(ctx: &Arc<Context>, secured: &Secured, story: Story, stream: S)
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send,
+    S: AsyncRead + AsyncWrite + Unpin + Send + Abort,
 {
     let snapshot = ctx.current.load();
     let decision = connect_decision(&snapshot, secured);
@@ -289,7 +298,7 @@ where
     }
     match connect_app(secured.app, &ctx.options.dial).await {
         Ok(app) => moved(ctx, secured, story, Moving { stream, app, decision, decided: snapshot.generation }).await,
-        Err(error) => story.decided(ctx, secured, &decision, &Told::failed("app_unreachable", &error)),
+        Err(error) => story.decided(ctx, secured, &decision, &Told::failed(error.label(), &error)),
     }
 }
 
@@ -302,20 +311,29 @@ struct Moving<S> {
 
 async fn moved<S>(ctx: &Arc<Context>, secured: &Secured, story: Story, mut moving: Moving<S>)
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send,
+    S: AsyncRead + AsyncWrite + Unpin + Send + Abort,
 {
     let progress = Progress::default();
-    let _open = ctx.metrics.open("inbound", "opaque");
+    let open = ctx.open(Direction::Inbound, "opaque", secured.proven());
     let again = |snapshot: &Snapshot| connect_decision(snapshot, secured);
     let bounds = Bounds { decided: moving.decided, hard: secured.validity.hard, token: None };
     let copying = copy_both(&mut moving.stream, &mut moving.app, ctx.options.opaque_idle, &progress);
     let told = tokio::select! {
-        copied = copying => Told::copied(&copied),
+        copied = copying => {
+            if copied.end.is_abort() {
+                moving.stream.abort();
+                abort(&moving.app);
+            }
+            Told::copied(&copied)
+        }
         end = ended(ctx, bounds, again) => {
-            reset(&moving.app);
+            moving.stream.abort();
+            abort(&moving.app);
             Told::cut(&end, &progress)
         }
     };
+    let (received, sent) = progress.counts();
+    open.carried(received, sent);
     story.decided(ctx, secured, &moving.decision, &told);
 }
 

@@ -14,15 +14,20 @@ use std::time::{Duration, SystemTime};
 pub use inbound::{hbone, redirected};
 pub use outbound::{Probe, outbound};
 
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+
 use crate::authn::Authenticator;
+use crate::detect::Prefixed;
 use crate::dial::DialOptions;
-use crate::observe::{Journal, Metrics, UserLog};
+use crate::forward::abort;
+use crate::observe::{Direction, Journal, Kind, Metrics, Proven, Record, UserLog};
 use crate::request::Limits;
 use crate::runtime::Drain;
 use crate::services::{Port, Resolver};
 use crate::snapshot::Current;
 use crate::tls::Peer;
-use crate::tunnel::{Pool, ServeOptions};
+use crate::tunnel::{Pool, TunnelStream};
 
 /// Everything that the stages share.
 pub struct Context {
@@ -35,9 +40,9 @@ pub struct Context {
     /// User tokens.
     pub authn: Arc<Authenticator>,
     /// Where records go.
-    pub journal: Journal,
+    pub journal: Arc<Journal>,
     /// Counters and histograms.
-    pub metrics: Metrics,
+    pub metrics: Arc<Metrics>,
     /// How users are written into records.
     pub users: UserLog,
     /// The end.
@@ -72,8 +77,12 @@ pub struct FlowOptions {
     pub idle_timeout: Duration,
     /// How long an opaque connection may stand idle.
     pub opaque_idle: Duration,
-    /// How tunnels are served.
-    pub serve: ServeOptions,
+    /// The age past which a tunnel is asked to be opened anew.
+    pub tunnel_max_age: Duration,
+    /// How many streams a peer may have open in one tunnel.
+    pub streams_per_tunnel: u32,
+    /// How long what is open may go on once the drain has begun.
+    pub drain_timeout: Duration,
     /// Server TLS for clients of `public` ports that have no workload identity.
     pub public_tls: Option<Arc<rustls::ServerConfig>>,
 }
@@ -105,17 +114,6 @@ enum Via {
     Plaintext,
 }
 
-impl Via {
-    fn label(self) -> &'static str {
-        match self {
-            Self::Hbone => "hbone",
-            Self::Mtls => "mtls",
-            Self::ServerTls => "tls",
-            Self::Plaintext => "plaintext",
-        }
-    }
-}
-
 /// Until when a connection may live: what was proven at its start holds until one of the two SVIDs ends.
 #[derive(Clone, Copy)]
 struct Validity {
@@ -145,17 +143,54 @@ impl Validity {
     }
 }
 
+/// A client's side that can be ended so that nobody takes what was sent for whole.
+trait Abort {
+    /// Prepares for being dropped: a plain socket is reset, where it would otherwise close in order.
+    fn abort(&self);
+}
+
+impl Abort for Prefixed<TcpStream> {
+    fn abort(&self) {
+        abort(self.get_ref());
+    }
+}
+
+/// Without `shutdown` it ends without `close_notify`, which tells the client.
+impl<S> Abort for TlsStream<S> {
+    fn abort(&self) {}
+}
+
+/// Dropped before its end, it is reset.
+impl Abort for TunnelStream {
+    fn abort(&self) {}
+}
+
 /// The time until `then`, zero when it has passed.
 fn time_until(then: SystemTime) -> Duration {
     then.duration_since(SystemTime::now()).unwrap_or_default()
 }
 
-/// Ends a TCP connection with a reset: the peer learns that it was refused, not that all was said.
-fn reset(stream: &tokio::net::TcpStream) {
-    let _closing_anyway = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
+impl Secured {
+    /// What was proven of the peer, for metrics.
+    fn proven(&self) -> Proven {
+        Proven::of(self.peer.is_some(), false)
+    }
 }
 
 impl Context {
+    /// Writes a record; counts its decision when it is a connection's (a request's is counted by its connection's meter).
+    fn tell(&self, record: Record) {
+        if let (Kind::Connection, Some(decision)) = (record.kind, &record.decision) {
+            self.metrics.decided(&tell::decision_labels(&record, decision));
+        }
+        self.journal.write(record);
+    }
+
+    /// Counts a connection as open for as long as the answer lives.
+    fn open(&self, direction: Direction, protocol: &'static str, proven: Proven) -> crate::observe::ConnectionMeter {
+        self.metrics.connection(direction, protocol, proven)
+    }
+
     /// A declared port of the own service.
     fn own_port(&self, port: u16) -> Option<Port> {
         let service = self.services.table().by_name(&self.options.service)?;

@@ -11,12 +11,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::ended::End;
-use super::tell::{Story, Told, denial_id};
-use super::{Context, reset, time_until};
+use super::tell::{Story, Told};
+use super::{Context, time_until};
 use crate::detect::{Detected, Prefixed, Protocol, detect};
-use crate::forward::{Progress, copy_both, error_response};
+use crate::forward::{ErrorAnswer, Progress, abort, copy_both, error_response};
 use crate::intercept::{accepted, canonical};
-use crate::observe::TraceParent;
+use crate::observe::{Direction, Proven, decision_id};
 use crate::services::Found;
 use crate::tls::MeshTls;
 use crate::tunnel::{Opened, Target, TunnelError};
@@ -108,8 +108,8 @@ async fn to_peer(ctx: &Arc<Context>, story: Story, stream: TcpStream, found: Fou
         authority: original,
         expected: Arc::clone(&found.service.spiffe_ids),
         headers: vec![
-            ("traceparent", TraceParent::new().to_string()),
-            ("forwarded", format!("for=\"{}\";host={}", story.src(), found.service.name.replace('/', "."))),
+            ("traceparent", story.trace().to_string()),
+            ("forwarded", format!("for=\"{}\";host={}", story.from(), found.service.name.replace('/', "."))),
         ],
     };
     match open(ctx, &tls, &target).await {
@@ -130,7 +130,8 @@ async fn open(ctx: &Context, tls: &Arc<MeshTls>, target: &Target) -> Result<Open
 fn answer_for(error: &TunnelError) -> (u16, &'static str) {
     let status = match error {
         TunnelError::Refused { status: 503, .. } => 503,
-        TunnelError::Refused { .. } | TunnelError::WrongPeer { .. } => 502,
+        // It is there and not who it must be, or it does not want us.
+        TunnelError::Refused { .. } | TunnelError::Handshake { .. } => 502,
         _ => 503,
     };
     (status, error.label())
@@ -139,14 +140,21 @@ fn answer_for(error: &TunnelError) -> (u16, &'static str) {
 async fn tunnelled(ctx: &Arc<Context>, story: Story, mut stream: TcpStream, mut opened: Opened) {
     let story = story.peer(&opened.peer, &opened.session);
     let progress = Progress::default();
-    let _open = ctx.metrics.open("outbound", "opaque");
+    let open = ctx.open(Direction::Outbound, "hbone", Proven::Workload);
     let told = tokio::select! {
-        copied = copy_both(&mut stream, &mut opened.stream, ctx.options.opaque_idle, &progress) => Told::copied(&copied),
+        copied = copy_both(&mut stream, &mut opened.stream, ctx.options.opaque_idle, &progress) => {
+            if copied.end.is_abort() {
+                abort(&stream);
+            }
+            Told::copied(&copied)
+        }
         () = tokio::time::sleep(time_until(opened.valid_until)) => {
-            reset(&stream);
+            abort(&stream);
             Told::cut(&End::Svid, &progress)
         }
     };
+    let (sent, received) = progress.counts();
+    open.carried(sent, received);
     story.passed(ctx, "tunnelled", &told);
 }
 
@@ -160,8 +168,13 @@ async fn to_the_world(ctx: &Arc<Context>, story: Story, mut stream: TcpStream, o
         }
     };
     let progress = Progress::default();
-    let _open = ctx.metrics.open("outbound", "opaque");
+    let open = ctx.open(Direction::Outbound, "plain", Proven::Nothing);
     let copied = copy_both(&mut stream, &mut world, ctx.options.opaque_idle, &progress).await;
+    if copied.end.is_abort() {
+        abort(&stream);
+        abort(&world);
+    }
+    open.carried(copied.a_to_b, copied.b_to_a);
     story.passed(ctx, "egress_plain", &Told::copied(&copied));
 }
 
@@ -174,7 +187,7 @@ struct Why<'a> {
 
 /// An answer with the reason for a client that speaks HTTP/1, a reset for any other.
 async fn fail(ctx: &Arc<Context>, story: Story, stream: TcpStream, why: &Why<'_>) {
-    let id = denial_id();
+    let id = decision_id();
     let looked = detect(stream, TELL_WAIT).await;
     let (detected, stream) = match looked {
         Ok(looked) => looked,
@@ -184,14 +197,22 @@ async fn fail(ctx: &Arc<Context>, story: Story, stream: TcpStream, why: &Why<'_>
     if told {
         answer(stream, why, &id).await;
     } else {
-        reset(stream.get_ref());
+        abort(stream.get_ref());
     }
     story.failed(ctx, why.reason, why.detail, &id);
 }
 
 async fn answer(mut stream: Prefixed<TcpStream>, why: &Why<'_>, id: &str) {
-    let headers = [("x-hopguard-id", id)];
-    let bytes = error_response(why.status, why.reason, why.detail, &headers, true);
+    let answer = ErrorAnswer {
+        status: why.status,
+        code: why.reason,
+        detail: why.detail,
+        id: Some(id),
+        headers: &[("x-hopguard-id", id)],
+        close: true,
+        to_head: false,
+    };
+    let bytes = error_response(&answer);
     let telling = async {
         stream.write_all(&bytes).await?;
         stream.shutdown().await?;

@@ -9,13 +9,16 @@ use tokio::net::TcpStream;
 
 use super::ended::{Bounds, ended};
 use super::inbound::principal;
-use super::tell::{RequestStory, denial_id, millis};
-use super::{Context, Secured, time_until};
+use super::tell::{Out, RequestStory, millis};
+use super::{Abort, Context, Secured, time_until};
 use crate::authn::{ClaimValue, Rejection, VerifiedUser};
 use crate::authz::{self, Decision, Facts, HttpFacts, Reason, Verdict, What};
-use crate::forward::{Buffered, Exchange, Outgoing, connect_app, error_response, exchange};
-use crate::observe::TraceParent;
-use crate::request::{Bearer, Framing, Head, Refusal, parse_head};
+use crate::forward::http1::{
+    Exchange, HeadFailure, HeadTimes, Outgoing, Times, discard_body, exchange, finish, read_head,
+};
+use crate::forward::{Buffered, ConnectFailure, ErrorAnswer, Progress, abort, connect_app, error_response};
+use crate::observe::{ConnectionMeter, Direction, RequestMeter, TraceParent, decision_id};
+use crate::request::{Bearer, Head};
 use crate::snapshot::Snapshot;
 
 /// The header that tells the application who the user is, as proven: JSON with `iss`, `sub` and `roles`. Whatever came
@@ -24,71 +27,255 @@ const USER_HEADER: &str = "x-hopguard-user";
 /// The header that tells the application who the calling workload is, as Envoy writes it.
 const PEER_HEADER: &str = "x-forwarded-client-cert";
 
+/// One HTTP connection: the client, the application's kept connection, and the meters.
+struct Connection<'c, S> {
+    ctx: &'c Arc<Context>,
+    secured: &'c Secured,
+    client: Buffered<S>,
+    upstream: Option<Buffered<TcpStream>>,
+    meter: RequestMeter,
+}
+
+/// How an answer leaves the connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Then {
+    /// It can carry another request.
+    Keep,
+    /// It ends in order.
+    Close,
+    /// It ends so that nobody takes what was sent for whole.
+    Abort,
+}
+
 /// Serves the connection until it ends.
 pub(super) async fn serve<S>(ctx: &Arc<Context>, secured: &Secured, stream: S)
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send,
+    S: AsyncRead + AsyncWrite + Unpin + Send + Abort,
 {
-    let _open = ctx.metrics.open("inbound", "http");
-    let mut client = Buffered::new(stream);
-    let mut upstream = None;
-    while let Some(head) = next_head(ctx, secured, &mut client).await {
-        let asked = Asked::new(ctx, secured, head);
-        if !one(ctx, &asked, &mut client, &mut upstream).await {
-            break;
+    let open = ctx.open(Direction::Inbound, "http", secured.proven());
+    let src = ctx.metrics.workload(secured.peer.as_ref().map(|peer| &peer.id));
+    let own = ctx.current.load().tls.as_ref().ok().map(|tls| tls.identity().id.clone());
+    let meter = ctx.metrics.requests(src, ctx.metrics.workload(own.as_ref()));
+    let mut connection = Connection { ctx, secured, client: Buffered::new(stream), upstream: None, meter };
+    let then = loop {
+        let Some(head) = connection.next_head().await else { break Then::Close };
+        let asked = Asked::new(secured, head);
+        match connection.one(&asked, &open).await {
+            Then::Keep => {}
+            then => break then,
         }
+    };
+    let Connection { mut client, upstream, .. } = connection;
+    if then == Then::Abort {
+        client.get_ref().abort();
+        if let Some(upstream) = upstream {
+            abort(upstream.get_ref());
+        }
+        return;
     }
-    let _closing = tokio::time::timeout(Duration::from_secs(1), client.get_mut().shutdown()).await;
+    finish(&mut client, LINGER_BYTES, LINGER_TIME).await;
 }
 
-/// The next request's head; `None` when the connection is over, which a refused head makes it.
-async fn next_head<S>(ctx: &Arc<Context>, secured: &Secured, client: &mut Buffered<S>) -> Option<Head>
+/// What a client may still send after its last answer, so that closing does not destroy the answer on its way.
+const LINGER_BYTES: u64 = 256 * 1024;
+const LINGER_TIME: Duration = Duration::from_secs(1);
+/// What of a refused request's body is read, so that the connection can carry the next one.
+const DISCARD_BYTES: u64 = 64 * 1024;
+const DISCARD_TIME: Duration = Duration::from_secs(1);
+
+impl<S> Connection<'_, S>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    if client.buffer().is_empty() && !first_byte(ctx, secured, client).await {
-        return None;
+    /// The next request's head; `None` when the connection is over, which a refused head makes it.
+    async fn next_head(&mut self) -> Option<Head> {
+        let (ctx, secured) = (self.ctx, self.secured);
+        let idle = ctx.options.idle_timeout;
+        if self.client.data().is_empty() {
+            self.client.release();
+            // Only between requests: one that has begun is answered.
+            tokio::select! {
+                biased;
+                filled = self.client.fill() => if !matches!(filled, Ok(1..)) {
+                    return None;
+                },
+                () = tokio::time::sleep(idle) => return None,
+                () = idle_end(ctx, secured) => return None,
+            }
+        }
+        let times = HeadTimes { idle, head: ctx.options.head_timeout };
+        let failure = match read_head(&mut self.client, &ctx.options.limits, times).await {
+            Ok(head) => return Some(head),
+            Err(failure) => failure,
+        };
+        let HeadFailure::Refused(refusal) = failure else { return None };
+        let id = decision_id();
+        let no = No { status: refusal.status, code: refusal.code, detail: refusal.detail.clone(), extra: vec![] };
+        self.say(&no, &id, true, false).await;
+        RequestStory::unread(ctx, secured).head_refused(self.out(), &refusal, &id);
+        None
     }
-    let reading = async {
-        loop {
-            match parse_head(client.buffer(), &ctx.options.limits) {
-                Ok(Some(head)) => {
-                    client.consume(head.len);
-                    return Ok(Some(head));
+
+    /// One request, from decision to record.
+    async fn one(&mut self, asked: &Asked<'_>, open: &ConnectionMeter) -> Then {
+        let ctx = self.ctx;
+        let story = RequestStory::of(ctx, asked.secured, (&asked.head, &asked.trace, asked.started));
+        let snapshot = ctx.current.load();
+        let read = match read(ctx, asked, &snapshot).await {
+            Ok(read) => read,
+            Err(no) => return self.refuse(asked, story, no).await,
+        };
+        let token = asked.started.elapsed();
+        let decision = snapshot.policies.decide(&asked.facts(asked.at, read.user.as_ref(), &read.headers));
+        let policy = asked.started.elapsed().saturating_sub(token);
+        let story = story.user(ctx, read.verified.as_deref()).decision(&decision, &snapshot).stages(token, policy);
+        if decision.verdict == Verdict::Deny {
+            let no = denial(&decision, read.user.is_some());
+            return self.refuse(asked, story, no).await;
+        }
+        let allowed = Allowed { read, snapshot };
+        match self.forwarded(asked, &allowed).await {
+            Ok(exchange) => {
+                open.carried(exchange.request_bytes, exchange.response_bytes);
+                self.after(asked, story, exchange).await
+            }
+            Err(Unforwarded::Cut(end)) => {
+                story.cut(self.out(), &end, &asked.id);
+                Then::Abort
+            }
+            Err(Unforwarded::NoApp(error)) => {
+                let detail = format!("the application does not answer: {error}");
+                let no = No { status: ConnectFailure::STATUS, code: error.label(), detail, extra: vec![] };
+                self.refuse(asked, story, no).await
+            }
+        }
+    }
+
+    /// What follows an exchange.
+    async fn after(&mut self, asked: &Asked<'_>, story: RequestStory, exchange: Exchange) -> Then {
+        if !exchange.upstream_reusable
+            && let Some(upstream) = self.upstream.take()
+            && exchange.failure.is_some()
+        {
+            // A body that broke off must not look whole to the application.
+            abort(upstream.get_ref());
+        }
+        if let (Some(failure), false) = (&exchange.failure, exchange.response_started) {
+            let (status, code, detail) = (failure.status(), failure.label(), failure.to_string());
+            let Some(status) = status else {
+                story.exchanged(self.out(), &exchange, &asked.id);
+                return Then::Abort;
+            };
+            let no = No { status, code, detail, extra: vec![] };
+            return self.refuse(asked, story, no).await;
+        }
+        story.exchanged(self.out(), &exchange, &asked.id);
+        match exchange {
+            Exchange { failure: Some(_), .. } => Then::Abort,
+            Exchange { client_reusable: true, upgraded: false, .. } => Then::Keep,
+            _ => Then::Close,
+        }
+    }
+
+    async fn forwarded(&mut self, asked: &Asked<'_>, allowed: &Allowed) -> Result<Exchange, Unforwarded> {
+        let (ctx, secured) = (self.ctx, self.secured);
+        let bytes = rewritten(asked, allowed);
+        let again = |snapshot: &Snapshot| {
+            snapshot.policies.decide(&asked.facts(SystemTime::now(), allowed.read.user.as_ref(), &allowed.read.headers))
+        };
+        let token = allowed.read.verified.as_ref().map(|user| at_seconds(user.exp));
+        let bounds = Bounds { decided: allowed.snapshot.generation, hard: secured.validity.hard, token };
+        let close = || ctx.drain.has_begun() || SystemTime::now() >= secured.validity.soft;
+        let progress = Progress::default();
+        let exchanging = async {
+            loop {
+                let kept = self.upstream.take().and_then(still_open);
+                let reused = kept.is_some();
+                let app = match kept {
+                    Some(app) => app,
+                    None => Buffered::new(connect_app(secured.app, &ctx.options.dial).await.map_err(Unforwarded::NoApp)?),
+                };
+                let app = self.upstream.insert(app);
+                let outgoing = Outgoing {
+                    head: &asked.head,
+                    bytes: bytes.clone(),
+                    response_add: &[],
+                    close: &close,
+                    reused,
+                    limits: &ctx.options.limits,
+                    times: Times {
+                        response: None,
+                        body_idle: ctx.options.idle_timeout,
+                        upgraded_idle: ctx.options.opaque_idle,
+                    },
+                    progress: &progress,
+                };
+                let done = exchange(&mut self.client, app, outgoing).await;
+                if reused && done.retryable {
+                    // A kept connection that the application had closed meanwhile: it processed nothing of this request.
+                    self.upstream = None;
+                    continue;
                 }
-                Ok(None) => {}
-                Err(refusal) => return Err(refusal),
+                return Ok(done);
             }
-            // Closed in the middle of a head, or broken: there is nobody to answer.
-            if !matches!(client.fill().await, Ok(count) if count > 0) {
-                return Ok(None);
-            }
+        };
+        tokio::select! {
+            done = exchanging => done,
+            end = ended(ctx, bounds, again) => Err(Unforwarded::Cut(end)),
         }
-    };
-    let refusal = match tokio::time::timeout(ctx.options.head_timeout, reading).await {
-        Ok(Ok(head)) => return head,
-        Ok(Err(refusal)) => refusal,
-        Err(_) => Refusal { status: 408, code: "head_timeout", detail: "the request's head did not come in time".into() },
-    };
-    let story = RequestStory::unread(secured);
-    let id = denial_id();
-    say(client, &Answer { status: refusal.status, code: refusal.code, detail: &refusal.detail, id: &id, extra: vec![], close: true })
-        .await;
-    story.refused(ctx, &refusal, &id);
-    None
+    }
+
+    /// Where records and counts of a request go.
+    fn out(&mut self) -> Out<'_> {
+        Out { ctx: self.ctx, meter: &mut self.meter }
+    }
+
+    /// Answers for the application, with a record.
+    async fn refuse(&mut self, asked: &Asked<'_>, story: RequestStory, no: No) -> Then {
+        let ending = self.ctx.drain.has_begun() || SystemTime::now() >= asked.secured.validity.soft;
+        // A body that is left unread would be taken for the next request.
+        let framing = asked.head.framing;
+        let clean = asked.head.keep_alive
+            && !ending
+            && !asked.head.expect_continue
+            && discard_body(&mut self.client, framing, DISCARD_BYTES, DISCARD_TIME).await;
+        let said = self.say(&no, &asked.id, !clean, asked.head.method == "HEAD").await;
+        story.answered(self.out(), &no, &asked.id);
+        if said && clean { Then::Keep } else { Then::Close }
+    }
+
+    /// Writes an answer of ours.
+    async fn say(&mut self, no: &No, id: &str, close: bool, to_head: bool) -> bool {
+        let mut headers: Vec<(&str, &str)> = vec![("x-hopguard-id", id)];
+        headers.extend(no.extra.iter().map(|(name, value)| (*name, value.as_str())));
+        let bytes = error_response(&ErrorAnswer {
+            status: no.status,
+            code: no.code,
+            detail: &no.detail,
+            id: Some(id),
+            headers: &headers,
+            close,
+            to_head,
+        });
+        let telling = async {
+            self.client.get_mut().write_all(&bytes).await?;
+            self.client.get_mut().flush().await
+        };
+        matches!(tokio::time::timeout(Duration::from_secs(5), telling).await, Ok(Ok(())))
+    }
 }
 
-/// Waits for a request to begin; `false` when the connection ends instead.
-async fn first_byte<S>(ctx: &Context, secured: &Secured, client: &mut Buffered<S>) -> bool
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send,
-{
+/// Resolves when an idle connection is to be closed.
+async fn idle_end(ctx: &Context, secured: &Secured) {
     tokio::select! {
-        filled = client.fill() => matches!(filled, Ok(count) if count > 0),
-        () = tokio::time::sleep(ctx.options.idle_timeout) => false,
-        () = tokio::time::sleep(time_until(secured.validity.idle)) => false,
-        () = ctx.drain.beginning() => false,
+        () = tokio::time::sleep(time_until(secured.validity.idle)) => {}
+        () = ctx.drain.beginning() => {}
     }
+}
+
+/// A kept connection of the application, unless it has closed it or said something unasked.
+fn still_open(mut app: Buffered<TcpStream>) -> Option<Buffered<TcpStream>> {
+    app.is_quiet().then_some(app)
 }
 
 /// One request and what is known of it so far.
@@ -98,13 +285,13 @@ struct Asked<'a> {
     started: Instant,
     at: SystemTime,
     trace: TraceParent,
-    id: String,
+    id: Arc<str>,
 }
 
 impl<'a> Asked<'a> {
-    fn new(_ctx: &Context, secured: &'a Secured, head: Head) -> Self {
-        let trace = TraceParent::continued(head.header("traceparent").next());
-        Self { secured, head, started: Instant::now(), at: SystemTime::now(), trace, id: denial_id() }
+    fn new(secured: &'a Secured, head: Head) -> Self {
+        let trace = TraceParent::continued(head.header("traceparent"));
+        Self { secured, head, started: Instant::now(), at: SystemTime::now(), trace, id: decision_id() }
     }
 
     fn facts<'b>(&'b self, at: SystemTime, user: Option<&'b authz::User>, headers: &'b [(String, Vec<String>)]) -> Facts<'b> {
@@ -125,45 +312,6 @@ impl<'a> Asked<'a> {
     }
 }
 
-/// One request; whether the connection can carry another.
-async fn one<S>(ctx: &Arc<Context>, asked: &Asked<'_>, client: &mut Buffered<S>, upstream: &mut Option<Buffered<TcpStream>>) -> bool
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send,
-{
-    let story = RequestStory::of(asked.secured, &asked.head, &asked.trace, asked.started);
-    let snapshot = ctx.current.load();
-    let read = match read(ctx, asked, &snapshot).await {
-        Ok(read) => read,
-        Err(no) => return refuse(ctx, asked, client, story, no).await,
-    };
-    let decision = snapshot.policies.decide(&asked.facts(asked.at, read.user.as_ref(), &read.headers));
-    let story = story.user(read.verified.as_deref()).decision(&decision, &snapshot);
-    if decision.verdict == Verdict::Deny {
-        let no = denial(&decision, read.user.is_some());
-        return refuse(ctx, asked, client, story, no).await;
-    }
-    let allowed = Allowed { read, snapshot };
-    match forwarded(ctx, asked, &allowed, client, upstream).await {
-        Ok(exchange) => {
-            let keep = exchange.client_reusable && !exchange.upgraded;
-            if !exchange.upstream_reusable {
-                *upstream = None;
-            }
-            story.exchanged(ctx, &exchange, &asked.id);
-            keep
-        }
-        Err(Unforwarded::Cut(end)) => {
-            *upstream = None;
-            story.cut(ctx, &end, &asked.id);
-            false
-        }
-        Err(Unforwarded::NoApp(error)) => {
-            let no = No { status: 503, code: "app_unreachable", detail: format!("the application does not answer: {error}"), extra: vec![] };
-            refuse(ctx, asked, client, story, no).await
-        }
-    }
-}
-
 /// A request as far as it was read for the decision.
 struct Read {
     verified: Option<Arc<VerifiedUser>>,
@@ -178,19 +326,22 @@ struct Allowed {
 }
 
 /// A request that is answered by us.
-struct No {
-    status: u16,
-    code: &'static str,
-    detail: String,
+pub(super) struct No {
+    /// The status.
+    pub(super) status: u16,
+    /// A stable label.
+    pub(super) code: &'static str,
+    /// A sentence for people.
+    pub(super) detail: String,
     extra: Vec<(&'static str, String)>,
 }
 
 async fn read(ctx: &Context, asked: &Asked<'_>, snapshot: &Snapshot) -> Result<Read, No> {
-    if !snapshot.mesh.fronts(&ctx.options.service, &asked.head.host) {
+    if !fronts(ctx, asked, snapshot) {
         let detail = "this sidecar does not stand before a service of that host".to_owned();
         return Err(No { status: 404, code: "unknown_host", detail, extra: vec![] });
     }
-    let headers = asked.head.declared(&snapshot.mesh.declared_headers).map_err(|refusal| No {
+    let headers = asked.head.declared(&snapshot.declared).map_err(|refusal| No {
         status: refusal.status,
         code: refusal.code,
         detail: refusal.detail,
@@ -203,6 +354,21 @@ async fn read(ctx: &Context, asked: &Asked<'_>, snapshot: &Snapshot) -> Result<R
     };
     let user = verified.as_deref().map(as_user);
     Ok(Read { verified, user, headers })
+}
+
+/// Whether the request is for the service that this sidecar stands before, by one of its names or addresses. Without a
+/// host (HTTP/1.0) there is nothing that could be meant instead.
+fn fronts(ctx: &Context, asked: &Asked<'_>, snapshot: &Snapshot) -> bool {
+    let host = asked.head.host.as_str();
+    if host.is_empty() {
+        return true;
+    }
+    let literal = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+    if let Ok(address) = literal.parse::<std::net::IpAddr>() {
+        return address.to_canonical() == asked.secured.app.ip()
+            || ctx.services.table().addresses_of(&ctx.options.service).contains(&address.to_canonical());
+    }
+    snapshot.mesh.service(&ctx.options.service).is_some_and(|service| service.hosts.iter().any(|known| known == host))
 }
 
 fn rejected(rejection: Rejection) -> No {
@@ -235,56 +401,7 @@ fn denial(decision: &Decision, has_user: bool) -> No {
 
 enum Unforwarded {
     Cut(super::ended::End),
-    NoApp(std::io::Error),
-}
-
-async fn forwarded<S>(
-    ctx: &Arc<Context>,
-    asked: &Asked<'_>,
-    allowed: &Allowed,
-    client: &mut Buffered<S>,
-    upstream: &mut Option<Buffered<TcpStream>>,
-) -> Result<Exchange, Unforwarded>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send,
-{
-    let bytes = rewritten(asked, allowed);
-    let again = |snapshot: &Snapshot| {
-        snapshot.policies.decide(&asked.facts(SystemTime::now(), allowed.read.user.as_ref(), &allowed.read.headers))
-    };
-    let token_ends = allowed.read.verified.as_ref().map(|user| at_seconds(user.exp));
-    let secured = asked.secured;
-    let bounds = Bounds { decided: allowed.snapshot.generation, hard: secured.validity.hard, token: token_ends };
-    let exchanging = async {
-        loop {
-            let reused = upstream.is_some();
-            let app = match upstream {
-                Some(app) => app,
-                None => upstream.insert(Buffered::new(
-                    connect_app(secured.app, &ctx.options.dial).await.map_err(Unforwarded::NoApp)?,
-                )),
-            };
-            let outgoing = Outgoing {
-                head: &asked.head,
-                bytes: bytes.clone(),
-                response_add: &[],
-                close: &|| ctx.drain.has_begun() || SystemTime::now() >= secured.validity.soft,
-                idle: ctx.options.idle_timeout,
-                limits: &ctx.options.limits,
-            };
-            let done = exchange(client, app, outgoing).await;
-            if reused && done.retryable {
-                // A kept connection that the application had closed meanwhile: nothing of this request was processed.
-                *upstream = None;
-                continue;
-            }
-            return Ok(done);
-        }
-    };
-    tokio::select! {
-        done = exchanging => done,
-        end = ended(ctx, bounds, again) => Err(Unforwarded::Cut(end)),
-    }
+    NoApp(ConnectFailure),
 }
 
 /// The head as the application gets it: identity headers from outside stripped, what was proven written.
@@ -318,53 +435,6 @@ fn user_header(user: &VerifiedUser) -> String {
         }
     }
     ascii
-}
-
-/// Answers for the application, with a record; whether the connection can carry another request.
-async fn refuse<S>(ctx: &Context, asked: &Asked<'_>, client: &mut Buffered<S>, story: RequestStory, no: No) -> bool
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send,
-{
-    // A body that nobody will read would be taken for the next request.
-    let close = !asked.head.keep_alive
-        || asked.head.framing != Framing::None
-        || ctx.drain.has_begun()
-        || SystemTime::now() >= asked.secured.validity.soft;
-    let answer =
-        Answer { status: no.status, code: no.code, detail: &no.detail, id: &asked.id, extra: no.extra.clone(), close };
-    let said = say(client, &answer).await;
-    story.answered(ctx, no.status, no.code, &no.detail, &asked.id);
-    said && !close
-}
-
-struct Answer<'a> {
-    status: u16,
-    code: &'a str,
-    detail: &'a str,
-    id: &'a str,
-    extra: Vec<(&'static str, String)>,
-    close: bool,
-}
-
-/// Writes an answer of ours; before closing, takes what the client still sends, so that it can read the answer.
-async fn say<S>(client: &mut Buffered<S>, answer: &Answer<'_>) -> bool
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send,
-{
-    let mut headers: Vec<(&str, &str)> = vec![("x-hopguard-id", answer.id)];
-    headers.extend(answer.extra.iter().map(|(name, value)| (*name, value.as_str())));
-    let bytes = error_response(answer.status, answer.code, answer.detail, &headers, answer.close);
-    let telling = async {
-        let stream = client.get_mut();
-        stream.write_all(&bytes).await?;
-        stream.flush().await?;
-        if answer.close {
-            stream.shutdown().await?;
-            client.discard(256 * 1024).await?;
-        }
-        Ok::<(), std::io::Error>(())
-    };
-    matches!(tokio::time::timeout(Duration::from_secs(2), telling).await, Ok(Ok(())))
 }
 
 fn at_seconds(seconds: i64) -> SystemTime {

@@ -45,7 +45,6 @@ where
         };
         let Ok(place) = Arc::clone(&room).try_acquire_owned() else {
             tracing::warn!(%peer, "closed: as many connections are open as `limits.connections` allows");
-            ctx.metrics.shed();
             continue;
         };
         if let Err(error) = tune(&stream) {

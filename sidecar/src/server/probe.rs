@@ -8,6 +8,8 @@ use std::time::Duration;
 use crate::dial::{DialOptions, connect};
 use crate::flow::{Context, Probe};
 
+use super::ready::State;
+
 /// What a round of probes found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Redirect {
@@ -51,4 +53,28 @@ fn no_route(error: &std::io::Error) -> bool {
     use std::io::ErrorKind::{AddrNotAvailable, HostUnreachable, NetworkUnreachable};
     matches!(error.kind(), NetworkUnreachable | HostUnreachable | AddrNotAvailable)
         || error.raw_os_error() == Some(nix::errno::Errno::EAFNOSUPPORT as i32)
+}
+
+/// Time between two rounds while the redirect is missing, and once it is in place.
+const SOON: Duration = Duration::from_millis(250);
+const LATER: Duration = Duration::from_secs(15);
+
+/// Probes until the process ends, if the settings ask for it.
+pub(super) async fn keep(state: Arc<State>) {
+    if !state.sidecar.traffic.probe {
+        return;
+    }
+    loop {
+        let found = probe(&state.ctx).await;
+        let pause = if found == Redirect::InPlace { LATER } else { SOON };
+        if state.redirect_seen(found.clone()) {
+            match found {
+                Redirect::InPlace => tracing::info!("the redirect is in place"),
+                Redirect::Missing(family) => {
+                    tracing::error!(family, "traffic is not redirected: not ready (hint: `hopguard iptables apply`)");
+                }
+            }
+        }
+        tokio::time::sleep(pause).await;
+    }
 }
