@@ -190,9 +190,15 @@ mod tests {
         assert_eq!(valid_until(at(3600), at(7200), now), at(3599));
         assert_eq!(valid_until(at(7200), at(3600), now), at(3599));
         assert_eq!(
-            valid_until(at(10), at(3600), now),
-            now + Duration::from_millis(9800)
+            valid_until(at(40), at(3600), now),
+            now + Duration::from_millis(39_200)
         );
+        assert_eq!(
+            valid_until(at(10), at(3600), now),
+            now + Duration::from_millis(9750)
+        );
+        let soon = now + Duration::from_millis(400);
+        assert_eq!(valid_until(at(3600), soon, now), now + Duration::from_millis(300));
         assert_eq!(
             valid_until(now - Duration::from_secs(5), at(10), now),
             now - Duration::from_secs(5)
