@@ -115,7 +115,9 @@ impl Ca {
         let mut validity = (SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH);
         let issued = self.issue(path, |params| {
             change(params);
-            validity = (params.not_before.into(), params.not_after.into());
+            // A certificate knows no fractions of a second.
+            let whole = |t: time::OffsetDateTime| super::der::time(t.unix_timestamp());
+            validity = (whole(params.not_before), whole(params.not_after));
         });
         Arc::new(Identity {
             id: self.id(path),
