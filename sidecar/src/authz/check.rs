@@ -6,7 +6,7 @@ use std::str::FromStr;
 use cedar_policy::{ActionConstraint, Effect, EntityUid, Policy, ResourceConstraint};
 use spiffe::SpiffeId;
 
-use super::expr::Reads;
+use super::expr::{CONTEXT, Reads, USER};
 use super::problem::Span;
 use super::scan::Scan;
 use super::world::{METHODS, ServiceFacts, World};
@@ -26,6 +26,7 @@ pub(super) struct Placed<'s> {
 pub(super) fn check(world: &World, placed: &Placed<'_>) -> Vec<Finding> {
     let mut found = annotations(placed);
     found.extend(names(world, placed));
+    found.extend(attributes(world, placed));
     found.extend(patterns(placed));
     found.extend(exact_methods(world, placed));
     found.extend(reach(world, placed));
@@ -146,6 +147,49 @@ fn of_issuer(world: &World, uid: &EntityUid) -> Option<(String, Option<String>)>
         let all: Vec<&str> = roles.iter().map(String::as_str).collect();
         let hint = nearest(name, &all).unwrap_or_else(|| "add it there".to_owned());
         (format!("role `{name}` is not in `role_names` of issuer `{alias}`"), Some(hint))
+    })
+}
+
+/// `has` of a name that nobody declared is false for Cedar, not an error, and a forbid behind it never matches.
+fn attributes(world: &World, placed: &Placed<'_>) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for asked in &placed.reads.asked {
+        let names: Vec<&str> = asked.iter().map(String::as_str).collect();
+        for end in 1..names.len() {
+            let (Some(of), Some(name)) = (names.get(..end), names.get(end)) else { continue };
+            let Some(known) = declared(world, of) else { continue };
+            if !known.contains(name) {
+                let of = of.join(".");
+                let message = format!("`{of} has {name}` is never true: nothing of that name is declared");
+                found.push((placed.place_of_word(name), message, nearest(name, &known)));
+                break;
+            }
+        }
+    }
+    found
+}
+
+/// The attributes of what a chain of attributes leads to; `None` when that is for the validator alone.
+fn declared<'w>(world: &'w World, of: &[&str]) -> Option<Vec<&'w str>> {
+    Some(match of {
+        ["context"] => CONTEXT.to_vec(),
+        ["context", "user"] => USER.to_vec(),
+        ["context", "user", "claims"] => world.claims.keys().map(String::as_str).collect(),
+        ["context", "headers"] => world.headers.iter().map(String::as_str).collect(),
+        ["context", "params"] => {
+            let routes = world.services.values().flat_map(|service| &service.routes);
+            routes.flat_map(|route| route.template.params()).collect()
+        }
+        ["principal"] => vec!["trust_domain", "path", "ns", "sa"],
+        ["resource" | "action"] => Vec::new(),
+        // `(if .. then context.user else ..) has x`: any name that is declared somewhere.
+        [""] => {
+            let fixed = CONTEXT.iter().chain(&USER).copied().chain(["trust_domain", "path", "ns", "sa"]);
+            let own = world.claims.keys().chain(&world.headers).map(String::as_str);
+            let routes = world.services.values().flat_map(|service| &service.routes);
+            fixed.chain(own).chain(routes.flat_map(|route| route.template.params())).collect()
+        }
+        _ => return None,
     })
 }
 

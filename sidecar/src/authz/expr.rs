@@ -8,9 +8,9 @@ use cedar_policy::pst::{BinaryOp, Clause, Expr, Literal, PatternElem, Policy, Va
 pub(super) struct Uses(u32);
 
 /// The attributes of the context; the position is the bit.
-const CONTEXT: [&str; 9] = ["path", "host", "port", "tls", "src_ip", "now", "headers", "user", "params"];
+pub(super) const CONTEXT: [&str; 9] = ["path", "host", "port", "tls", "src_ip", "now", "headers", "user", "params"];
 /// The attributes of a user; their bits follow.
-const USER: [&str; 10] = ["issuer", "sub", "aud", "scope", "azp", "acr", "amr", "auth_time", "exp", "claims"];
+pub(super) const USER: [&str; 10] = ["issuer", "sub", "aud", "scope", "azp", "acr", "amr", "auth_time", "exp", "claims"];
 
 impl Uses {
     /// Everything.
@@ -53,6 +53,9 @@ pub(super) struct Reads {
     pub(super) exact_actions: Vec<String>,
     /// `context.path like` with a `*` between other characters.
     pub(super) inner_wildcard: bool,
+    /// What `has` asks for, attribute by attribute from the variable: `["context", "user", "claims", "tenant"]`. What is
+    /// no chain of attributes of a variable begins with an empty name.
+    pub(super) asked: Vec<Vec<String>>,
     /// Whether `context.path` is read.
     pub(super) path: bool,
     /// Whether `context.user` is read.
@@ -85,6 +88,9 @@ impl Reads {
             Expr::Literal(_) => {}
             Expr::GetAttr { expr, attr } => self.attribute(expr, attr),
             Expr::HasAttr { expr, attrs } => {
+                let mut asked = chain(expr);
+                asked.extend(attrs.iter().map(ToString::to_string));
+                self.asked.push(asked);
                 self.attribute(expr, &attrs.head);
                 for attr in &attrs.tail {
                     self.deeper(attr);
@@ -134,6 +140,22 @@ impl Reads {
         if USER.contains(&name) {
             self.uses.add(&USER, CONTEXT.len(), name);
         }
+    }
+}
+
+/// The variable and the attributes that lead to an expression.
+fn chain(expr: &Expr) -> Vec<String> {
+    match expr {
+        Expr::Var(Var::Principal) => vec!["principal".to_owned()],
+        Expr::Var(Var::Action) => vec!["action".to_owned()],
+        Expr::Var(Var::Resource) => vec!["resource".to_owned()],
+        Expr::Var(Var::Context) => vec!["context".to_owned()],
+        Expr::GetAttr { expr, attr } => {
+            let mut names = chain(expr);
+            names.push(attr.to_string());
+            names
+        }
+        _ => vec![String::new()],
     }
 }
 

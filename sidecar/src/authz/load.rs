@@ -28,8 +28,9 @@ use super::schema;
 const MAX_FILE: usize = 1 << 20;
 const MAX_ALL: usize = 16 << 20;
 const MAX_POLICIES: usize = 100_000;
-/// How deep an expression may nest, operators of a chain included: Cedar parses, validates and evaluates recursively.
-pub(super) const MAX_DEPTH: usize = 200;
+/// How deep an expression may nest, operators of a chain included: Cedar parses, validates and evaluates recursively,
+/// the last on the stack of a data worker, where a frame of a debug build takes some 20 KiB.
+pub(super) const MAX_DEPTH: usize = 64;
 /// Stack for parsing and validating sets that keep to `MAX_DEPTH`, with much to spare.
 const STACK: usize = 64 << 20;
 

@@ -11,7 +11,7 @@ pub(super) enum Kind {
     Word,
     /// A string literal with its quotes.
     Text,
-    /// Anything else: `::`, other punctuation and numbers, one character each but for `::`.
+    /// Anything else: a number, an operator, one other character.
     Mark,
 }
 
@@ -29,20 +29,43 @@ pub(super) struct Scan<'t> {
     tokens: Vec<Token>,
 }
 
-/// One level of brackets while the depth is reckoned.
+/// One level of brackets while the depth is reckoned: operators since the last one that binds less, and the deepest
+/// part so far that such an operator closed.
 #[derive(Clone, Copy, Default)]
 struct Level {
-    /// Operators since the last comma: a chain of n of them nests n deep.
-    operators: usize,
-    /// The deepest bracket since the last comma.
+    /// `||`, `if`, clauses: what binds least. A chain of n operators nests n deep.
+    or: usize,
+    or_part: usize,
+    /// `&&`.
+    and: usize,
+    and_part: usize,
+    /// Everything that binds more.
+    other: usize,
+    /// The deepest bracket since the last `&&` or looser.
     inner: usize,
-    /// The deepest element so far.
+    /// The deepest element of a list so far.
     most: usize,
 }
 
 impl Level {
     fn depth(self) -> usize {
-        self.most.max(self.operators + self.inner)
+        let and_part = self.and_part.max(self.other + self.inner);
+        self.most.max(self.or + self.or_part.max(self.and + and_part))
+    }
+
+    fn count(&mut self, operator: &str) {
+        match operator {
+            "||" | "if" | "then" | "else" | "when" | "unless" => {
+                let part = self.or_part.max(self.and + self.and_part.max(self.other + self.inner));
+                *self = Self { or: self.or + 1, or_part: part, most: self.most, ..Self::default() };
+            }
+            "&&" => {
+                self.and_part = self.and_part.max(self.other + self.inner);
+                self.and += 1;
+                (self.other, self.inner) = (0, 0);
+            }
+            _ => self.other += 1,
+        }
     }
 }
 
@@ -107,9 +130,9 @@ impl<'t> Scan<'t> {
                 }),
                 (Kind::Mark, "::" | ":" | "@") | (Kind::Text, _) => {}
                 (Kind::Mark, mark) if mark.starts_with(|c: char| c.is_ascii_digit()) => {}
-                (Kind::Mark, _)
-                | (Kind::Word, "in" | "has" | "like" | "is" | "if" | "then" | "else" | "when" | "unless") => {
-                    change(&mut levels, |top| top.operators += 1);
+                (Kind::Mark, operator)
+                | (Kind::Word, operator @ ("in" | "has" | "like" | "is" | "if" | "then" | "else" | "when" | "unless")) => {
+                    change(&mut levels, |top| top.count(operator));
                 }
                 (Kind::Word, _) => {}
             }
@@ -126,6 +149,9 @@ fn change(levels: &mut [Level], how: impl FnOnce(&mut Level)) {
         how(top);
     }
 }
+
+/// Marks of two characters.
+const DOUBLE: [&[u8; 2]; 7] = [b"::", b"==", b"!=", b"<=", b">=", b"&&", b"||"];
 
 /// Cuts the text as Cedar's grammar does: `//` comments to the end of the line, strings with `\` escapes.
 fn tokens(text: &str) -> Vec<Token> {
@@ -156,7 +182,7 @@ fn tokens(text: &str) -> Vec<Token> {
                 i = end_where(bytes, i, |b| !b.is_ascii_digit());
                 Kind::Mark
             }
-            b':' if at(i + 1) == Some(b':') => {
+            b if at(i + 1).is_some_and(|next| DOUBLE.contains(&&[b, next])) => {
                 i += 2;
                 Kind::Mark
             }

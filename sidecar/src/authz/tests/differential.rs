@@ -426,7 +426,7 @@ fn slices_decide_as_the_whole_set_does() {
     }
     println!("{pairs} pairs: {allowed} allowed, {forbidden} forbidden, {erred} denied by an error, {routed} on a route");
     assert_eq!(pairs, 20_000);
-    assert!(allowed > 1_000 && forbidden > 2_000 && erred > 200 && routed > 2_000, "the sets became too one-sided");
+    assert!(allowed > 1_000 && forbidden > 2_000 && erred > 200 && routed > 1_000, "the sets became too one-sided");
 }
 
 #[test]

@@ -229,7 +229,7 @@ fn a_missing_half_never_passes() {
 }
 
 fn any_ask() -> impl Strategy<Value = Ask> {
-    super::differential::asks()
+    differential::asks()
 }
 
 proptest! {
@@ -237,8 +237,8 @@ proptest! {
 
     #[test]
     fn adding_a_forbid_never_allows(
-        base in super::differential::sets(1..6),
-        added in super::differential::forbids(),
+        base in differential::sets(1..6),
+        added in differential::forbids(),
         asks in prop::collection::vec(any_ask(), 1..12),
     ) {
         let set = |text: &str| load(&mesh(), &file(text), "shop/orders").map_err(|p| TestCaseError::fail(shown(&p)));
@@ -252,7 +252,7 @@ proptest! {
 
     #[test]
     fn an_error_never_allows(
-        base in super::differential::sets(0..6),
+        base in differential::sets(0..6),
         asks in prop::collection::vec(any_ask(), 1..12),
     ) {
         // Overflows whenever it is evaluated.
