@@ -233,7 +233,7 @@ fn values_that_cannot_be_are_refused() {
         (
             "\"admin.sock\"",
             &format!("\"{}\"", "x".repeat(120)),
-            "27:10",
+            "26:10",
             "longer than 107 bytes",
         ),
     ] {
