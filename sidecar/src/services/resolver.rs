@@ -156,7 +156,14 @@ impl Resolver {
         let fresh = seen
             .ended
             .is_some_and(|ended| ended.elapsed() < self.options.floor);
-        if known() || fresh || self.lock().services.iter().all(|service| service.hosts.is_empty()) {
+        if known()
+            || fresh
+            || self
+                .lock()
+                .services
+                .iter()
+                .all(|service| service.hosts.is_empty())
+        {
             return known();
         }
         self.wanted.notify_one();
@@ -360,8 +367,12 @@ fn usable(addresses: Vec<IpAddr>) -> io::Result<(Vec<IpAddr>, Option<String>)> {
     }
     kept.sort_unstable();
     kept.dedup();
-    let remark = (kept.len() > MAX_ADDRESSES)
-        .then(|| format!("the answer holds {} addresses, of which {MAX_ADDRESSES} are used", kept.len()));
+    let remark = (kept.len() > MAX_ADDRESSES).then(|| {
+        format!(
+            "the answer holds {} addresses, of which {MAX_ADDRESSES} are used",
+            kept.len()
+        )
+    });
     kept.truncate(MAX_ADDRESSES);
     Ok((kept, remark))
 }

@@ -87,7 +87,11 @@ impl Table {
         for service in services {
             let service = Arc::new(service);
             let name = Arc::clone(&service.name);
-            if table.by_name.insert(Arc::clone(&name), Arc::clone(&service)).is_some() {
+            if table
+                .by_name
+                .insert(Arc::clone(&name), Arc::clone(&service))
+                .is_some()
+            {
                 return Err(ServicesError::Duplicate(name));
             }
             for address in &service.addresses {
@@ -102,7 +106,12 @@ impl Table {
         Ok(table)
     }
 
-    fn claim(&mut self, service: &Arc<Service>, ip: IpAddr, via: Option<&String>) -> Result<(), ServicesError> {
+    fn claim(
+        &mut self,
+        service: &Arc<Service>,
+        ip: IpAddr,
+        via: Option<&String>,
+    ) -> Result<(), ServicesError> {
         let ip = ip.to_canonical();
         for port in &service.ports {
             let found = Found {
@@ -129,7 +138,9 @@ impl Table {
 
     /// The service at an address and port. An IPv4-mapped IPv6 address is read as the IPv4 address that it is.
     pub fn find(&self, addr: SocketAddr) -> Option<Found> {
-        self.by_address.get(&(addr.ip().to_canonical(), addr.port())).cloned()
+        self.by_address
+            .get(&(addr.ip().to_canonical(), addr.port()))
+            .cloned()
     }
 
     /// The service of this name.
@@ -230,7 +241,10 @@ mod tests {
         assert!(table.find(at("10.0.0.1:8080")).is_some());
         assert!(table.find(at("[::ffff:10.0.0.1]:8080")).is_some());
         assert!(table.find(at("10.0.0.2:8080")).is_some());
-        assert_eq!(table.addresses_of("shop/b"), ["10.0.0.2".parse::<IpAddr>().unwrap()]);
+        assert_eq!(
+            table.addresses_of("shop/b"),
+            ["10.0.0.2".parse::<IpAddr>().unwrap()]
+        );
     }
 
     #[test]

@@ -16,7 +16,10 @@ struct Zone {
 impl Zone {
     fn set(&self, host: &str, addresses: &[&str]) {
         let addresses = addresses.iter().map(|a| a.parse().unwrap()).collect();
-        self.answers.lock().unwrap().insert(host.to_owned(), Ok(addresses));
+        self.answers
+            .lock()
+            .unwrap()
+            .insert(host.to_owned(), Ok(addresses));
     }
 
     fn fail(&self, host: &str) {
@@ -73,7 +76,10 @@ fn start(zone: &Arc<Zone>, services: Vec<Service>) -> Arc<Resolver> {
 #[tokio::test]
 async fn the_system_resolves_and_what_is_loopback_is_refused() {
     // A literal goes through the system's `getaddrinfo` without asking any server.
-    let services = vec![service("shop/a", &["192.0.2.7"]), service("shop/b", &["localhost"])];
+    let services = vec![
+        service("shop/a", &["192.0.2.7"]),
+        service("shop/b", &["localhost"]),
+    ];
     let resolver = Resolver::new(services, ResolverOptions::default()).unwrap();
     tokio::spawn(Arc::clone(&resolver).run());
     resolver.first_round().await;
@@ -188,7 +194,10 @@ async fn a_name_that_hangs_holds_up_neither_the_others_nor_a_second_look_up() {
     zone.set("a", &["10.0.0.1"]);
     zone.set("hangs", &["10.0.0.9"]);
     zone.hanging.lock().unwrap().insert("hangs".to_owned());
-    let resolver = start(&zone, vec![service("shop/a", &["a"]), service("shop/h", &["hangs"])]);
+    let resolver = start(
+        &zone,
+        vec![service("shop/a", &["a"]), service("shop/h", &["hangs"])],
+    );
     resolver.first_round().await;
     assert!(resolver.table().find(at("10.0.0.1:80")).is_some());
     assert!(
@@ -238,7 +247,9 @@ async fn other_services_are_in_force_at_once_and_bad_ones_change_nothing() {
 
 #[test]
 fn too_many_addresses_are_cut_and_said_so() {
-    let many = (0..300u16).map(|n| IpAddr::from([10, 0, (n / 256) as u8, (n % 256) as u8])).collect();
+    let many = (0..300u16)
+        .map(|n| IpAddr::from([10, 0, (n / 256) as u8, (n % 256) as u8]))
+        .collect();
     let (kept, remark) = usable(many).unwrap();
     assert_eq!(kept.len(), MAX_ADDRESSES);
     assert!(remark.unwrap().contains("300"));
