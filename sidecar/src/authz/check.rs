@@ -37,7 +37,9 @@ impl Placed<'_> {
     /// Where an entity is named, else the policy.
     fn place_of(&self, uid: &EntityUid) -> Span {
         let literals = self.scan.entities(self.span);
-        let named = literals.iter().find(|(text, _)| EntityUid::from_str(text).is_ok_and(|u| u == *uid));
+        let named = literals
+            .iter()
+            .find(|(text, _)| EntityUid::from_str(text).is_ok_and(|u| u == *uid));
         named.map_or(self.span, |(_, span)| *span)
     }
 
@@ -52,15 +54,25 @@ fn annotations(placed: &Placed<'_>) -> Vec<Finding> {
         let problem = match (key, value) {
             ("id", _) => None, // `load` has seen to it
             ("audit", "always" | "deny") => None,
-            ("audit", _) => Some((format!("`@audit(\"{value}\")` is not known"), "`always` or `deny`")),
+            ("audit", _) => Some((
+                format!("`@audit(\"{value}\")` is not known"),
+                "`always` or `deny`",
+            )),
             ("mode", "shadow") => None,
-            ("mode", _) => Some((format!("`@mode(\"{value}\")` is not known"), "only `shadow`; a policy without `@mode` is in force")),
+            ("mode", _) => Some((
+                format!("`@mode(\"{value}\")` is not known"),
+                "only `shadow`; a policy without `@mode` is in force",
+            )),
             ("reason", "") => Some(("`@reason` is empty".to_owned(), "say what the policy asks for")),
-            ("reason", text) if text.chars().count() > 300 || text.chars().any(char::is_control) => {
-                Some(("`@reason` is no line of at most 300 characters".to_owned(), "shorten it"))
-            }
+            ("reason", text) if text.chars().count() > 300 || text.chars().any(char::is_control) => Some((
+                "`@reason` is no line of at most 300 characters".to_owned(),
+                "shorten it",
+            )),
             ("reason", _) => None,
-            _ => Some((format!("annotation `@{key}` is not known"), "`@id`, `@audit`, `@mode` and `@reason` are")),
+            _ => Some((
+                format!("annotation `@{key}` is not known"),
+                "`@id`, `@audit`, `@mode` and `@reason` are",
+            )),
         };
         if let Some((message, hint)) = problem {
             found.push((placed.place_of_word(key), message, Some(hint.to_owned())));
@@ -86,11 +98,24 @@ fn names(world: &World, placed: &Placed<'_>) -> Vec<Finding> {
 fn unknown(world: &World, uid: &EntityUid) -> Option<(String, Option<String>)> {
     let id = uid.id().unescaped();
     let none = |known: bool, what: &str, all: Vec<&str>| {
-        (!known).then(|| (format!("{what} `{id}` is not in the mesh file"), nearest(id, &all)))
+        (!known).then(|| {
+            (
+                format!("{what} `{id}` is not in the mesh file"),
+                nearest(id, &all),
+            )
+        })
     };
     match uid.type_name().to_string().as_str() {
-        "Service" => none(world.services.contains_key(id), "service", world.services.keys().map(String::as_str).collect()),
-        "Namespace" => none(world.namespaces.contains(id), "namespace", world.namespaces.iter().map(String::as_str).collect()),
+        "Service" => none(
+            world.services.contains_key(id),
+            "service",
+            world.services.keys().map(String::as_str).collect(),
+        ),
+        "Namespace" => none(
+            world.namespaces.contains(id),
+            "namespace",
+            world.namespaces.iter().map(String::as_str).collect(),
+        ),
         "TrustDomain" => none(
             world.trust_domains.contains(id),
             "trust domain",
@@ -113,11 +138,17 @@ fn workload(world: &World, id: &str) -> Option<(String, Option<String>)> {
         Ok(parsed) => parsed,
         Err(error) => {
             let hint = "`spiffe://TRUST-DOMAIN/PATH`, for example `spiffe://mesh.local/ns/shop/sa/web`";
-            return Some((format!("`{id}` is not a SPIFFE ID: {error}"), Some(hint.to_owned())));
+            return Some((
+                format!("`{id}` is not a SPIFFE ID: {error}"),
+                Some(hint.to_owned()),
+            ));
         }
     };
     if parsed.to_string() != id {
-        return Some((format!("`{id}` is not how this SPIFFE ID is written"), Some(format!("write `{parsed}`"))));
+        return Some((
+            format!("`{id}` is not how this SPIFFE ID is written"),
+            Some(format!("write `{parsed}`")),
+        ));
     }
     if parsed.path().is_empty() {
         let hint = "a trust domain is named by `TrustDomain::\"..\"`";
@@ -137,16 +168,25 @@ fn of_issuer(world: &World, uid: &EntityUid) -> Option<(String, Option<String>)>
     let kind = uid.type_name().to_string();
     let what = kind.to_lowercase();
     let Some((alias, name)) = id.split_once('|').filter(|(_, name)| !name.is_empty()) else {
-        return Some((format!("{what} `{id}` does not say of which issuer"), Some(format!("write `{kind}::\"ALIAS|NAME\"`"))));
+        return Some((
+            format!("{what} `{id}` does not say of which issuer"),
+            Some(format!("write `{kind}::\"ALIAS|NAME\"`")),
+        ));
     };
     let Some(roles) = world.roles.get(alias) else {
         let all: Vec<&str> = world.roles.keys().map(String::as_str).collect();
-        return Some((format!("issuer `{alias}` is not in the mesh file"), nearest(alias, &all)));
+        return Some((
+            format!("issuer `{alias}` is not in the mesh file"),
+            nearest(alias, &all),
+        ));
     };
     (kind == "Role" && !roles.contains(name)).then(|| {
         let all: Vec<&str> = roles.iter().map(String::as_str).collect();
         let hint = nearest(name, &all).unwrap_or_else(|| "add it there".to_owned());
-        (format!("role `{name}` is not in `role_names` of issuer `{alias}`"), Some(hint))
+        (
+            format!("role `{name}` is not in `role_names` of issuer `{alias}`"),
+            Some(hint),
+        )
     })
 }
 
@@ -156,8 +196,12 @@ fn attributes(world: &World, placed: &Placed<'_>) -> Vec<Finding> {
     for asked in &placed.reads.asked {
         let names: Vec<&str> = asked.iter().map(String::as_str).collect();
         for end in 1..names.len() {
-            let (Some(of), Some(name)) = (names.get(..end), names.get(end)) else { continue };
-            let Some(known) = declared(world, of) else { continue };
+            let (Some(of), Some(name)) = (names.get(..end), names.get(end)) else {
+                continue;
+            };
+            let Some(known) = declared(world, of) else {
+                continue;
+            };
             if !known.contains(name) {
                 let of = of.join(".");
                 let message = format!("`{of} has {name}` is never true: nothing of that name is declared");
@@ -184,10 +228,17 @@ fn declared<'w>(world: &'w World, of: &[&str]) -> Option<Vec<&'w str>> {
         ["resource" | "action"] => Vec::new(),
         // `(if .. then context.user else ..) has x`: any name that is declared somewhere.
         [""] => {
-            let fixed = CONTEXT.iter().chain(&USER).copied().chain(["trust_domain", "path", "ns", "sa"]);
+            let fixed = CONTEXT
+                .iter()
+                .chain(&USER)
+                .copied()
+                .chain(["trust_domain", "path", "ns", "sa"]);
             let own = world.claims.keys().chain(&world.headers).map(String::as_str);
             let routes = world.services.values().flat_map(|service| &service.routes);
-            fixed.chain(own).chain(routes.flat_map(|route| route.template.params())).collect()
+            fixed
+                .chain(own)
+                .chain(routes.flat_map(|route| route.template.params()))
+                .collect()
         }
         _ => return None,
     })
@@ -209,9 +260,16 @@ fn exact_methods(world: &World, placed: &Placed<'_>) -> Vec<Finding> {
     let routed = |method: &str| {
         let services = services(world, &scope);
         let mut routes = services.flat_map(|(_, service)| &service.routes);
-        routes.find(|r| r.methods.iter().any(|m| m.parent == method)).map(|r| r.action.clone())
+        routes
+            .find(|r| r.methods.iter().any(|m| m.parent == method))
+            .map(|r| r.action.clone())
     };
-    let mut exact: Vec<(String, bool)> = placed.reads.exact_actions.iter().map(|id| (id.clone(), false)).collect();
+    let mut exact: Vec<(String, bool)> = placed
+        .reads
+        .exact_actions
+        .iter()
+        .map(|id| (id.clone(), false))
+        .collect();
     if let ActionConstraint::Eq(uid) = placed.policy.action_constraint() {
         // A permit that says which path it means speaks of undeclared ones knowingly; a forbid must not miss any.
         let deliberate = placed.policy.effect() == Effect::Permit && placed.reads.path;
@@ -237,12 +295,17 @@ fn services<'w>(
     world: &'w World,
     scope: &'w ResourceConstraint,
 ) -> impl Iterator<Item = (&'w String, &'w ServiceFacts)> {
-    world.services.iter().filter(|(name, service)| fits(scope, world, name, service))
+    world
+        .services
+        .iter()
+        .filter(|(name, service)| fits(scope, world, name, service))
 }
 
 /// Whether a resource constraint can mean a service.
 pub(super) fn fits(scope: &ResourceConstraint, world: &World, name: &str, service: &ServiceFacts) -> bool {
-    let is = |uid: &EntityUid, kind: &str, id: &str| uid.type_name().to_string() == kind && uid.id().unescaped() == id;
+    let is = |uid: &EntityUid, kind: &str, id: &str| {
+        uid.type_name().to_string() == kind && uid.id().unescaped() == id
+    };
     match scope {
         ResourceConstraint::Any | ResourceConstraint::Is(_) => true,
         ResourceConstraint::Eq(uid) => is(uid, "Service", name),
@@ -270,16 +333,33 @@ fn reach(world: &World, placed: &Placed<'_>) -> Vec<Finding> {
         ActionConstraint::Eq(uid) => vec![uid],
         ActionConstraint::In(uids) => uids,
     };
-    let misses = actions.iter().filter(|uid| !services.iter().any(|(name, s)| can(uid.id().unescaped(), name, s)));
+    let misses = actions.iter().filter(|uid| {
+        !services
+            .iter()
+            .any(|(name, s)| can(uid.id().unescaped(), name, s))
+    });
     misses
         .map(|uid| {
             let id = uid.id().unescaped();
             let (message, hint) = match id {
-                "connect" => ("`connect` is only decided on opaque ports, and the services named here have none", "name an HTTP action, `Action::\"http\"` for all of them"),
-                id if id.contains('#') => ("this route belongs to none of the services named here", "name the route's own service"),
-                _ => ("HTTP actions are only decided on http ports, and the services named here have none", "write `action == Action::\"connect\"`"),
+                "connect" => (
+                    "`connect` is only decided on opaque ports, and the services named here have none",
+                    "name an HTTP action, `Action::\"http\"` for all of them",
+                ),
+                id if id.contains('#') => (
+                    "this route belongs to none of the services named here",
+                    "name the route's own service",
+                ),
+                _ => (
+                    "HTTP actions are only decided on http ports, and the services named here have none",
+                    "write `action == Action::\"connect\"`",
+                ),
             };
-            (placed.place_of(uid), format!("`Action::\"{id}\"` never happens here: {message}"), Some(hint.to_owned()))
+            (
+                placed.place_of(uid),
+                format!("`Action::\"{id}\"` never happens here: {message}"),
+                Some(hint.to_owned()),
+            )
         })
         .collect()
 }

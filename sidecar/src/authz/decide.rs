@@ -7,7 +7,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use cedar_policy::{Effect, Entities, Entity, EntityUid, EvalResult, Request, RestrictedExpression, eval_expression};
+use cedar_policy::{
+    Effect, Entities, Entity, EntityUid, EvalResult, Request, RestrictedExpression, eval_expression,
+};
 use spiffe::SpiffeId;
 
 use super::entities::{Maker, Misfit, string};
@@ -75,14 +77,6 @@ pub(super) struct Prepared {
     principal: EntityUid,
     /// Peer, action and service.
     entities: Entities,
-}
-
-/// A key of the index.
-pub(super) enum Key<'k> {
-    /// Of the peer.
-    Principal(&'k PrincipalKey),
-    /// Of the action.
-    Action(&'k ActionKey),
 }
 
 /// A request that was resolved to an action.
@@ -181,7 +175,10 @@ impl Set {
             let nearest = permits().find(|rule| rule.user || !decision.user_would_help);
             decision.needs = match nearest {
                 Some(rule) => Some(rule.needs(true)),
-                None => self.index.any_permit(&asked.action.keys).map(|rule| rule.needs(false)),
+                None => self
+                    .index
+                    .any_permit(&asked.action.keys)
+                    .map(|rule| rule.needs(false)),
             };
         }
         Ok(decision)
@@ -232,7 +229,10 @@ impl Set {
         };
         let entities = match user {
             Some(user) => {
-                let with_user = prepared.entities.clone().add_entities([self.maker.user(user, uses)?], None);
+                let with_user = prepared
+                    .entities
+                    .clone()
+                    .add_entities([self.maker.user(user, uses)?], None);
                 Cow::Owned(with_user.map_err(|_| Misfit)?)
             }
             None => Cow::Borrowed(&prepared.entities),
@@ -250,7 +250,7 @@ impl Set {
         if let Some(found) = found.and_then(|by_action| by_action.get(&asked.place)) {
             return Ok(Arc::clone(found));
         }
-        let prepared = Arc::new(self.prepare(principal, asked.action, &|_| true)?);
+        let prepared = Arc::new(self.prepare(principal, asked.action)?);
         if kept.pairs < KEPT_PAIRS && kept.rules + prepared.slice.len() <= KEPT_RULES {
             self.kept.rcu(|kept| {
                 let mut kept = Kept::clone(kept);
@@ -261,27 +261,34 @@ impl Set {
         Ok(prepared)
     }
 
-    /// Finds the slice anew. `with` tells which keys count: all of them, but for the tests, which show that none of them
-    /// can be left out.
-    fn prepare(
-        &self,
-        principal: Principal<'_>,
-        action: &Action,
-        with: &dyn Fn(Key<'_>) -> bool,
-    ) -> Result<Prepared, Misfit> {
+    /// Finds the slice anew.
+    fn prepare(&self, principal: Principal<'_>, action: &Action) -> Result<Prepared, Misfit> {
+        let (peer, keys) = self.peer(principal)?;
+        self.prepare_by(peer, &keys, action, &action.keys)
+    }
+
+    /// The peer's entity and all the keys that rules about it stand under.
+    fn peer(&self, principal: Principal<'_>) -> Result<(Entity, Vec<PrincipalKey>), Misfit> {
         let (entity, ancestors) = match principal {
             Principal::Plaintext => (self.maker.plaintext(), Vec::new()),
             Principal::Workload(id) => self.maker.workload(&self.world, id)?,
         };
-        let uid = entity.uid();
-        let mut peer = PrincipalKey::of(&uid, &ancestors);
-        peer.retain(|key| with(Key::Principal(key)));
-        let action_keys: Vec<ActionKey> = action.keys.iter().filter(|key| with(Key::Action(key))).cloned().collect();
-        let slice = self.index.slice(&peer, &action_keys);
-        let entities = Entities::from_entities([entity, action.entity.clone(), self.service.clone()], None);
+        let keys = PrincipalKey::of(&entity.uid(), &ancestors);
+        Ok((entity, keys))
+    }
+
+    fn prepare_by(
+        &self,
+        peer: Entity,
+        peer_keys: &[PrincipalKey],
+        action: &Action,
+        action_keys: &[ActionKey],
+    ) -> Result<Prepared, Misfit> {
+        let principal = peer.uid();
+        let entities = Entities::from_entities([peer, action.entity.clone(), self.service.clone()], None);
         Ok(Prepared {
-            slice,
-            principal: uid,
+            slice: self.index.slice(peer_keys, action_keys),
+            principal,
             entities: entities.map_err(|_| Misfit)?,
         })
     }
@@ -289,12 +296,24 @@ impl Set {
 
 #[cfg(test)]
 impl Policies {
-    /// Decides with an index that finds less: only what stands under the keys that `with` lets pass.
-    pub(super) fn decide_with(&self, facts: &Facts<'_>, with: &dyn Fn(Key<'_>) -> bool) -> Decision {
+    /// Decides with an index that is asked for less: the tests show that no kind of key can be left out.
+    pub(super) fn decide_without(
+        &self,
+        facts: &Facts<'_>,
+        peer_key: fn(&PrincipalKey) -> bool,
+        action_key: fn(&ActionKey) -> bool,
+    ) -> Decision {
         let set = self.set.as_deref().unwrap();
         let asked = set.actions.resolve(&facts.what).unwrap();
-        let prepared = set.prepare(facts.principal, asked.action, with).unwrap();
-        set.enforce(facts, &asked, &prepared).unwrap_or_else(|Misfit| Decision::deny(Reason::PolicyError))
+        let (peer, mut peer_keys) = set.peer(facts.principal).unwrap();
+        peer_keys.retain(|key| !peer_key(key));
+        let mut action_keys = asked.action.keys.clone();
+        action_keys.retain(|key| !action_key(key));
+        let prepared = set
+            .prepare_by(peer, &peer_keys, asked.action, &action_keys)
+            .unwrap();
+        let decided = set.enforce(facts, &asked, &prepared);
+        decided.unwrap_or_else(|Misfit| Decision::deny(Reason::PolicyError))
     }
 }
 
@@ -323,18 +342,30 @@ impl Actions {
             return self.asked(*self.bare.get(method_action(http.method))?, None);
         };
         let (_, names) = self.all.get(found.route)?.route.as_ref()?;
-        let params = names.iter().cloned().zip(found.values.into_iter().map(string)).collect();
+        let params = names
+            .iter()
+            .cloned()
+            .zip(found.values.into_iter().map(string))
+            .collect();
         self.asked(found.route, Some(params))
     }
 
     fn asked(&self, place: usize, params: Option<Vec<(String, RestrictedExpression)>>) -> Option<Asked<'_>> {
         let action = self.all.get(place)?;
-        Some(Asked { place, action, params })
+        Some(Asked {
+            place,
+            action,
+            params,
+        })
     }
 }
 
 impl<'a> Tally<'a> {
-    fn add(&mut self, rules: impl Iterator<Item = &'a Rule>, (request, entities): &(Request, Cow<'_, Entities>)) {
+    fn add(
+        &mut self,
+        rules: impl Iterator<Item = &'a Rule>,
+        (request, entities): &(Request, Cow<'_, Entities>),
+    ) {
         for rule in rules {
             let result = eval_expression(request, entities, &rule.condition);
             match (result, rule.effect) {
@@ -353,7 +384,11 @@ impl<'a> Tally<'a> {
 
     /// The forbids that deny: those that matched, else those that could not be evaluated.
     fn denied_by(&self) -> Vec<&'a Rule> {
-        if self.forbids.is_empty() { self.failed_forbids.clone() } else { self.forbids.clone() }
+        if self.forbids.is_empty() {
+            self.failed_forbids.clone()
+        } else {
+            self.forbids.clone()
+        }
     }
 
     fn decision(&self) -> Decision {

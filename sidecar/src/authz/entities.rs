@@ -44,7 +44,9 @@ impl Maker {
     /// The maker for a mesh.
     pub(super) fn new(world: &World) -> Result<Self, PolicyError> {
         let name = |text: &str| {
-            EntityTypeName::from_str(text).map_err(|e| PolicyError::Schema { detail: e.to_string() })
+            EntityTypeName::from_str(text).map_err(|e| PolicyError::Schema {
+                detail: e.to_string(),
+            })
         };
         let role = name("Role")?;
         let types = Types {
@@ -58,7 +60,10 @@ impl Maker {
             action: name("Action")?,
         };
         let roles_of = |(alias, roles): (&String, &BTreeSet<String>)| {
-            let uids = roles.iter().map(|r| (r.clone(), uid(&role, &format!("{alias}|{r}")))).collect();
+            let uids = roles
+                .iter()
+                .map(|r| (r.clone(), uid(&role, &format!("{alias}|{r}"))))
+                .collect();
             (alias.clone(), uids)
         };
         Ok(Self {
@@ -97,7 +102,11 @@ impl Maker {
         if let Some((namespace, _)) = form.filter(|_| domain == world.trust_domain) {
             ancestors.push(uid(&self.types.namespace, namespace));
         }
-        ancestors.extend(world.groups_of(id).map(|group| uid(&self.types.group, &group.name)));
+        ancestors.extend(
+            world
+                .groups_of(id)
+                .map(|group| uid(&self.types.group, &group.name)),
+        );
         let mut attrs = vec![
             ("trust_domain".to_owned(), string(domain)),
             ("path".to_owned(), string(id.path())),
@@ -118,7 +127,11 @@ impl Maker {
     /// The user's entity with the attributes that are read, in the roles that policies may name.
     pub(super) fn user(&self, user: &User, uses: Uses) -> Result<Entity, Misfit> {
         let roles = self.roles.get(&user.alias).ok_or(Misfit)?;
-        let parents: Vec<EntityUid> = user.roles.iter().filter_map(|role| roles.get(role).cloned()).collect();
+        let parents: Vec<EntityUid> = user
+            .roles
+            .iter()
+            .filter_map(|role| roles.get(role).cloned())
+            .collect();
         let mut attrs = Vec::new();
         let mut add = |name: &str, value: Option<RestrictedExpression>| {
             attrs.extend(value.map(|value| (name.to_owned(), value)));
@@ -128,8 +141,14 @@ impl Maker {
         add("sub", wanted("sub").map(|()| string(&user.subject)));
         add("aud", wanted("aud").map(|()| strings(&user.audience)));
         add("scope", wanted("scope").map(|()| strings(&user.scope)));
-        add("azp", user.azp.as_deref().map(string).filter(|_| uses.user("azp")));
-        add("acr", user.acr.as_deref().map(string).filter(|_| uses.user("acr")));
+        add(
+            "azp",
+            user.azp.as_deref().map(string).filter(|_| uses.user("azp")),
+        );
+        add(
+            "acr",
+            user.acr.as_deref().map(string).filter(|_| uses.user("acr")),
+        );
         add("amr", wanted("amr").map(|()| strings(&user.amr)));
         if let Some(at) = user.auth_time.filter(|_| uses.user("auth_time")) {
             add("auth_time", Some(datetime(at.checked_mul(1000).ok_or(Misfit)?)?));
@@ -173,7 +192,10 @@ impl Maker {
     ) -> Result<Context, Misfit> {
         let mut pairs = Vec::new();
         if uses.context("port") {
-            pairs.push(("port".to_owned(), RestrictedExpression::new_long(facts.port.into())));
+            pairs.push((
+                "port".to_owned(),
+                RestrictedExpression::new_long(facts.port.into()),
+            ));
         }
         if uses.context("tls") {
             pairs.push(("tls".to_owned(), RestrictedExpression::new_bool(facts.tls)));
@@ -201,13 +223,19 @@ impl Maker {
         pairs: &mut Vec<(String, RestrictedExpression)>,
     ) -> Result<(), Misfit> {
         if uses.context("path") {
-            pairs.push(("path".to_owned(), string(&super::route::canonical_escapes(http.path))));
+            pairs.push((
+                "path".to_owned(),
+                string(&super::route::canonical_escapes(http.path)),
+            ));
         }
         if uses.context("host") {
             pairs.push(("host".to_owned(), string(http.host)));
         }
         if uses.context("headers") {
-            let declared = http.headers.iter().filter(|(name, values)| self.headers.contains(name) && !values.is_empty());
+            let declared = http
+                .headers
+                .iter()
+                .filter(|(name, values)| self.headers.contains(name) && !values.is_empty());
             let fields = declared.map(|(name, values)| (name.clone(), strings(values)));
             let record = RestrictedExpression::new_record(fields).map_err(|_| Misfit)?;
             pairs.push(("headers".to_owned(), record));

@@ -8,9 +8,22 @@ use cedar_policy::pst::{BinaryOp, Clause, Expr, Literal, PatternElem, Policy, Va
 pub(super) struct Uses(u32);
 
 /// The attributes of the context; the position is the bit.
-pub(super) const CONTEXT: [&str; 9] = ["path", "host", "port", "tls", "src_ip", "now", "headers", "user", "params"];
+pub(super) const CONTEXT: [&str; 9] = [
+    "path", "host", "port", "tls", "src_ip", "now", "headers", "user", "params",
+];
 /// The attributes of a user; their bits follow.
-pub(super) const USER: [&str; 10] = ["issuer", "sub", "aud", "scope", "azp", "acr", "amr", "auth_time", "exp", "claims"];
+pub(super) const USER: [&str; 10] = [
+    "issuer",
+    "sub",
+    "aud",
+    "scope",
+    "azp",
+    "acr",
+    "amr",
+    "auth_time",
+    "exp",
+    "claims",
+];
 
 impl Uses {
     /// Everything.
@@ -97,7 +110,8 @@ impl Reads {
                 }
             }
             Expr::Like { expr, pattern } => {
-                let path = matches!(&**expr, Expr::GetAttr { expr, attr } if is_context(expr) && attr == "path");
+                let path =
+                    matches!(&**expr, Expr::GetAttr { expr, attr } if is_context(expr) && attr == "path");
                 self.inner_wildcard |= path && has_inner_wildcard(pattern);
                 self.walk(expr);
             }
@@ -114,7 +128,11 @@ impl Reads {
                     self.walk(parent);
                 }
             }
-            Expr::IfThenElse { cond, then_expr, else_expr } => {
+            Expr::IfThenElse {
+                cond,
+                then_expr,
+                else_expr,
+            } => {
                 self.walk(cond);
                 self.walk(then_expr);
                 self.walk(else_expr);
@@ -166,7 +184,9 @@ fn is_context(expr: &Expr) -> bool {
 fn names_only_entities(expr: &Expr) -> bool {
     match expr {
         Expr::Literal(Literal::EntityUID(_)) => true,
-        Expr::Set(items) => items.iter().all(|item| matches!(&**item, Expr::Literal(Literal::EntityUID(_)))),
+        Expr::Set(items) => items
+            .iter()
+            .all(|item| matches!(&**item, Expr::Literal(Literal::EntityUID(_)))),
         _ => false,
     }
 }
@@ -174,7 +194,10 @@ fn names_only_entities(expr: &Expr) -> bool {
 /// Whether a wildcard stands between other characters: there it crosses `/`.
 fn has_inner_wildcard(pattern: &[PatternElem]) -> bool {
     let is_char = |e: &PatternElem| matches!(e, PatternElem::Char(_));
-    let (first, last) = (pattern.iter().position(is_char), pattern.iter().rposition(is_char));
+    let (first, last) = (
+        pattern.iter().position(is_char),
+        pattern.iter().rposition(is_char),
+    );
     match (first, last) {
         (Some(first), Some(last)) => pattern
             .iter()

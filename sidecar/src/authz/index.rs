@@ -5,7 +5,9 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use cedar_policy::{ActionConstraint, Effect, EntityTypeName, EntityUid, Expression, Policy, PrincipalConstraint};
+use cedar_policy::{
+    ActionConstraint, Effect, EntityTypeName, EntityUid, Expression, Policy, PrincipalConstraint,
+};
 
 use super::expr::Uses;
 
@@ -170,7 +172,13 @@ impl Index {
         let ranks: BTreeSet<u32> = principal
             .iter()
             .filter_map(|key| self.by_scope.get(key))
-            .flat_map(|by_action| action.iter().filter_map(|key| by_action.get(key)).flatten().copied())
+            .flat_map(|by_action| {
+                action
+                    .iter()
+                    .filter_map(|key| by_action.get(key))
+                    .flatten()
+                    .copied()
+            })
             .collect();
         let mut slice = Slice::default();
         for rank in ranks {
@@ -191,7 +199,10 @@ impl Index {
 
     /// The first permit for an action, whoever the peer: the lowest id.
     pub(super) fn any_permit(&self, action: &[ActionKey]) -> Option<&Rule> {
-        let rank = action.iter().filter_map(|key| self.permits.get(key)?.first()).min()?;
+        let rank = action
+            .iter()
+            .filter_map(|key| self.permits.get(key)?.first())
+            .min()?;
         self.rule(*rank)
     }
 }

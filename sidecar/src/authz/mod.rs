@@ -8,6 +8,7 @@
 //! not permit, and no permit means deny. Nothing here maps an error to "allowed".
 
 mod check;
+mod compile;
 mod decide;
 mod entities;
 mod expr;
@@ -15,6 +16,7 @@ mod facts;
 mod index;
 mod load;
 mod model;
+mod parse;
 mod problem;
 mod route;
 mod scan;

@@ -129,7 +129,9 @@ pub enum PolicyError {
         problem: String,
     },
     /// Two routes that may match the same request, neither more specific than the other.
-    #[error("routes `{first}` and `{second}` of service `{service}` are ambiguous: {method} on `{example}` fits both")]
+    #[error(
+        "routes `{first}` and `{second}` of service `{service}` are ambiguous: {method} on `{example}` fits both"
+    )]
     Ambiguous {
         /// The service's name.
         service: String,

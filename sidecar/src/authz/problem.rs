@@ -57,7 +57,13 @@ pub(super) struct Problems {
 
 impl Problems {
     /// A problem at a place in a file.
-    pub(super) fn at(&mut self, file: (&PathBuf, &str), span: Span, message: impl Into<String>, hint: Option<String>) {
+    pub(super) fn at(
+        &mut self,
+        file: (&PathBuf, &str),
+        span: Span,
+        message: impl Into<String>,
+        hint: Option<String>,
+    ) {
         let (path, text) = file;
         let start = span.start.min(text.len());
         let (line, column) = place(text, start);
@@ -98,8 +104,9 @@ impl Problems {
 
     /// All problems, by file and place.
     pub(super) fn sorted(mut self) -> Vec<PolicyProblem> {
-        self.list
-            .sort_by(|a, b| (&a.file, a.offset, a.len, &a.message).cmp(&(&b.file, b.offset, b.len, &b.message)));
+        self.list.sort_by(|a, b| {
+            (&a.file, a.offset, a.len, &a.message).cmp(&(&b.file, b.offset, b.len, &b.message))
+        });
         self.list
     }
 }

@@ -40,7 +40,9 @@ impl Template {
             let last = at + 1 == parts.len() && !rest;
             let segment = Segment::parse(part, last)?;
             if let Segment::Param(name) = &segment
-                && segments.iter().any(|s| matches!(s, Segment::Param(n) if n == name))
+                && segments
+                    .iter()
+                    .any(|s| matches!(s, Segment::Param(n) if n == name))
             {
                 return Err(format!("parameter `{name}` is there twice"));
             }
@@ -111,13 +113,19 @@ impl Segment {
             return match name {
                 "**" => Err("`{**}` can only be the last segment".to_owned()),
                 name if is_identifier(name) => Ok(Self::Param(name.to_owned())),
-                _ => Err(format!("`{{{name}}}` is not a parameter: letters, digits and `_`, not a digit first")),
+                _ => Err(format!(
+                    "`{{{name}}}` is not a parameter: letters, digits and `_`, not a digit first"
+                )),
             };
         }
         match text {
-            "" if !last => Err("an empty segment: requests with `//` are refused before they get here".to_owned()),
+            "" if !last => {
+                Err("an empty segment: requests with `//` are refused before they get here".to_owned())
+            }
             "." | ".." => Err("a dot segment: requests with one are refused before they get here".to_owned()),
-            "*" | "**" => Err(format!("`{text}` has no meaning here: write `{{name}}` for one segment, `{{**}}` for the rest")),
+            "*" | "**" => Err(format!(
+                "`{text}` has no meaning here: write `{{name}}` for one segment, `{{**}}` for the rest"
+            )),
             _ => literal(text).map(Self::Literal),
         }
     }
@@ -137,17 +145,25 @@ fn literal(text: &str) -> Result<String, String> {
         match byte {
             b'%' => {
                 let pair = [bytes.next().unwrap_or_default(), bytes.next().unwrap_or_default()];
-                let value = std::str::from_utf8(&pair).ok().and_then(|p| u8::from_str_radix(p, 16).ok());
+                let value = std::str::from_utf8(&pair)
+                    .ok()
+                    .and_then(|p| u8::from_str_radix(p, 16).ok());
                 match value {
                     None => return Err(format!("bad percent escape in `{text}`")),
                     Some(b) if b.is_ascii_alphanumeric() || b"-._~".contains(&b) => {
-                        return Err(format!("`{text}` escapes a character that needs none: write it plainly"));
+                        return Err(format!(
+                            "`{text}` escapes a character that needs none: write it plainly"
+                        ));
                     }
                     Some(_) => {}
                 }
             }
             b if b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@".contains(&b) => {}
-            _ => return Err(format!("`{text}` holds a character that a path cannot: percent-encode it")),
+            _ => {
+                return Err(format!(
+                    "`{text}` holds a character that a path cannot: percent-encode it"
+                ));
+            }
         }
     }
     Ok(canonical_escapes(text).into_owned())
@@ -218,7 +234,11 @@ impl Router {
                 Segment::Param(_) => node.param.get_or_insert_default(),
             };
         }
-        *(if template.rest { &mut node.rest } else { &mut node.end }) = Some(route);
+        *(if template.rest {
+            &mut node.rest
+        } else {
+            &mut node.end
+        }) = Some(route);
     }
 
     /// The most specific route for a normalized path. Each node of the tree is visited at most once, so the work is
@@ -241,7 +261,11 @@ impl Node {
             Some((segment, left)) => (segment, Some(left)),
             None => (path, None),
         };
-        if let Some(found) = self.literals.get(segment).and_then(|node| node.find(left, values)) {
+        if let Some(found) = self
+            .literals
+            .get(segment)
+            .and_then(|node| node.find(left, values))
+        {
             return Some(found);
         }
         if let Some(node) = self.param.as_deref().filter(|_| !segment.is_empty()) {
@@ -280,19 +304,40 @@ mod tests {
 
     #[test]
     fn the_most_specific_route_wins() {
-        let r = router(&["/", "/orders/{id}", "/orders/latest", "/orders/{**}", "/admin/{**}", "/t/{t}/orders"]);
+        let r = router(&[
+            "/",
+            "/orders/{id}",
+            "/orders/latest",
+            "/orders/{**}",
+            "/admin/{**}",
+            "/t/{t}/orders",
+        ]);
         assert_eq!(found(&r, "/"), some(0, &[]));
         assert_eq!(found(&r, "/orders/7"), some(1, &["7"]));
         assert_eq!(found(&r, "/orders/latest"), some(2, &[]));
         assert_eq!(found(&r, "/orders/7/items"), some(3, &[]));
-        assert_eq!(found(&r, "/orders/latest/x"), some(3, &[]), "the literal branch leads nowhere: the rest has it");
+        assert_eq!(
+            found(&r, "/orders/latest/x"),
+            some(3, &[]),
+            "the literal branch leads nowhere: the rest has it"
+        );
         assert_eq!(found(&r, "/orders"), some(3, &[]), "the rest may be nothing");
         assert_eq!(found(&r, "/orders/"), some(3, &[]), "a parameter is never empty");
         assert_eq!(found(&r, "/admin"), some(4, &[]));
         assert_eq!(found(&r, "/admin/"), some(4, &[]));
         assert_eq!(found(&r, "/admin/x/y"), some(4, &[]));
         assert_eq!(found(&r, "/t/a/orders"), some(5, &["a"]));
-        for path in ["/t/a/b/orders", "/t//orders", "/t/a/orders/", "/ADMIN/x", "/adminx", "*", "", "admin/x", "//"] {
+        for path in [
+            "/t/a/b/orders",
+            "/t//orders",
+            "/t/a/orders/",
+            "/ADMIN/x",
+            "/adminx",
+            "*",
+            "",
+            "admin/x",
+            "//",
+        ] {
             assert_eq!(found(&r, path), None, "{path}");
         }
         assert_eq!(r.find("POST", "/admin/x"), None, "methods are apart");
@@ -308,8 +353,8 @@ mod tests {
     #[test]
     fn what_is_not_a_template_is_refused() {
         for bad in [
-            "", "orders", "/{**}/x", "/a//b", "/./a", "/a/..", "/*", "/a/**", "/{}", "/{1a}", "/{a}/{a}", "/x{a}",
-            "/a b", "/é", "/%zz", "/%6", "/%61", "/a?b", "/a#b", "/a\\b", "/{a", "/a}",
+            "", "orders", "/{**}/x", "/a//b", "/./a", "/a/..", "/*", "/a/**", "/{}", "/{1a}", "/{a}/{a}",
+            "/x{a}", "/a b", "/é", "/%zz", "/%6", "/%61", "/a?b", "/a#b", "/a\\b", "/{a", "/a}",
         ] {
             assert!(Template::parse(bad).is_err(), "{bad}");
         }
@@ -327,23 +372,33 @@ mod tests {
         assert_eq!(ambiguous("/a/{x}/c", "/a/b/{y}").unwrap(), "/a/b/c");
         assert_eq!(ambiguous("/a/b/{**}", "/a/{x}").unwrap(), "/a/b");
         assert_eq!(ambiguous("/", "/").unwrap(), "/");
-        for (a, b) in [("/a/{x}", "/a/b"), ("/a/{**}", "/a"), ("/a/{**}", "/a/{x}"), ("/a/{x}/", "/a/{x}"), ("/{**}", "/")] {
+        for (a, b) in [
+            ("/a/{x}", "/a/b"),
+            ("/a/{**}", "/a"),
+            ("/a/{**}", "/a/{x}"),
+            ("/a/{x}/", "/a/{x}"),
+            ("/{**}", "/"),
+        ] {
             assert_eq!(ambiguous(a, b), None, "{a} {b}");
         }
     }
 
     fn template() -> impl Strategy<Value = String> {
-        (prop::collection::vec(prop_oneof!["[ab]", Just("{}".to_owned())], 0..4), any::<bool>()).prop_map(|(parts, rest)| {
-            let mut text = String::new();
-            for (at, part) in parts.iter().enumerate() {
-                text += "/";
-                text += &part.replace("{}", &format!("{{p{at}}}"));
-            }
-            if rest {
-                text += "/{**}";
-            }
-            if text.is_empty() { "/".to_owned() } else { text }
-        })
+        (
+            prop::collection::vec(prop_oneof!["[ab]", Just("{}".to_owned())], 0..4),
+            any::<bool>(),
+        )
+            .prop_map(|(parts, rest)| {
+                let mut text = String::new();
+                for (at, part) in parts.iter().enumerate() {
+                    text += "/";
+                    text += &part.replace("{}", &format!("{{p{at}}}"));
+                }
+                if rest {
+                    text += "/{**}";
+                }
+                if text.is_empty() { "/".to_owned() } else { text }
+            })
     }
 
     /// What the template says, read segment by segment without a tree.
@@ -353,7 +408,11 @@ mod tests {
             Segment::Literal(l) => l == p,
             Segment::Param(_) => !p.is_empty(),
         });
-        fits && if template.rest { parts.len() >= template.segments.len() } else { parts.len() == template.segments.len() }
+        fits && if template.rest {
+            parts.len() >= template.segments.len()
+        } else {
+            parts.len() == template.segments.len()
+        }
     }
 
     proptest! {

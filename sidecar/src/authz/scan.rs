@@ -56,8 +56,15 @@ impl Level {
     fn count(&mut self, operator: &str) {
         match operator {
             "||" | "if" | "then" | "else" | "when" | "unless" => {
-                let part = self.or_part.max(self.and + self.and_part.max(self.other + self.inner));
-                *self = Self { or: self.or + 1, or_part: part, most: self.most, ..Self::default() };
+                let part = self
+                    .or_part
+                    .max(self.and + self.and_part.max(self.other + self.inner));
+                *self = Self {
+                    or: self.or + 1,
+                    or_part: part,
+                    most: self.most,
+                    ..Self::default()
+                };
             }
             "&&" => {
                 self.and_part = self.and_part.max(self.other + self.inner);
@@ -72,12 +79,17 @@ impl Level {
 impl<'t> Scan<'t> {
     /// Reads the text. A text that is not Cedar gives tokens too; the parser says what is wrong with it.
     pub(super) fn new(text: &'t str) -> Self {
-        Self { text, tokens: tokens(text) }
+        Self {
+            text,
+            tokens: tokens(text),
+        }
     }
 
     /// A token's text.
     pub(super) fn text(&self, token: Token) -> &'t str {
-        self.text.get(token.span.start..token.span.end).unwrap_or_default()
+        self.text
+            .get(token.span.start..token.span.end)
+            .unwrap_or_default()
     }
 
     /// The tokens inside a span.
@@ -96,9 +108,17 @@ impl<'t> Scan<'t> {
             name = match (token.kind, name.take()) {
                 (Kind::Word, Some((so_far, at))) if so_far.ends_with("::") => Some((so_far + text, at)),
                 (Kind::Word, _) => Some((text.to_owned(), token.span.start)),
-                (Kind::Mark, Some((so_far, at))) if text == "::" && !so_far.ends_with("::") => Some((so_far + text, at)),
+                (Kind::Mark, Some((so_far, at))) if text == "::" && !so_far.ends_with("::") => {
+                    Some((so_far + text, at))
+                }
                 (Kind::Text, Some((so_far, start))) if so_far.ends_with("::") => {
-                    found.push((so_far + text, Span { start, end: token.span.end }));
+                    found.push((
+                        so_far + text,
+                        Span {
+                            start,
+                            end: token.span.end,
+                        },
+                    ));
                     None
                 }
                 _ => None,
@@ -109,7 +129,24 @@ impl<'t> Scan<'t> {
 
     /// The first token with that text inside a span.
     pub(super) fn find(&self, span: Span, word: &str) -> Option<Span> {
-        self.within(span).iter().find(|t| self.text(**t) == word).map(|t| t.span)
+        self.within(span)
+            .iter()
+            .find(|t| self.text(**t) == word)
+            .map(|t| t.span)
+    }
+
+    /// The source of a span without its comments.
+    pub(super) fn without_comments(&self, span: Span) -> String {
+        let mut out = String::new();
+        let mut end = span.start;
+        for token in self.within(span) {
+            if token.span.start > end {
+                out.push(' '); // a blank or a comment
+            }
+            out.push_str(self.text(*token));
+            end = token.span.end;
+        }
+        out
     }
 
     /// The place where the depth first exceeds `most`, if it does. The depth is over-estimated, never under-estimated:
@@ -126,12 +163,18 @@ impl<'t> Scan<'t> {
                 }
                 (Kind::Mark, ";") => levels = vec![Level::default()],
                 (Kind::Mark, ",") => change(&mut levels, |top| {
-                    *top = Level { most: top.depth(), ..Level::default() };
+                    *top = Level {
+                        most: top.depth(),
+                        ..Level::default()
+                    };
                 }),
                 (Kind::Mark, "::" | ":" | "@") | (Kind::Text, _) => {}
                 (Kind::Mark, mark) if mark.starts_with(|c: char| c.is_ascii_digit()) => {}
                 (Kind::Mark, operator)
-                | (Kind::Word, operator @ ("in" | "has" | "like" | "is" | "if" | "then" | "else" | "when" | "unless")) => {
+                | (
+                    Kind::Word,
+                    operator @ ("in" | "has" | "like" | "is" | "if" | "then" | "else" | "when" | "unless"),
+                ) => {
                     change(&mut levels, |top| top.count(operator));
                 }
                 (Kind::Word, _) => {}
@@ -192,7 +235,10 @@ fn tokens(text: &str) -> Vec<Token> {
                 Kind::Mark
             }
         };
-        tokens.push(Token { kind, span: Span { start, end: i } });
+        tokens.push(Token {
+            kind,
+            span: Span { start, end: i },
+        });
     }
     tokens
 }

@@ -42,7 +42,10 @@ pub fn schema(model: &Model) -> Result<String, PolicyError> {
 /// The schema of a checked model.
 pub(super) fn text(world: &World) -> String {
     let mut out = FIXED.to_owned();
-    let claims = world.claims.iter().map(|(name, kind)| (name.as_str(), type_of(*kind)));
+    let claims = world
+        .claims
+        .iter()
+        .map(|(name, kind)| (name.as_str(), type_of(*kind)));
     let headers = world.headers.iter().map(|name| (name.as_str(), "Set<String>"));
     let _ = writeln!(out, "type Claims = {};", record(claims, "?"));
     let _ = writeln!(out, "type Headers = {};", record(headers, "?"));
@@ -63,14 +66,21 @@ pub(super) fn text(world: &World) -> String {
             } else {
                 format!("\"{}\"", method.parent)
             };
-            let _ = writeln!(out, "action {} in [{parents}]{}", quoted(&method.action), applies(&context));
+            let _ = writeln!(
+                out,
+                "action {} in [{parents}]{}",
+                quoted(&method.action),
+                applies(&context)
+            );
         }
     }
     out
 }
 
 fn applies(context: &str) -> String {
-    format!("\n  appliesTo {{ principal: [Workload, Plaintext], resource: [Service],\n    context: {{ {context} }} }};")
+    format!(
+        "\n  appliesTo {{ principal: [Workload, Plaintext], resource: [Service],\n    context: {{ {context} }} }};"
+    )
 }
 
 fn record<'n>(fields: impl Iterator<Item = (&'n str, &'static str)>, optional: &str) -> String {

@@ -2,6 +2,8 @@
 
 mod differential;
 mod loading;
+mod naming;
+mod oracle;
 mod rule;
 mod sample;
 
@@ -12,56 +14,76 @@ use spiffe::SpiffeId;
 
 use super::*;
 
-/// shop/web, shop/orders with routes, shop/payments, data/db (opaque); groups, an issuer, a header.
+/// shop/web, shop/orders with routes, shop/payments, data/db (opaque); groups, two issuers, two headers.
 fn mesh() -> Model {
-    let service = |name: &str, ports: &[(u16, PortKind)], routes: Vec<RouteModel>| ServiceModel {
+    let http = &[(8080, PortKind::Http)];
+    let routes = vec![
+        route("getOrder", &["GET"], "/tenants/{tenant}/orders/{id}"),
+        route("createOrder", &["POST"], "/tenants/{tenant}/orders"),
+        route("item", &["GET", "DELETE"], "/items/{id}"),
+        route("purge", &["PURGE"], "/cache/{**}"),
+    ];
+    let header = |name: &str| HeaderModel {
+        name: name.to_owned(),
+    };
+    Model {
+        trust_domain: "mesh.local".to_owned(),
+        services: vec![
+            service("shop/web", http, vec![]),
+            service("shop/orders", http, routes),
+            service("shop/payments", http, vec![]),
+            service("data/db", &[(5432, PortKind::Opaque)], vec![]),
+        ],
+        groups: vec![
+            group("frontend", &[WEB, "spiffe://mesh.local/ns/web/sa/*"]),
+            group("partners", &["spiffe://partner.example/**"]),
+        ],
+        issuers: vec![issuer("corp"), issuer("other")],
+        headers: vec![header("x_region"), header("x-tag")],
+    }
+}
+
+fn service(name: &str, ports: &[(u16, PortKind)], routes: Vec<RouteModel>) -> ServiceModel {
+    ServiceModel {
         name: name.to_owned(),
         ports: ports.to_vec(),
         routes,
-        spiffe_ids: vec![id(&format!("spiffe://mesh.local/ns/{}", name.replace('/', "/sa/")))],
-    };
-    let route = |name: &str, methods: &[&str], path: &str| RouteModel {
+        spiffe_ids: vec![id(&format!(
+            "spiffe://mesh.local/ns/{}",
+            name.replace('/', "/sa/")
+        ))],
+    }
+}
+
+fn owned(list: &[&str]) -> Vec<String> {
+    list.iter().map(|text| (*text).to_owned()).collect()
+}
+
+fn route(name: &str, methods: &[&str], path: &str) -> RouteModel {
+    RouteModel {
         name: name.to_owned(),
-        methods: methods.iter().map(|m| (*m).to_owned()).collect(),
+        methods: owned(methods),
         path: path.to_owned(),
-    };
-    let group = |name: &str, patterns: &[&str]| GroupModel {
+    }
+}
+
+fn group(name: &str, patterns: &[&str]) -> GroupModel {
+    GroupModel {
         name: name.to_owned(),
-        patterns: patterns.iter().map(|p| (*p).to_owned()).collect(),
-    };
-    let issuer = |alias: &str| IssuerModel {
+        patterns: owned(patterns),
+    }
+}
+
+fn issuer(alias: &str) -> IssuerModel {
+    IssuerModel {
         alias: alias.to_owned(),
-        role_names: vec!["clerk".to_owned(), "admin".to_owned()],
+        role_names: owned(&["clerk", "admin"]),
         claims: vec![
             ("tenant".to_owned(), ClaimKind::String),
             ("department".to_owned(), ClaimKind::Strings),
             ("level".to_owned(), ClaimKind::Long),
             ("vip".to_owned(), ClaimKind::Bool),
         ],
-    };
-    Model {
-        trust_domain: "mesh.local".to_owned(),
-        services: vec![
-            service("shop/web", &[(8080, PortKind::Http)], vec![]),
-            service(
-                "shop/orders",
-                &[(8080, PortKind::Http)],
-                vec![
-                    route("getOrder", &["GET"], "/tenants/{tenant}/orders/{id}"),
-                    route("createOrder", &["POST"], "/tenants/{tenant}/orders"),
-                    route("item", &["GET", "DELETE"], "/items/{id}"),
-                    route("purge", &["PURGE"], "/cache/{**}"),
-                ],
-            ),
-            service("shop/payments", &[(8080, PortKind::Http)], vec![]),
-            service("data/db", &[(5432, PortKind::Opaque)], vec![]),
-        ],
-        groups: vec![
-            group("frontend", &["spiffe://mesh.local/ns/shop/sa/web", "spiffe://mesh.local/ns/web/sa/*"]),
-            group("partners", &["spiffe://partner.example/**"]),
-        ],
-        issuers: vec![issuer("corp"), issuer("other")],
-        headers: vec![HeaderModel { name: "x_region".to_owned() }, HeaderModel { name: "x-tag".to_owned() }],
     }
 }
 
@@ -119,7 +141,10 @@ impl Ask {
     }
 
     fn connect(peer: &str) -> Self {
-        Self { connect: true, ..Self::new(peer, "", "") }
+        Self {
+            connect: true,
+            ..Self::new(peer, "", "")
+        }
     }
 
     fn user(mut self, user: User) -> Self {
@@ -128,7 +153,8 @@ impl Ask {
     }
 
     fn header(mut self, name: &str, values: &[&str]) -> Self {
-        self.headers.push((name.to_owned(), values.iter().map(|v| (*v).to_owned()).collect()));
+        self.headers
+            .push((name.to_owned(), values.iter().map(|v| (*v).to_owned()).collect()));
         self
     }
 
@@ -141,12 +167,19 @@ impl Ask {
             user: self.user.as_ref(),
         };
         then(&Facts {
-            principal: self.peer.as_ref().map_or(Principal::Plaintext, Principal::Workload),
+            principal: self
+                .peer
+                .as_ref()
+                .map_or(Principal::Plaintext, Principal::Workload),
             port: 8080,
             tls: self.peer.is_some(),
             src_ip: self.src_ip,
             now_millis: self.now_millis,
-            what: if self.connect { What::Connect } else { What::Http(http) },
+            what: if self.connect {
+                What::Connect
+            } else {
+                What::Http(http)
+            },
         })
     }
 
@@ -176,4 +209,21 @@ fn user(name: &str, roles: &[&str]) -> User {
 
 fn ids(list: &[std::sync::Arc<str>]) -> Vec<&str> {
     list.iter().map(|id| &**id).collect()
+}
+
+/// The set is refused, with a problem on that line whose text holds all the words.
+#[track_caller]
+fn problem(text: &str, line: usize, words: &[&str]) -> PolicyProblem {
+    let problems = refused(text);
+    let found = problems
+        .iter()
+        .find(|p| p.line == line && words.iter().all(|w| p.to_string().contains(w)));
+    found
+        .unwrap_or_else(|| panic!("wanted line {line} with {words:?}, got:\n{}", shown(&problems)))
+        .clone()
+}
+
+/// A set of one policy on line 2.
+fn one(scope: &str, rest: &str) -> String {
+    format!("// first line\n@id(\"x\") {scope} {rest};\n")
 }

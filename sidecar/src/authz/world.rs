@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use spiffe::{SpiffeId, TrustDomain};
 
-use super::model::{ClaimKind, GroupModel, IssuerModel, Model, PolicyError, PortKind, RouteModel, ServiceModel};
+use super::model::{
+    ClaimKind, GroupModel, IssuerModel, Model, PolicyError, PortKind, RouteModel, ServiceModel,
+};
 use super::route::{Template, is_identifier};
 
 /// The methods that have an action of their own, and the group that each is in.
@@ -129,7 +131,13 @@ impl World {
     fn add_service(&mut self, service: &ServiceModel) -> Result<(), PolicyError> {
         let namespace = match service.name.split_once('/') {
             Some((ns, name)) if is_plain(ns) && is_plain(name) => ns.to_owned(),
-            _ => return Err(bad("service", &service.name, "is not `namespace/name` of letters, digits, `-`, `_`, `.`")),
+            _ => {
+                return Err(bad(
+                    "service",
+                    &service.name,
+                    "is not `namespace/name` of letters, digits, `-`, `_`, `.`",
+                ));
+            }
         };
         let facts = ServiceFacts {
             namespace: namespace.clone(),
@@ -175,7 +183,10 @@ impl World {
             }
             patterns.push(pattern);
         }
-        self.groups.push(Group { name: group.name.clone(), patterns });
+        self.groups.push(Group {
+            name: group.name.clone(),
+            patterns,
+        });
         Ok(())
     }
 
@@ -192,7 +203,11 @@ impl World {
         }
         for (name, kind) in &issuer.claims {
             label("claim", name)?;
-            if self.claims.insert(name.clone(), *kind).is_some_and(|other| other != *kind) {
+            if self
+                .claims
+                .insert(name.clone(), *kind)
+                .is_some_and(|other| other != *kind)
+            {
                 return Err(PolicyError::ClaimType { name: name.clone() });
             }
         }
@@ -201,7 +216,9 @@ impl World {
 
     /// The groups that a workload is in.
     pub(super) fn groups_of<'w>(&'w self, id: &'w SpiffeId) -> impl Iterator<Item = &'w Group> {
-        self.groups.iter().filter(|g| g.patterns.iter().any(|p| p.matches(id)))
+        self.groups
+            .iter()
+            .filter(|g| g.patterns.iter().any(|p| p.matches(id)))
     }
 
     /// Whether a workload of the own trust domain is one that the mesh file speaks of.
@@ -213,7 +230,13 @@ impl World {
 /// The namespace and service account of an ID of the form `/ns/NS/sa/SA`.
 pub(super) fn kubernetes_form(id: &SpiffeId) -> Option<(&str, &str)> {
     let mut parts = id.path().split('/').skip(1);
-    match (parts.next(), parts.next(), parts.next(), parts.next(), parts.next()) {
+    match (
+        parts.next(),
+        parts.next(),
+        parts.next(),
+        parts.next(),
+        parts.next(),
+    ) {
         (Some("ns"), Some(ns), Some("sa"), Some(sa), None) => Some((ns, sa)),
         _ => None,
     }
@@ -221,8 +244,12 @@ pub(super) fn kubernetes_form(id: &SpiffeId) -> Option<(&str, &str)> {
 
 impl Pattern {
     fn parse(text: &str) -> Result<Self, String> {
-        let rest = text.strip_prefix("spiffe://").ok_or("does not begin with `spiffe://`")?;
-        let (domain, path) = rest.split_once('/').ok_or("names no workload: a trust domain alone has no path")?;
+        let rest = text
+            .strip_prefix("spiffe://")
+            .ok_or("does not begin with `spiffe://`")?;
+        let (domain, path) = rest
+            .split_once('/')
+            .ok_or("names no workload: a trust domain alone has no path")?;
         let trust_domain = trust_domain(domain).map_err(|e| e.to_string())?;
         let mut segments: Vec<String> = path.split('/').map(str::to_owned).collect();
         let rest = segments.last().is_some_and(|s| s == "**");
@@ -236,8 +263,13 @@ impl Pattern {
         let sample: Vec<&str> = segments.iter().map(|s| if s == "*" { "x" } else { s }).collect();
         let tail = if rest { vec!["x"] } else { Vec::new() };
         let id = format!("spiffe://{trust_domain}/{}", [sample, tail].concat().join("/"));
-        SpiffeId::new(&id).map_err(|e| format!("{e} (`*` stands for a whole segment, a last `**` for the rest)"))?;
-        Ok(Self { trust_domain, segments, rest })
+        SpiffeId::new(&id)
+            .map_err(|e| format!("{e} (`*` stands for a whole segment, a last `**` for the rest)"))?;
+        Ok(Self {
+            trust_domain,
+            segments,
+            rest,
+        })
     }
 
     fn matches(&self, id: &SpiffeId) -> bool {
@@ -272,7 +304,10 @@ fn routes(service: &ServiceModel) -> Result<Vec<Route>, PolicyError> {
             if first.name == model.name {
                 return Err(fail(&model.name, "is declared twice".to_owned()));
             }
-            let shared = route.methods.iter().find(|m| other.methods.iter().any(|o| o.method == m.method));
+            let shared = route
+                .methods
+                .iter()
+                .find(|m| other.methods.iter().any(|o| o.method == m.method));
             if let Some(method) = shared
                 && let Some(example) = other.template.ambiguous_with(&route.template)
             {
@@ -304,23 +339,40 @@ fn route(service: &ServiceModel, model: &RouteModel) -> Result<Route, String> {
     }
     let mut methods = Vec::new();
     for method in &model.methods {
-        if method.is_empty() || method == "CONNECT" || !method.bytes().all(|b| b.is_ascii_uppercase() || b == b'-') {
-            return Err(format!("method `{method}` is not one that a route can have (upper case, not CONNECT)"));
+        if method.is_empty()
+            || method == "CONNECT"
+            || !method.bytes().all(|b| b.is_ascii_uppercase() || b == b'-')
+        {
+            return Err(format!(
+                "method `{method}` is not one that a route can have (upper case, not CONNECT)"
+            ));
         }
         methods.push(RouteMethod {
             method: method.clone(),
             parent: method_action(method),
-            action: if model.methods.len() == 1 { action.clone() } else { format!("{action}:{method}") },
+            action: if model.methods.len() == 1 {
+                action.clone()
+            } else {
+                format!("{action}:{method}")
+            },
         });
     }
-    Ok(Route { action, methods, template: Template::parse(&model.path)? })
+    Ok(Route {
+        action,
+        methods,
+        template: Template::parse(&model.path)?,
+    })
 }
 
 /// A trust domain in its only spelling.
 fn trust_domain(name: &str) -> Result<String, PolicyError> {
     match TrustDomain::new(name) {
         Ok(domain) if domain.as_str() == name => Ok(domain.as_str().to_owned()),
-        _ => Err(bad("trust domain", name, "is not one (lower case letters, digits, `.`, `-`, `_`)")),
+        _ => Err(bad(
+            "trust domain",
+            name,
+            "is not one (lower case letters, digits, `.`, `-`, `_`)",
+        )),
     }
 }
 
@@ -334,13 +386,24 @@ fn label(what: &'static str, name: &str) -> Result<(), PolicyError> {
 }
 
 fn is_plain(name: &str) -> bool {
-    !name.is_empty() && name.len() <= 253 && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+    !name.is_empty()
+        && name.len() <= 253
+        && name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
 }
 
 fn bad(what: &'static str, name: &str, problem: &'static str) -> PolicyError {
-    PolicyError::Name { what, name: name.to_owned(), problem }
+    PolicyError::Name {
+        what,
+        name: name.to_owned(),
+        problem,
+    }
 }
 
 fn twice(what: &'static str, name: &str) -> PolicyError {
-    PolicyError::Twice { what, name: name.to_owned() }
+    PolicyError::Twice {
+        what,
+        name: name.to_owned(),
+    }
 }

@@ -7,7 +7,8 @@ use super::*;
 const ALL: &str = "@id(\"all\") permit(principal, action, resource);\n";
 
 /// A condition on `now` that overflows far in the future, and is strictly valid.
-const OVERFLOW: &str = "context has user && context.user.claims has level && context.user.claims.level * 1000 > 5";
+const OVERFLOW: &str =
+    "context has user && context.user.claims has level && context.user.claims.level * 1000 > 5";
 
 fn level(level: i64) -> User {
     let mut user = user("alice", &[]);
@@ -17,24 +18,36 @@ fn level(level: i64) -> User {
 
 #[test]
 fn a_forbid_that_errors_denies() {
-    let set = loaded(&format!("{ALL}@id(\"f\") forbid(principal, action in Action::\"http\", resource) when {{ {OVERFLOW} }};"));
+    let set = loaded(&format!(
+        "{ALL}@id(\"f\") forbid(principal, action in Action::\"http\", resource) when {{ {OVERFLOW} }};"
+    ));
     let ask = |user: User| Ask::new(WEB, "GET", "/").user(user);
     assert_eq!(ask(level(0)).of(&set).verdict, Verdict::Allow);
     assert_eq!(ask(level(1)).of(&set).reason, Reason::Forbidden);
     let overflow = ask(level(i64::MAX)).of(&set);
-    assert_eq!((overflow.verdict, overflow.reason, overflow.errors), (Verdict::Deny, Reason::PolicyError, 1));
+    assert_eq!(
+        (overflow.verdict, overflow.reason, overflow.errors),
+        (Verdict::Deny, Reason::PolicyError, 1)
+    );
     assert_eq!(ids(&overflow.rules), ["f"]);
     assert_eq!(Ask::new(WEB, "GET", "/").of(&set).verdict, Verdict::Allow);
 }
 
 #[test]
 fn a_permit_that_errors_does_not_permit() {
-    let set = loaded(&format!("@id(\"p\") permit(principal, action in Action::\"http\", resource) when {{ {OVERFLOW} }};"));
+    let set = loaded(&format!(
+        "@id(\"p\") permit(principal, action in Action::\"http\", resource) when {{ {OVERFLOW} }};"
+    ));
     let ask = Ask::new(WEB, "GET", "/").user(level(i64::MAX));
     let decision = ask.of(&set);
-    assert_eq!((decision.verdict, decision.reason, decision.errors), (Verdict::Deny, Reason::NoRule, 1));
+    assert_eq!(
+        (decision.verdict, decision.reason, decision.errors),
+        (Verdict::Deny, Reason::NoRule, 1)
+    );
     assert_eq!(decision.needs.unwrap().rule.as_ref(), "p");
-    let set = loaded(&format!("{ALL}@id(\"p\") permit(principal, action in Action::\"http\", resource) when {{ {OVERFLOW} }};"));
+    let set = loaded(&format!(
+        "{ALL}@id(\"p\") permit(principal, action in Action::\"http\", resource) when {{ {OVERFLOW} }};"
+    ));
     let decision = ask.of(&set);
     assert_eq!((decision.verdict, decision.errors), (Verdict::Allow, 1));
     assert_eq!(ids(&decision.rules), ["all"]);
@@ -43,19 +56,28 @@ fn a_permit_that_errors_does_not_permit() {
 #[test]
 fn a_missing_attribute_is_an_error_and_not_false() {
     // What strict validation demands (`has`) is what makes this safe; the set without it does not load.
-    let without_has = format!("{ALL}@id(\"f\") forbid(principal, action in Action::\"http\", resource) when {{ context.user.claims.level > 5 }};");
+    let without_has = format!(
+        "{ALL}@id(\"f\") forbid(principal, action in Action::\"http\", resource) when {{ context.user.claims.level > 5 }};"
+    );
     assert!(!refused(&without_has).is_empty());
 }
 
 #[test]
 fn facts_that_do_not_fit_deny() {
-    let set = loaded(&format!("{ALL}@id(\"f\") forbid(principal, action in Action::\"http\", resource) when {{ {OVERFLOW} }};"));
+    let set = loaded(&format!(
+        "{ALL}@id(\"f\") forbid(principal, action in Action::\"http\", resource) when {{ {OVERFLOW} }};"
+    ));
     let denied = |user: User| {
         let decision = Ask::new(WEB, "GET", "/").user(user).of(&set);
-        assert_eq!((decision.verdict, decision.reason), (Verdict::Deny, Reason::PolicyError));
+        assert_eq!(
+            (decision.verdict, decision.reason),
+            (Verdict::Deny, Reason::PolicyError)
+        );
     };
     let mut text_level = user("alice", &[]);
-    text_level.claims.push(("level".to_owned(), ClaimValue::String("9".to_owned())));
+    text_level
+        .claims
+        .push(("level".to_owned(), ClaimValue::String("9".to_owned())));
     denied(text_level);
     let mut twice = level(0);
     twice.claims.push(("level".to_owned(), ClaimValue::Long(9)));
@@ -64,7 +86,9 @@ fn facts_that_do_not_fit_deny() {
     nobody.alias = "nobody".to_owned();
     denied(nobody);
 
-    let set = loaded(&format!("{ALL}@id(\"f\") forbid(principal, action, resource) when {{ context.now < datetime(\"2020-01-01\") }};"));
+    let set = loaded(&format!(
+        "{ALL}@id(\"f\") forbid(principal, action, resource) when {{ context.now < datetime(\"2020-01-01\") }};"
+    ));
     for millis in [i64::MAX, i64::MIN, 253_402_300_800_000] {
         let mut ask = Ask::new(WEB, "GET", "/");
         ask.now_millis = millis;
@@ -75,12 +99,22 @@ fn facts_that_do_not_fit_deny() {
 #[test]
 fn nothing_loaded_denies_all() {
     for set in [Policies::deny_all(), load(&mesh(), &[], "shop/orders").unwrap()] {
-        for ask in [Ask::new(WEB, "GET", "/"), Ask::new("", "POST", "/"), Ask::connect(WEB)] {
+        for ask in [
+            Ask::new(WEB, "GET", "/"),
+            Ask::new("", "POST", "/"),
+            Ask::connect(WEB),
+        ] {
             let decision = ask.of(&set);
-            assert_eq!((decision.verdict, decision.reason), (Verdict::Deny, Reason::NoPolicies));
+            assert_eq!(
+                (decision.verdict, decision.reason),
+                (Verdict::Deny, Reason::NoPolicies)
+            );
         }
     }
-    assert_eq!((Policies::deny_all().version(), Policies::deny_all().count()), ("none", 0));
+    assert_eq!(
+        (Policies::deny_all().version(), Policies::deny_all().count()),
+        ("none", 0)
+    );
 }
 
 #[test]
@@ -95,23 +129,40 @@ fn shadow_rules_only_watch() {
     ));
     let decision = ask.of(&set);
     assert_eq!((decision.verdict, decision.errors), (Verdict::Allow, 0));
-    assert_eq!((ids(&decision.rules), ids(&decision.shadow)), (vec!["all"], vec!["z"]));
-    let set = with(&format!("{ALL}@id(\"e\") @s forbid(principal, action in Action::\"http\", resource) when {{ {OVERFLOW} }};"));
+    assert_eq!(
+        (ids(&decision.rules), ids(&decision.shadow)),
+        (vec!["all"], vec!["z"])
+    );
+    let set = with(&format!(
+        "{ALL}@id(\"e\") @s forbid(principal, action in Action::\"http\", resource) when {{ {OVERFLOW} }};"
+    ));
     assert_eq!(ids(&ask.of(&set).shadow), ["e"]);
     // A permit in shadow permits nothing, and says that it would; not against a forbid.
     let set = with("@id(\"p\") @s permit(principal, action, resource);");
     let decision = ask.of(&set);
-    assert_eq!((decision.verdict, decision.reason, ids(&decision.shadow)), (Verdict::Deny, Reason::NoRule, vec!["p"]));
+    assert_eq!(
+        (decision.verdict, decision.reason, ids(&decision.shadow)),
+        (Verdict::Deny, Reason::NoRule, vec!["p"])
+    );
     assert_eq!(decision.needs, None, "a shadow rule is nothing to ask for");
-    let set = with("@id(\"p\") @s permit(principal, action, resource); @id(\"f\") forbid(principal, action, resource);");
+    let set = with(
+        "@id(\"p\") @s permit(principal, action, resource); @id(\"f\") forbid(principal, action, resource);",
+    );
     assert!(ask.of(&set).shadow.is_empty());
-    let set = with("@id(\"p\") @s permit(principal, action, resource); @id(\"f\") @s forbid(principal, action, resource);");
+    let set = with(
+        "@id(\"p\") @s permit(principal, action, resource); @id(\"f\") @s forbid(principal, action, resource);",
+    );
     assert!(ask.of(&set).shadow.is_empty());
     // Facts that only a shadow rule reads cannot deny.
     let mut odd = user("alice", &[]);
     odd.claims.push(("level".to_owned(), ClaimValue::Bool(true)));
-    let set = with(&format!("{ALL}@id(\"e\") @s forbid(principal, action in Action::\"http\", resource) when {{ {OVERFLOW} }};"));
-    assert_eq!(Ask::new(WEB, "GET", "/").user(odd).of(&set).verdict, Verdict::Allow);
+    let set = with(&format!(
+        "{ALL}@id(\"e\") @s forbid(principal, action in Action::\"http\", resource) when {{ {OVERFLOW} }};"
+    ));
+    assert_eq!(
+        Ask::new(WEB, "GET", "/").user(odd).of(&set).verdict,
+        Verdict::Allow
+    );
 }
 
 #[test]
@@ -127,18 +178,27 @@ fn a_denial_tells_what_it_would_have_taken() {
     );
     let needs = |ask: Ask| ask.of(&set).needs.map(|n| (n.rule.to_string(), n.text));
     let pair = |rule: &str, text: &str| Some((rule.to_owned(), text.to_owned()));
-    assert_eq!(needs(Ask::new(WEB, "GET", "/x").user(user("bob", &[]))), pair("a", "only for clerks"));
+    assert_eq!(
+        needs(Ask::new(WEB, "GET", "/x").user(user("bob", &[]))),
+        pair("a", "only for clerks")
+    );
     assert_eq!(needs(Ask::new(WEB, "PUT", "/x")), None);
     assert_eq!(
         needs(Ask::connect(WEB)),
-        pair("c", "permit(principal == Workload::\"spiffe://mesh.local/ns/shop/sa/orders\", action == Action::\"connect\", resource)")
+        pair(
+            "c",
+            "permit(principal == Workload::\"spiffe://mesh.local/ns/shop/sa/orders\", action == Action::\"connect\", resource)"
+        )
     );
     let plain = Ask::new("", "GET", "/tenants/t/orders/1");
     let decision = plain.of(&set);
     assert!(decision.user_would_help, "the clerks' rule fits all but the user");
     assert_eq!(decision.reason, Reason::UserRequired);
     assert_eq!(needs(plain.user(user("bob", &[]))), pair("a", "only for clerks"));
-    let long = format!("@id(\"l\") permit(principal, action in Action::\"http\", resource) when {{ [{}].contains(context.host) }};", "\"host\", ".repeat(99));
+    let long = format!(
+        "@id(\"l\") permit(principal, action in Action::\"http\", resource) when {{ [{}].contains(context.host) }};",
+        "\"host\", ".repeat(99)
+    );
     let decision = Ask::new(WEB, "GET", "/").of(&loaded(&long));
     assert_eq!(decision.needs.unwrap().text.chars().count(), 300);
 }
@@ -151,11 +211,18 @@ fn a_user_is_asked_for_only_where_one_would_help() {
     );
     let ask = |peer: &str, method: &str, path: &str| Ask::new(peer, method, path).of(&set);
     assert_eq!(ask(WEB, "GET", "/").reason, Reason::UserRequired);
-    assert_eq!(ask(ORDERS, "GET", "/").reason, Reason::NoRule, "another peer: no user would help");
+    assert_eq!(
+        ask(ORDERS, "GET", "/").reason,
+        Reason::NoRule,
+        "another peer: no user would help"
+    );
     assert_eq!(ask(WEB, "PUT", "/").reason, Reason::NoRule);
     assert_eq!(ask(WEB, "GET", "/closed").reason, Reason::Forbidden);
     assert!(!ask(WEB, "GET", "/closed").user_would_help);
-    assert_eq!(Ask::new(WEB, "GET", "/").user(user("x", &[])).of(&set).verdict, Verdict::Allow);
+    assert_eq!(
+        Ask::new(WEB, "GET", "/").user(user("x", &[])).of(&set).verdict,
+        Verdict::Allow
+    );
 }
 
 #[test]
@@ -172,9 +239,21 @@ fn audit_follows_the_rules_that_decided() {
 
 #[test]
 fn kept_slices_change_nothing() {
-    let set = loaded(&format!("{ALL}@id(\"f\") forbid(principal in Group::\"frontend\", action in Action::\"write\", resource);"));
-    let fresh = || loaded(&format!("{ALL}@id(\"f\") forbid(principal in Group::\"frontend\", action in Action::\"write\", resource);"));
-    let asks = [Ask::new(WEB, "PUT", "/"), Ask::new(WEB, "GET", "/"), Ask::new(ORDERS, "PUT", "/"), Ask::new("", "PUT", "/"), Ask::connect(WEB)];
+    let set = loaded(&format!(
+        "{ALL}@id(\"f\") forbid(principal in Group::\"frontend\", action in Action::\"write\", resource);"
+    ));
+    let fresh = || {
+        loaded(&format!(
+            "{ALL}@id(\"f\") forbid(principal in Group::\"frontend\", action in Action::\"write\", resource);"
+        ))
+    };
+    let asks = [
+        Ask::new(WEB, "PUT", "/"),
+        Ask::new(WEB, "GET", "/"),
+        Ask::new(ORDERS, "PUT", "/"),
+        Ask::new("", "PUT", "/"),
+        Ask::connect(WEB),
+    ];
     for _ in 0..3 {
         for ask in &asks {
             assert_eq!(ask.of(&set), ask.of(&fresh()));
@@ -209,8 +288,17 @@ fn a_missing_half_never_passes() {
         let mut no_user = whole.clone();
         no_user.user = None;
         let decision = no_user.of(&set);
-        assert_eq!((decision.verdict, decision.reason), (Verdict::Deny, Reason::UserRequired), "{at}");
-        for peer in ["", ORDERS, "spiffe://partner.example/ns/shop/sa/web", "spiffe://mesh.local/ns/shop/sa/web/x"] {
+        assert_eq!(
+            (decision.verdict, decision.reason),
+            (Verdict::Deny, Reason::UserRequired),
+            "{at}"
+        );
+        for peer in [
+            "",
+            ORDERS,
+            "spiffe://partner.example/ns/shop/sa/web",
+            "spiffe://mesh.local/ns/shop/sa/web/x",
+        ] {
             let mut other = whole.clone();
             other.peer = (!peer.is_empty()).then(|| id(peer));
             assert_eq!(other.of(&set).verdict, Verdict::Deny, "{at} {peer}");
@@ -219,12 +307,20 @@ fn a_missing_half_never_passes() {
         let mut stranger = user("mallory", &[]);
         stranger.claims.clear();
         stranger.scope.clear();
-        assert_eq!(whole.clone().user(stranger).of(&set).verdict, Verdict::Deny, "{at}");
+        assert_eq!(
+            whole.clone().user(stranger).of(&set).verdict,
+            Verdict::Deny,
+            "{at}"
+        );
         let mut other_issuer = user("alice", &["clerk"]);
         other_issuer.alias = "other".to_owned();
         other_issuer.issuer = "https://other".to_owned();
         other_issuer.claims = vec![("tenant".to_owned(), ClaimValue::String("t2".to_owned()))];
-        assert_eq!(whole.clone().user(other_issuer).of(&set).verdict, Verdict::Deny, "{at}");
+        assert_eq!(
+            whole.clone().user(other_issuer).of(&set).verdict,
+            Verdict::Deny,
+            "{at}"
+        );
     }
 }
 

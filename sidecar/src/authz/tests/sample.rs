@@ -29,7 +29,11 @@ when { context.now > datetime("2026-12-24T00:00:00Z") && context.now < datetime(
 
 #[track_caller]
 fn expect(decision: &Decision, verdict: Verdict, reason: &str, rules: &[&str]) {
-    assert_eq!((decision.verdict, decision.reason.label()), (verdict, reason), "{decision:?}");
+    assert_eq!(
+        (decision.verdict, decision.reason.label()),
+        (verdict, reason),
+        "{decision:?}"
+    );
     assert_eq!(ids(&decision.rules), rules);
     assert_eq!(decision.errors, 0);
 }
@@ -60,7 +64,9 @@ fn a_frontend_reads_for_its_users_own_tenant() {
     expect(&anonymous, Deny, "user_required", &[]);
     assert!(anonymous.user_would_help);
 
-    let wrong_peer = Ask::new(ORDERS, "GET", "/tenants/t1/orders/7").user(user("alice", &[])).of(&set);
+    let wrong_peer = Ask::new(ORDERS, "GET", "/tenants/t1/orders/7")
+        .user(user("alice", &[]))
+        .of(&set);
     expect(&wrong_peer, Deny, "no_rule", &[]);
     let needs = wrong_peer.needs.unwrap();
     assert_eq!(&*needs.rule, "frontend-reads-own-tenant");
@@ -73,7 +79,8 @@ fn a_frontend_reads_for_its_users_own_tenant() {
 #[test]
 fn an_admin_writes_through_the_bff_only() {
     let set = loaded(SAMPLE);
-    let write = |peer: &str, roles: &[&str]| Ask::new(peer, "POST", "/tenants/t1/orders").user(user("bob", roles));
+    let write =
+        |peer: &str, roles: &[&str]| Ask::new(peer, "POST", "/tenants/t1/orders").user(user("bob", roles));
     let granted = write(BFF, &["admin"]).of(&set);
     expect(&granted, Allow, "allowed", &["admins-write"]);
     assert!(granted.audit);
@@ -106,7 +113,9 @@ fn plaintext_gets_no_further_than_the_probe() {
     expect(&probe.of(&set), Deny, "no_rule", &[]);
     expect(&Ask::new("", "GET", "/healthz/").of(&set), Deny, "no_rule", &[]);
     expect(&Ask::new("", "HEAD", "/healthz").of(&set), Deny, "no_rule", &[]);
-    let write = Ask::new("", "POST", "/tenants/t1/orders").user(user("bob", &["admin"])).of(&set);
+    let write = Ask::new("", "POST", "/tenants/t1/orders")
+        .user(user("bob", &["admin"]))
+        .of(&set);
     expect(&write, Deny, "forbidden", &["no-plaintext-writes"]);
     assert_eq!(write.needs, None);
 }
@@ -131,17 +140,24 @@ fn the_window_is_shut_for_a_day() {
 fn each_service_enforces_its_own_slice() {
     let payments = loaded_for("shop/payments", SAMPLE);
     assert_eq!((payments.count(), payments.enforced()), (6, 3));
-    let write = Ask::new(BFF, "POST", "/tenants/t1/orders").user(user("bob", &["admin"])).of(&payments);
+    let write = Ask::new(BFF, "POST", "/tenants/t1/orders")
+        .user(user("bob", &["admin"]))
+        .of(&payments);
     expect(&write, Allow, "allowed", &["admins-write"]);
     assert_eq!(write.route, None);
-    let read = Ask::new(WEB, "GET", "/tenants/t1/orders/7").user(user("alice", &[])).of(&payments);
+    let read = Ask::new(WEB, "GET", "/tenants/t1/orders/7")
+        .user(user("alice", &[]))
+        .of(&payments);
     expect(&read, Deny, "no_rule", &[]);
     assert_eq!(read.needs, None, "no permit for reading concerns payments");
 
     let db = loaded_for("data/db", SAMPLE);
     expect(&Ask::connect(WEB).of(&db), Deny, "no_rule", &[]);
     let versions = [loaded(SAMPLE), payments, db].map(|p| p.version().to_owned());
-    assert!(versions.iter().all(|v| v.len() == 12 && *v == versions[0]), "{versions:?}");
+    assert!(
+        versions.iter().all(|v| v.len() == 12 && *v == versions[0]),
+        "{versions:?}"
+    );
 }
 
 #[test]
@@ -162,11 +178,22 @@ fn header_values_are_all_of_them() {
 fn a_namespace_is_of_the_own_trust_domain() {
     let set = loaded(r#"@id("ns") permit(principal in Namespace::"shop", action, resource);"#);
     assert_eq!(Ask::new(WEB, "GET", "/").of(&set).verdict, Allow);
-    for foreign in ["spiffe://partner.example/ns/shop/sa/web", "spiffe://mesh.local/ns/shop", "spiffe://mesh.local/x/shop/sa/web"] {
+    for foreign in [
+        "spiffe://partner.example/ns/shop/sa/web",
+        "spiffe://mesh.local/ns/shop",
+        "spiffe://mesh.local/x/shop/sa/web",
+    ] {
         assert_eq!(Ask::new(foreign, "GET", "/").of(&set).verdict, Deny, "{foreign}");
     }
-    let set = loaded(r#"@id("td") permit(principal in TrustDomain::"partner.example", action, resource in TrustDomain::"mesh.local");"#);
-    assert_eq!(Ask::new("spiffe://partner.example/ns/shop/sa/web", "GET", "/").of(&set).verdict, Allow);
+    let set = loaded(
+        r#"@id("td") permit(principal in TrustDomain::"partner.example", action, resource in TrustDomain::"mesh.local");"#,
+    );
+    assert_eq!(
+        Ask::new("spiffe://partner.example/ns/shop/sa/web", "GET", "/")
+            .of(&set)
+            .verdict,
+        Allow
+    );
     assert_eq!(Ask::new(WEB, "GET", "/").of(&set).verdict, Deny);
 }
 
@@ -175,9 +202,14 @@ fn several_methods_of_a_route_keep_their_kinds() {
     // One action in both GET and DELETE would let this permit delete.
     let set = loaded(r#"@id("r") permit(principal, action in Action::"read", resource);"#);
     let get = Ask::new(WEB, "GET", "/items/1").of(&set);
-    assert_eq!((get.verdict, get.route.as_deref()), (Allow, Some("shop/orders#item")));
+    assert_eq!(
+        (get.verdict, get.route.as_deref()),
+        (Allow, Some("shop/orders#item"))
+    );
     assert_eq!(Ask::new(WEB, "DELETE", "/items/1").of(&set).verdict, Deny);
-    let set = loaded(r#"@id("r") permit(principal, action in Action::"shop/orders#item", resource) when { context.params.id == "1" };"#);
+    let set = loaded(
+        r#"@id("r") permit(principal, action in Action::"shop/orders#item", resource) when { context.params.id == "1" };"#,
+    );
     assert_eq!(Ask::new(WEB, "DELETE", "/items/1").of(&set).verdict, Allow);
     assert_eq!(Ask::new(WEB, "PUT", "/items/1").of(&set).verdict, Deny);
     assert_eq!(Ask::new(WEB, "GET", "/items/2").of(&set).verdict, Deny);
