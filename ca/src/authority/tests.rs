@@ -1,8 +1,8 @@
 use std::time::UNIX_EPOCH;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CustomExtension, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose,
-    SanType,
+    BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, ExtendedKeyUsagePurpose, IsCa,
+    KeyUsagePurpose, SanType, SerialNumber,
 };
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 
