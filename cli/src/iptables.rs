@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use hopguard_iptables::{
-    self as redirect, ApplyError, Backend, Blame, Families, Family, FamilyOutcome, InboundPorts, Intent, IntentError, Ipv6,
-    Options, Outcome, PlanView, PortRange, RawIntent, Undone,
+    self as redirect, ApplyError, Backend, Blame, Families, Family, FamilyOutcome, InboundPorts, Intent,
+    IntentError, Ipv6, Options, Outcome, PlanView, PortRange, RawIntent, Undone,
 };
 use serde_json::json;
 
@@ -138,11 +138,14 @@ pub fn run(args: Args, ui: &Ui) -> Result<Exit, Failure> {
 
 fn print(intent: &Intent, ui: &Ui) {
     let families = intent.get().families;
-    let plans = redirect::plan(intent).families.into_iter().filter(|plan| match families {
-        Families::Auto | Families::Both => true,
-        Families::Ipv4 => plan.family == Family::Ipv4,
-        Families::Ipv6 => plan.family == Family::Ipv6,
-    });
+    let plans = redirect::plan(intent)
+        .families
+        .into_iter()
+        .filter(|plan| match families {
+            Families::Auto | Families::Both => true,
+            Families::Ipv4 => plan.family == Family::Ipv4,
+            Families::Ipv6 => plan.family == Family::Ipv6,
+        });
     let views: Vec<PlanView> = plans.map(|plan| PlanView::from(&plan)).collect();
     if ui.is_json() {
         return ui.json(&json!({"intent": intent, "plan": views, "notes": notes(intent)}));
@@ -157,12 +160,17 @@ fn print(intent: &Intent, ui: &Ui) {
 }
 
 fn apply(intent: &Intent, options: &Options, ui: &Ui) -> Result<Exit, Failure> {
-    let families = redirect::apply(intent, options).map_err(|error| failure("the redirect was not applied", &error))?;
+    let families =
+        redirect::apply(intent, options).map_err(|error| failure("the redirect was not applied", &error))?;
     if ui.is_json() {
         ui.json(&json!({"intent": intent, "families": families, "notes": notes(intent)}));
         return Ok(Exit::Done);
     }
-    told(&families, ("applied, and read back as planned", "in place already"), ui);
+    told(
+        &families,
+        ("applied, and read back as planned", "in place already"),
+        ui,
+    );
     for note in notes(intent) {
         ui.note(note);
     }
@@ -180,8 +188,13 @@ fn undo(options: &Options, ui: &Ui) -> Result<Exit, Failure> {
 }
 
 fn check(intent: &Intent, options: &Options, ui: &Ui) -> Result<Exit, Failure> {
-    let checked = redirect::check(intent, options).map_err(|error| failure("the redirect cannot be read", &error))?;
-    let exit = if checked.drift.is_empty() { Exit::Done } else { Exit::No };
+    let checked =
+        redirect::check(intent, options).map_err(|error| failure("the redirect cannot be read", &error))?;
+    let exit = if checked.drift.is_empty() {
+        Exit::Done
+    } else {
+        Exit::No
+    };
     if ui.is_json() {
         ui.json(&json!({"in_place": checked.drift.is_empty(), "families": checked.families, "drift": checked.drift}));
         return Ok(exit);
@@ -204,7 +217,11 @@ fn told(families: &[FamilyOutcome], (changed, unchanged): (&str, &str), ui: &Ui)
             Outcome::Differs => "differs from the plan",
             Outcome::Skipped => "skipped",
         };
-        let why = family.why.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
+        let why = family
+            .why
+            .as_ref()
+            .map(|why| format!(" ({why})"))
+            .unwrap_or_default();
         ui.line(format!("{}  {what}{why}", family.family.name()));
     }
 }
@@ -214,14 +231,20 @@ fn notes(intent: &Intent) -> Vec<String> {
     let intent = intent.get();
     let mut notes = Vec::new();
     notes.push(match intent.udp {
-        redirect::Udp::Leave => "UDP is left alone: it passes by the sidecar (--udp reject: QUIC clients then fall back to TCP)",
-        redirect::Udp::Reject => "outbound UDP is rejected, but for loopback, DNS (port 53), exclusions and the sidecar's own",
+        redirect::Udp::Leave => {
+            "UDP is left alone: it passes by the sidecar (--udp reject: QUIC clients then fall back to TCP)"
+        }
+        redirect::Udp::Reject => {
+            "outbound UDP is rejected, but for loopback, DNS (port 53), exclusions and the sidecar's own"
+        }
     });
     if !intent.guard {
         notes.push("the guard is off: TCP that another rule keeps from the redirect passes in the clear");
     }
     match (intent.families, Ipv6::here()) {
-        (Families::Ipv4, Ipv6::Present | Ipv6::Off) => notes.push("IPv6 is not redirected: it passes by the sidecar"),
+        (Families::Ipv4, Ipv6::Present | Ipv6::Off) => {
+            notes.push("IPv6 is not redirected: it passes by the sidecar")
+        }
         (Families::Ipv6, _) => notes.push("IPv4 is not redirected: it passes by the sidecar"),
         _ => {}
     }
@@ -258,7 +281,10 @@ impl BackendArgs {
 
 impl IntentArgs {
     fn intent(&self) -> Result<Intent, Failure> {
-        let mut raw = self.config.as_deref().map_or_else(|| Ok(RawIntent::default()), read)?;
+        let mut raw = self
+            .config
+            .as_deref()
+            .map_or_else(|| Ok(RawIntent::default()), read)?;
         self.overlay(&mut raw);
         raw.parse().map_err(|error: IntentError| {
             let failure = match &self.config {
@@ -278,13 +304,25 @@ impl IntentArgs {
             raw.own.gids.clone_from(&self.gid);
         }
         set(&mut raw.inbound_ports, self.inbound_ports.as_ref());
-        set(&mut raw.exclude_inbound_ports, self.exclude_inbound_ports.as_ref());
+        set(
+            &mut raw.exclude_inbound_ports,
+            self.exclude_inbound_ports.as_ref(),
+        );
         set(&mut raw.sidecar_ports, self.sidecar_ports.as_ref());
-        set(&mut raw.exclude_outbound_ports, self.exclude_outbound_ports.as_ref());
-        set(&mut raw.exclude_outbound_cidrs, self.exclude_outbound_cidrs.as_ref());
+        set(
+            &mut raw.exclude_outbound_ports,
+            self.exclude_outbound_ports.as_ref(),
+        );
+        set(
+            &mut raw.exclude_outbound_cidrs,
+            self.exclude_outbound_cidrs.as_ref(),
+        );
         set(&mut raw.outbound_port, self.outbound_port.as_ref());
         set(&mut raw.inbound_port, self.inbound_port.as_ref());
-        set(&mut raw.guard, self.guard.map(|guard| guard == Switch::On).as_ref());
+        set(
+            &mut raw.guard,
+            self.guard.map(|guard| guard == Switch::On).as_ref(),
+        );
         let udp = self.udp.map(|udp| match udp {
             Udp::Leave => redirect::Udp::Leave,
             Udp::Reject => redirect::Udp::Reject,
@@ -312,7 +350,9 @@ fn set<T: Clone>(setting: &mut T, flag: Option<&T>) {
 /// It cannot be read, or is wrong; with file, line and column.
 pub fn read(path: &Path) -> Result<RawIntent, Failure> {
     let text = std::fs::read_to_string(path).map_err(|error| {
-        Failure::new(format!("{}: {error}", path.display())).exit(Exit::BadFile).hint("see docs/redirect.md for its settings")
+        Failure::new(format!("{}: {error}", path.display()))
+            .exit(Exit::BadFile)
+            .hint("see docs/redirect.md for its settings")
     })?;
     toml::from_str(&text).map_err(|error| {
         let (line, column) = place(&text, error.span().map_or(0, |span| span.start));
@@ -327,7 +367,13 @@ pub fn read(path: &Path) -> Result<RawIntent, Failure> {
 fn place(text: &str, byte: usize) -> (usize, usize) {
     let before = text.get(..byte).unwrap_or_default();
     let line = before.matches('\n').count().saturating_add(1);
-    let column = before.rsplit('\n').next().unwrap_or_default().chars().count().saturating_add(1);
+    let column = before
+        .rsplit('\n')
+        .next()
+        .unwrap_or_default()
+        .chars()
+        .count()
+        .saturating_add(1);
     (line, column)
 }
 
@@ -352,7 +398,10 @@ mod tests {
     }
 
     fn intent(line: &[&str]) -> Result<Intent, Failure> {
-        Line::try_parse_from(std::iter::once("x").chain(line.iter().copied())).unwrap().intent.intent()
+        Line::try_parse_from(std::iter::once("x").chain(line.iter().copied()))
+            .unwrap()
+            .intent
+            .intent()
     }
 
     #[test]
@@ -366,7 +415,14 @@ mod tests {
         assert_eq!(from_file.get().own.mark, Some(7));
         assert_eq!(from_file.get().udp, redirect::Udp::Reject);
         let mixed = intent(&["--config", config, "--gid", "5", "--udp", "leave"]).unwrap();
-        assert_eq!((mixed.get().own.mark, &mixed.get().own.uids[..], &mixed.get().own.gids[..]), (None, &[][..], &[5][..]));
+        assert_eq!(
+            (
+                mixed.get().own.mark,
+                &mixed.get().own.uids[..],
+                &mixed.get().own.gids[..]
+            ),
+            (None, &[][..], &[5][..])
+        );
         assert_eq!(mixed.get().udp, redirect::Udp::Leave);
         assert_eq!(mixed.get().inbound_ports, from_file.get().inbound_ports);
     }
@@ -378,13 +434,22 @@ mod tests {
         std::fs::write(&file, "udp = \"leave\"\ninbound_prots = \"all\"\n").unwrap();
         let failure = intent(&["--config", file.to_str().unwrap()]).unwrap_err();
         assert_eq!(failure.exit, Exit::BadFile);
-        assert!(failure.message.contains("redirect.toml:2:1: unknown field `inbound_prots`"), "{}", failure.message);
+        assert!(
+            failure
+                .message
+                .contains("redirect.toml:2:1: unknown field `inbound_prots`"),
+            "{}",
+            failure.message
+        );
     }
 
     #[test]
     fn marks_are_decimal_or_hexadecimal() {
         assert_eq!(intent(&["--mark", "0x539"]).unwrap().get().own.mark, Some(1337));
-        assert_eq!(intent(&["--mark", "0"]).unwrap_err().message, IntentError::ZeroMark.to_string());
+        assert_eq!(
+            intent(&["--mark", "0"]).unwrap_err().message,
+            IntentError::ZeroMark.to_string()
+        );
         assert_eq!(intent(&[]).unwrap_err().message, IntentError::NoOwn.to_string());
     }
 }

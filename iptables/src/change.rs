@@ -47,7 +47,9 @@ impl Wanted {
                 .map(|(base, position, chain)| (base.to_owned(), position, chain.jump.spell(plan.family)))
                 .collect(),
         });
-        Self { tables: tables.to_vec() }
+        Self {
+            tables: tables.to_vec(),
+        }
     }
 
     /// Our part of what is in place, to come back to.
@@ -56,11 +58,15 @@ impl Wanted {
             let chains = state.own().filter(|(own, _)| own.table == table);
             WantedTable {
                 table,
-                chains: chains.map(|(own, chain)| (own.chain.to_owned(), chain.rules.clone())).collect(),
+                chains: chains
+                    .map(|(own, chain)| (own.chain.to_owned(), chain.rules.clone()))
+                    .collect(),
                 jumps: own_jumps(state, table),
             }
         });
-        Self { tables: tables.to_vec() }
+        Self {
+            tables: tables.to_vec(),
+        }
     }
 
     fn of(&self, table: Table) -> Option<&WantedTable> {
@@ -68,7 +74,8 @@ impl Wanted {
     }
 
     fn redirects(&self) -> bool {
-        self.of(Table::Nat).is_some_and(|wanted| !wanted.chains.is_empty())
+        self.of(Table::Nat)
+            .is_some_and(|wanted| !wanted.chains.is_empty())
     }
 }
 
@@ -88,15 +95,20 @@ pub fn held(state: &Ruleset) -> Vec<Held> {
     let mut held = Vec::new();
     for table in [Table::Filter, Table::Nat] {
         let own = own_of(table);
-        let foreign = state.table(table).into_iter().flat_map(|table| &table.chains).filter(|chain| {
-            own.iter().all(|own| own.chain != chain.name && own.base != chain.name)
-        });
+        let foreign = state
+            .table(table)
+            .into_iter()
+            .flat_map(|table| &table.chains)
+            .filter(|chain| {
+                own.iter()
+                    .all(|own| own.chain != chain.name && own.base != chain.name)
+            });
         for chain in foreign {
-            held.extend(
-                references(chain, &own)
-                    .into_iter()
-                    .map(|(_, rule)| Held { table, by: chain.name.clone(), rule: rule.to_owned() }),
-            );
+            held.extend(references(chain, &own).into_iter().map(|(_, rule)| Held {
+                table,
+                by: chain.name.clone(),
+                rule: rule.to_owned(),
+            }));
         }
     }
     held
@@ -106,21 +118,37 @@ pub fn held(state: &Ruleset) -> Vec<Held> {
 ///
 /// The guard comes before the redirect and goes after it, so that between the two transactions nothing passes in the clear.
 pub fn change(state: &Ruleset, wanted: &Wanted) -> String {
-    let order = if wanted.redirects() { [Table::Filter, Table::Nat] } else { [Table::Nat, Table::Filter] };
-    order.into_iter().map(|table| table_change(state, wanted.of(table), table)).collect()
+    let order = if wanted.redirects() {
+        [Table::Filter, Table::Nat]
+    } else {
+        [Table::Nat, Table::Filter]
+    };
+    order
+        .into_iter()
+        .map(|table| table_change(state, wanted.of(table), table))
+        .collect()
 }
 
 fn table_change(state: &Ruleset, wanted: Option<&WantedTable>, table: Table) -> String {
-    let empty = WantedTable { table, chains: Vec::new(), jumps: Vec::new() };
+    let empty = WantedTable {
+        table,
+        chains: Vec::new(),
+        jumps: Vec::new(),
+    };
     let wanted = wanted.unwrap_or(&empty);
-    let existing: Vec<&str> =
-        state.own().filter(|(own, _)| own.table == table).map(|(own, _)| own.chain).collect();
+    let existing: Vec<&str> = state
+        .own()
+        .filter(|(own, _)| own.table == table)
+        .map(|(own, _)| own.chain)
+        .collect();
     let jumps = own_jumps(state, table);
     if existing.is_empty() && jumps.is_empty() && wanted.chains.is_empty() {
         return String::new();
     }
-    let stale: Vec<&str> =
-        existing.into_iter().filter(|chain| wanted.chains.iter().all(|(name, _)| name != chain)).collect();
+    let stale: Vec<&str> = existing
+        .into_iter()
+        .filter(|chain| wanted.chains.iter().all(|(name, _)| name != chain))
+        .collect();
     let mut text = format!("*{}\n", table.name());
     let mut line = |line: std::fmt::Arguments<'_>| {
         let _infallible = text.write_fmt(line).and_then(|()| text.write_char('\n'));
@@ -154,11 +182,17 @@ fn table_change(state: &Ruleset, wanted: Option<&WantedTable>, table: Table) -> 
 fn own_jumps(state: &Ruleset, table: Table) -> Vec<(String, usize, String)> {
     let own = own_of(table);
     let bases = |saved: &&crate::state::SavedChain| own.iter().any(|own| own.base == saved.name);
-    let chains = state.table(table).map(|table: &SavedTable| table.chains.iter()).into_iter().flatten();
+    let chains = state
+        .table(table)
+        .map(|table: &SavedTable| table.chains.iter())
+        .into_iter()
+        .flatten();
     chains
         .filter(bases)
         .flat_map(|chain| {
-            references(chain, &own).into_iter().map(|(at, rule)| (chain.name.clone(), at, rule.to_owned()))
+            references(chain, &own)
+                .into_iter()
+                .map(|(at, rule)| (chain.name.clone(), at, rule.to_owned()))
         })
         .collect()
 }

@@ -82,13 +82,22 @@ impl fmt::Display for Drift {
 pub fn drift(plan: &FamilyPlan, state: &Ruleset) -> Vec<Drift> {
     let mut found = Vec::new();
     for chain in &plan.chains {
-        let out = Out { family: plan.family, table: chain.own.table, found: &mut found };
+        let out = Out {
+            family: plan.family,
+            table: chain.own.table,
+            found: &mut found,
+        };
         rules_drift(chain, state, out);
     }
     for own in ALL {
         let planned = plan.chains.iter().any(|chain| chain.own == own);
         if !planned && state.chain(own.table, own.chain).is_some() {
-            Out { family: plan.family, table: own.table, found: &mut found }.push(own.chain, DriftKind::ChainExtra, None);
+            Out {
+                family: plan.family,
+                table: own.table,
+                found: &mut found,
+            }
+            .push(own.chain, DriftKind::ChainExtra, None);
         }
     }
     for table in [Table::Filter, Table::Nat] {
@@ -134,7 +143,10 @@ struct Spelled {
 impl Spelled {
     fn new(text: impl Into<String>) -> Self {
         let text = text.into();
-        Self { key: canonical(&text), text }
+        Self {
+            key: canonical(&text),
+            text,
+        }
     }
 }
 
@@ -144,7 +156,11 @@ fn rules_drift(chain: &ChainPlan, state: &Ruleset, mut out: Out<'_>) {
         out.push(name, DriftKind::ChainMissing, None);
         return;
     };
-    let expected: Vec<Spelled> = chain.rules.iter().map(|rule| Spelled::new(rule.spell(out.family))).collect();
+    let expected: Vec<Spelled> = chain
+        .rules
+        .iter()
+        .map(|rule| Spelled::new(rule.spell(out.family)))
+        .collect();
     let found: Vec<Spelled> = saved.rules.iter().map(Spelled::new).collect();
     let matched = Matched::new(&expected, &found);
     for (position, expected, found) in matched.differences(&expected, &found) {
@@ -158,7 +174,11 @@ fn rules_drift(chain: &ChainPlan, state: &Ruleset, mut out: Out<'_>) {
         out.push(
             name,
             kind,
-            Words { position: Some(position.saturating_add(1)), expected: text(expected), found: text(found) },
+            Words {
+                position: Some(position.saturating_add(1)),
+                expected: text(expected),
+                found: text(found),
+            },
         );
     }
 }
@@ -181,12 +201,18 @@ impl Matched {
         for (index, rule) in expected.iter().enumerate() {
             unmatched.entry(&rule.key).or_default().push_back(index);
         }
-        let planned: Vec<Option<usize>> =
-            found.iter().map(|rule| unmatched.get_mut(&rule.key).and_then(VecDeque::pop_front)).collect();
+        let planned: Vec<Option<usize>> = found
+            .iter()
+            .map(|rule| unmatched.get_mut(&rule.key).and_then(VecDeque::pop_front))
+            .collect();
         let mut missing: Vec<usize> = unmatched.into_values().flatten().collect();
         missing.sort_unstable();
         let in_order = longest_increasing(&planned.iter().flatten().copied().collect::<Vec<_>>());
-        Self { planned, missing, in_order }
+        Self {
+            planned,
+            missing,
+            in_order,
+        }
     }
 
     /// Each difference as (position, planned rule, rule in place), in the order of the chain in place, what is missing at
@@ -200,13 +226,21 @@ impl Matched {
                 Some(index) if self.in_order.contains(index) => neighbour = Some(*index),
                 Some(index) => differences.push((position, expected.get(*index), Some(rule))),
                 None => {
-                    let instead = missing.iter().position(|index| self.neighbour(*index) == neighbour);
-                    let instead = instead.map(|at| missing.remove(at)).and_then(|index| expected.get(index));
+                    let instead = missing
+                        .iter()
+                        .position(|index| self.neighbour(*index) == neighbour);
+                    let instead = instead
+                        .map(|at| missing.remove(at))
+                        .and_then(|index| expected.get(index));
                     differences.push((position, instead, Some(rule)));
                 }
             }
         }
-        differences.extend(missing.into_iter().map(|index| (index, expected.get(index), None)));
+        differences.extend(
+            missing
+                .into_iter()
+                .map(|index| (index, expected.get(index), None)),
+        );
         differences
     }
 
@@ -221,7 +255,12 @@ impl Matched {
 fn longest_increasing(values: &[usize]) -> BTreeSet<usize> {
     let mut best: Vec<(usize, Option<usize>)> = Vec::with_capacity(values.len());
     for (index, value) in values.iter().enumerate() {
-        let before = values.iter().zip(&best).enumerate().take(index).filter(|(_, (other, _))| *other < value);
+        let before = values
+            .iter()
+            .zip(&best)
+            .enumerate()
+            .take(index)
+            .filter(|(_, (other, _))| *other < value);
         let longest = before.max_by_key(|(_, (_, (length, _)))| *length);
         best.push(match longest {
             Some((previous, (_, (length, _)))) => (length.saturating_add(1), Some(previous)),
@@ -229,7 +268,11 @@ fn longest_increasing(values: &[usize]) -> BTreeSet<usize> {
         });
     }
     let mut run = BTreeSet::new();
-    let mut at = best.iter().enumerate().max_by_key(|(_, (length, _))| *length).map(|(index, _)| index);
+    let mut at = best
+        .iter()
+        .enumerate()
+        .max_by_key(|(_, (length, _))| *length)
+        .map(|(index, _)| index);
     while let Some(index) = at {
         run.extend(values.get(index));
         at = best.get(index).and_then(|(_, previous)| *previous);
@@ -238,13 +281,18 @@ fn longest_increasing(values: &[usize]) -> BTreeSet<usize> {
 }
 
 fn jumps_drift(plan: &FamilyPlan, table: Table, state: &Ruleset, found: &mut Vec<Drift>) {
-    let mut out = Out { family: plan.family, table, found };
+    let mut out = Out {
+        family: plan.family,
+        table,
+        found,
+    };
     let own: Vec<Own> = ALL.into_iter().filter(|own| own.table == table).collect();
     let bases: BTreeSet<&str> = own.iter().map(|own| own.base).collect();
     for base in &bases {
         let planned = plan.jumps(table).into_iter().filter(|(at, ..)| at == base);
-        let planned: Vec<(&str, Spelled)> =
-            planned.map(|(.., chain)| (chain.own.chain, Spelled::new(chain.jump.spell(plan.family)))).collect();
+        let planned: Vec<(&str, Spelled)> = planned
+            .map(|(.., chain)| (chain.own.chain, Spelled::new(chain.jump.spell(plan.family))))
+            .collect();
         base_drift(base, &planned, state.chain(table, base), &own, &mut out);
     }
     // A chain of somebody else's that leads to ours; what our own chains hold was compared above.
@@ -255,7 +303,11 @@ fn jumps_drift(plan: &FamilyPlan, table: Table, state: &Ruleset, found: &mut Vec
                 out.push(
                     &chain.name,
                     DriftKind::JumpExtra,
-                    Words { position: Some(position), expected: None, found: Some(rule.to_owned()) },
+                    Words {
+                        position: Some(position),
+                        expected: None,
+                        found: Some(rule.to_owned()),
+                    },
                 );
             }
         }
@@ -266,12 +318,25 @@ fn jumps_drift(plan: &FamilyPlan, table: Table, state: &Ruleset, found: &mut Vec
 pub fn references<'a>(chain: &'a SavedChain, own: &[Own]) -> Vec<(usize, &'a str)> {
     let leads = |rule: &str| target(rule).is_some_and(|target| own.iter().any(|own| own.chain == target));
     let rules = chain.rules.iter().enumerate().filter(|(_, rule)| leads(rule));
-    rules.map(|(index, rule)| (index.saturating_add(1), rule.as_str())).collect()
+    rules
+        .map(|(index, rule)| (index.saturating_add(1), rule.as_str()))
+        .collect()
 }
 
-fn base_drift(base: &str, planned: &[(&str, Spelled)], saved: Option<&SavedChain>, own: &[Own], out: &mut Out<'_>) {
+fn base_drift(
+    base: &str,
+    planned: &[(&str, Spelled)],
+    saved: Option<&SavedChain>,
+    own: &[Own],
+    out: &mut Out<'_>,
+) {
     let mut ours: Vec<(usize, Spelled)> = saved
-        .map(|saved| references(saved, own).into_iter().map(|(at, rule)| (at, Spelled::new(rule))).collect())
+        .map(|saved| {
+            references(saved, own)
+                .into_iter()
+                .map(|(at, rule)| (at, Spelled::new(rule)))
+                .collect()
+        })
         .unwrap_or_default();
     for (index, (chain, jump)) in planned.iter().enumerate() {
         let wanted = index.saturating_add(1);
@@ -280,21 +345,46 @@ fn base_drift(base: &str, planned: &[(&str, Spelled)], saved: Option<&SavedChain
             let (position, _) = ours.remove(at);
             let before = saved.and_then(|saved| saved.rules.get(index)).cloned();
             if position > wanted {
-                let words = Words { position: Some(position), expected, found: before };
+                let words = Words {
+                    position: Some(position),
+                    expected,
+                    found: before,
+                };
                 out.push(base, DriftKind::JumpNotFirst, words);
             }
-        } else if let Some(at) =
-            ours.iter().position(|(_, rule)| target(&rule.text).as_deref() == Some(chain))
+        } else if let Some(at) = ours
+            .iter()
+            .position(|(_, rule)| target(&rule.text).as_deref() == Some(chain))
         {
             let (position, rule) = ours.remove(at);
-            let words = Words { position: Some(position), expected, found: Some(rule.text) };
+            let words = Words {
+                position: Some(position),
+                expected,
+                found: Some(rule.text),
+            };
             out.push(base, DriftKind::JumpChanged, words);
         } else {
-            out.push(base, DriftKind::JumpMissing, Words { position: Some(wanted), expected, found: None });
+            out.push(
+                base,
+                DriftKind::JumpMissing,
+                Words {
+                    position: Some(wanted),
+                    expected,
+                    found: None,
+                },
+            );
         }
     }
     for (position, rule) in ours {
-        out.push(base, DriftKind::JumpExtra, Words { position: Some(position), expected: None, found: Some(rule.text) });
+        out.push(
+            base,
+            DriftKind::JumpExtra,
+            Words {
+                position: Some(position),
+                expected: None,
+                found: Some(rule.text),
+            },
+        );
     }
 }
 

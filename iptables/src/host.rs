@@ -64,8 +64,11 @@ impl Ipv6 {
             _ => return Self::Present,
         }
         let conf = proc.join("sys/net/ipv6/conf");
-        let Ok(interfaces) = fs::read_dir(&conf) else { return Self::Present };
-        let off = |folder: PathBuf| fs::read_to_string(folder.join("disable_ipv6")).is_ok_and(|v| v.trim() == "1");
+        let Ok(interfaces) = fs::read_dir(&conf) else {
+            return Self::Present;
+        };
+        let off =
+            |folder: PathBuf| fs::read_to_string(folder.join("disable_ipv6")).is_ok_and(|v| v.trim() == "1");
         let mut any = false;
         for interface in interfaces {
             match interface {
@@ -79,11 +82,18 @@ impl Ipv6 {
 
 /// A program in `PATH`, or in `/usr/sbin` or `/sbin`, where an ordinary user's `PATH` does not look.
 pub fn find(program: &str, path: Option<&OsStr>) -> Option<PathBuf> {
-    let folders = path.map(|path| std::env::split_paths(path).collect::<Vec<_>>()).unwrap_or_default();
+    let folders = path
+        .map(|path| std::env::split_paths(path).collect::<Vec<_>>())
+        .unwrap_or_default();
     let fixed = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from);
     // An empty or relative entry would run whatever lies in the working directory.
-    let folders = folders.into_iter().filter(|folder| folder.is_absolute()).chain(fixed);
-    folders.map(|folder| folder.join(program)).find(|path| is_executable(path))
+    let folders = folders
+        .into_iter()
+        .filter(|folder| folder.is_absolute())
+        .chain(fixed);
+    folders
+        .map(|folder| folder.join(program))
+        .find(|path| is_executable(path))
 }
 
 fn is_executable(path: &Path) -> bool {
@@ -95,7 +105,9 @@ fn is_executable(path: &Path) -> bool {
 /// kernel decides anyway.
 pub fn may_administer_network() -> bool {
     const CAP_NET_ADMIN: u32 = 12;
-    let Ok(status) = fs::read_to_string("/proc/self/status") else { return true };
+    let Ok(status) = fs::read_to_string("/proc/self/status") else {
+        return true;
+    };
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     effective
         .and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok())
@@ -107,8 +119,14 @@ pub fn may_administer_network() -> bool {
 pub fn is_mapped(map: &str, id: u32) -> bool {
     map.lines().any(|line| {
         let mut numbers = line.split_whitespace().map(|number| number.parse::<u64>().ok());
-        let (inside, _, count) = (numbers.next().flatten(), numbers.next().flatten(), numbers.next().flatten());
-        inside.zip(count).is_some_and(|(inside, count)| (inside..inside.saturating_add(count)).contains(&u64::from(id)))
+        let (inside, _, count) = (
+            numbers.next().flatten(),
+            numbers.next().flatten(),
+            numbers.next().flatten(),
+        );
+        inside
+            .zip(count)
+            .is_some_and(|(inside, count)| (inside..inside.saturating_add(count)).contains(&u64::from(id)))
     })
 }
 
@@ -143,9 +161,17 @@ mod tests {
             (Some(""), &[][..], Ipv6::Present),
             (None, &[][..], Ipv6::Absent),
         ] {
-            assert_eq!(Ipv6::read(proc(if_inet6, disabled).path()), expected, "{if_inet6:?} {disabled:?}");
+            assert_eq!(
+                Ipv6::read(proc(if_inet6, disabled).path()),
+                expected,
+                "{if_inet6:?} {disabled:?}"
+            );
         }
-        assert_eq!(Ipv6::read(Path::new("/nonexistent")), Ipv6::Present, "nothing known");
+        assert_eq!(
+            Ipv6::read(Path::new("/nonexistent")),
+            Ipv6::Present,
+            "nothing known"
+        );
     }
 
     #[test]
@@ -155,7 +181,10 @@ mod tests {
         assert_eq!(find("no-such-program-here", Some(OsStr::new("/usr/bin"))), None);
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("sh"), "not executable").unwrap();
-        assert_ne!(find("sh", Some(dir.path().as_os_str())).unwrap(), dir.path().join("sh"));
+        assert_ne!(
+            find("sh", Some(dir.path().as_os_str())).unwrap(),
+            dir.path().join("sh")
+        );
     }
 
     #[test]

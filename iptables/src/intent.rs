@@ -154,11 +154,21 @@ impl RawIntent {
             let lists = [("exclude_inbound_ports", &self.exclude_inbound_ports)];
             for (list, ranges) in lists.iter().copied().chain(self.inbound_list()) {
                 if let Some(range) = ranges.iter().find(|range| range.contains(port)) {
-                    return Err(IntentError::Clash { setting, port, list, range: *range });
+                    return Err(IntentError::Clash {
+                        setting,
+                        port,
+                        list,
+                        range: *range,
+                    });
                 }
             }
             if self.sidecar_ports.contains(&port) {
-                return Err(IntentError::Clash { setting, port, list: "sidecar_ports", range: PortRange::one(port) });
+                return Err(IntentError::Clash {
+                    setting,
+                    port,
+                    list: "sidecar_ports",
+                    range: PortRange::one(port),
+                });
             }
         }
         if self.outbound_port == self.inbound_port {
@@ -177,12 +187,25 @@ impl RawIntent {
 
     /// A port both redirected and left alone is a contradiction, not a priority.
     fn check_listed(&self) -> Result<(), IntentError> {
-        let Some((list, ranges)) = self.inbound_list() else { return Ok(()) };
-        let sidecar = self.sidecar_ports.iter().map(|port| ("sidecar_ports", PortRange::one(*port)));
-        let excluded = self.exclude_inbound_ports.iter().map(|range| ("exclude_inbound_ports", *range));
+        let Some((list, ranges)) = self.inbound_list() else {
+            return Ok(());
+        };
+        let sidecar = self
+            .sidecar_ports
+            .iter()
+            .map(|port| ("sidecar_ports", PortRange::one(*port)));
+        let excluded = self
+            .exclude_inbound_ports
+            .iter()
+            .map(|range| ("exclude_inbound_ports", *range));
         for (setting, other) in sidecar.chain(excluded) {
             if let Some(range) = ranges.iter().find(|range| range.overlaps(other)) {
-                return Err(IntentError::Clash { setting, port: other.first().max(range.first()), list, range: *range });
+                return Err(IntentError::Clash {
+                    setting,
+                    port: other.first().max(range.first()),
+                    list,
+                    range: *range,
+                });
             }
         }
         Ok(())
@@ -265,7 +288,10 @@ pub struct PortRange {
 impl PortRange {
     /// Just `port`.
     pub fn one(port: u16) -> Self {
-        Self { first: port, last: port }
+        Self {
+            first: port,
+            last: port,
+        }
     }
 
     /// `first` to `last`, both included; `None` when reversed or with port 0.
@@ -295,7 +321,11 @@ impl PortRange {
 
 impl fmt::Display for PortRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.first == self.last { write!(f, "{}", self.first) } else { write!(f, "{}-{}", self.first, self.last) }
+        if self.first == self.last {
+            write!(f, "{}", self.first)
+        } else {
+            write!(f, "{}-{}", self.first, self.last)
+        }
     }
 }
 
@@ -314,7 +344,11 @@ impl FromStr for PortRange {
 
 impl Serialize for PortRange {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if self.first == self.last { serializer.serialize_u16(self.first) } else { serializer.collect_str(self) }
+        if self.first == self.last {
+            serializer.serialize_u16(self.first)
+        } else {
+            serializer.collect_str(self)
+        }
     }
 }
 
@@ -343,7 +377,9 @@ impl<'de> Deserialize<'de> for PortRange {
             }
 
             fn visit_str<E: de::Error>(self, value: &str) -> Result<PortRange, E> {
-                value.parse().map_err(|_bad| E::invalid_value(de::Unexpected::Str(value), &self))
+                value
+                    .parse()
+                    .map_err(|_bad| E::invalid_value(de::Unexpected::Str(value), &self))
             }
         }
         deserializer.deserialize_any(Visitor)
@@ -366,7 +402,11 @@ impl FromStr for InboundPorts {
         match text {
             "all" => Ok(Self::All),
             "none" => Ok(Self::List(Vec::new())),
-            list => list.split(',').map(str::parse).collect::<Result<_, _>>().map(Self::List),
+            list => list
+                .split(',')
+                .map(str::parse)
+                .collect::<Result<_, _>>()
+                .map(Self::List),
         }
     }
 }
@@ -391,7 +431,9 @@ impl<'de> Deserialize<'de> for InboundPorts {
             }
 
             fn visit_str<E: de::Error>(self, value: &str) -> Result<InboundPorts, E> {
-                value.parse().map_err(|_bad| E::invalid_value(de::Unexpected::Str(value), &self))
+                value
+                    .parse()
+                    .map_err(|_bad| E::invalid_value(de::Unexpected::Str(value), &self))
             }
 
             fn visit_seq<A: de::SeqAccess<'de>>(self, seq: A) -> Result<InboundPorts, A::Error> {
@@ -432,7 +474,13 @@ mod tests {
     use super::*;
 
     fn marked() -> RawIntent {
-        RawIntent { own: RawOwn { mark: Some(1337), ..RawOwn::default() }, ..RawIntent::default() }
+        RawIntent {
+            own: RawOwn {
+                mark: Some(1337),
+                ..RawOwn::default()
+            },
+            ..RawIntent::default()
+        }
     }
 
     fn ports(list: &str) -> Vec<PortRange> {
@@ -442,9 +490,21 @@ mod tests {
     #[test]
     fn own_traffic_must_be_told() {
         assert_eq!(RawIntent::default().parse(), Err(IntentError::NoOwn));
-        let zero = RawIntent { own: RawOwn { mark: Some(0), ..RawOwn::default() }, ..RawIntent::default() };
+        let zero = RawIntent {
+            own: RawOwn {
+                mark: Some(0),
+                ..RawOwn::default()
+            },
+            ..RawIntent::default()
+        };
         assert_eq!(zero.parse(), Err(IntentError::ZeroMark));
-        let none = RawIntent { own: RawOwn { uids: vec![u32::MAX], ..RawOwn::default() }, ..RawIntent::default() };
+        let none = RawIntent {
+            own: RawOwn {
+                uids: vec![u32::MAX],
+                ..RawOwn::default()
+            },
+            ..RawIntent::default()
+        };
         assert_eq!(none.parse(), Err(IntentError::BadId(u32::MAX)));
         marked().parse().unwrap();
     }
@@ -452,14 +512,32 @@ mod tests {
     #[test]
     fn the_redirect_targets_cannot_be_excluded_or_served() {
         for range in ["15001", "15000-15010", "15006"] {
-            let excluded = RawIntent { exclude_inbound_ports: ports(range), ..marked() };
-            assert!(matches!(excluded.parse(), Err(IntentError::Clash { .. })), "{range}");
-            let served = RawIntent { inbound_ports: InboundPorts::List(ports(range)), ..marked() };
-            assert!(matches!(served.parse(), Err(IntentError::Clash { .. })), "{range}");
+            let excluded = RawIntent {
+                exclude_inbound_ports: ports(range),
+                ..marked()
+            };
+            assert!(
+                matches!(excluded.parse(), Err(IntentError::Clash { .. })),
+                "{range}"
+            );
+            let served = RawIntent {
+                inbound_ports: InboundPorts::List(ports(range)),
+                ..marked()
+            };
+            assert!(
+                matches!(served.parse(), Err(IntentError::Clash { .. })),
+                "{range}"
+            );
         }
-        let same = RawIntent { inbound_port: 15001, ..marked() };
+        let same = RawIntent {
+            inbound_port: 15001,
+            ..marked()
+        };
         assert!(matches!(same.parse(), Err(IntentError::Clash { .. })));
-        let own = RawIntent { sidecar_ports: vec![15006], ..marked() };
+        let own = RawIntent {
+            sidecar_ports: vec![15006],
+            ..marked()
+        };
         assert!(matches!(own.parse(), Err(IntentError::Clash { .. })));
     }
 
@@ -474,18 +552,36 @@ mod tests {
             both.parse().unwrap_err().to_string(),
             "port 8080 of `exclude_inbound_ports` is also in `inbound_ports` (8000-8100)"
         );
-        let sidecar = RawIntent { inbound_ports: InboundPorts::List(ports("15021")), ..marked() };
-        assert!(matches!(sidecar.parse(), Err(IntentError::Clash { setting: "sidecar_ports", .. })));
+        let sidecar = RawIntent {
+            inbound_ports: InboundPorts::List(ports("15021")),
+            ..marked()
+        };
+        assert!(matches!(
+            sidecar.parse(),
+            Err(IntentError::Clash {
+                setting: "sidecar_ports",
+                ..
+            })
+        ));
     }
 
     #[test]
     fn a_network_that_is_everything_is_refused() {
         for all in ["0.0.0.0/0", "::/0"] {
-            let intent = RawIntent { exclude_outbound_cidrs: vec![all.parse().unwrap()], ..marked() };
+            let intent = RawIntent {
+                exclude_outbound_cidrs: vec![all.parse().unwrap()],
+                ..marked()
+            };
             assert!(matches!(intent.parse(), Err(IntentError::Everything(_))), "{all}");
         }
-        let host_bits = RawIntent { exclude_outbound_cidrs: vec!["10.1.2.3/8".parse().unwrap()], ..marked() };
-        assert_eq!(host_bits.parse().unwrap().get().exclude_outbound_cidrs[0].to_string(), "10.0.0.0/8");
+        let host_bits = RawIntent {
+            exclude_outbound_cidrs: vec!["10.1.2.3/8".parse().unwrap()],
+            ..marked()
+        };
+        assert_eq!(
+            host_bits.parse().unwrap().get().exclude_outbound_cidrs[0].to_string(),
+            "10.0.0.0/8"
+        );
     }
 
     #[test]
@@ -493,9 +589,18 @@ mod tests {
         for bad in ["", "0", "65536", "9-8", "8080-", "-1", "http", "80,90", "0-10"] {
             assert!(bad.parse::<PortRange>().is_err(), "{bad}");
         }
-        assert_eq!("9000-9010".parse::<PortRange>().unwrap(), PortRange::new(9000, 9010).unwrap());
-        assert_eq!("none".parse::<InboundPorts>().unwrap(), InboundPorts::List(vec![]));
-        assert_eq!("8080,9000-9010".parse::<InboundPorts>().unwrap(), InboundPorts::List(ports("8080,9000-9010")));
+        assert_eq!(
+            "9000-9010".parse::<PortRange>().unwrap(),
+            PortRange::new(9000, 9010).unwrap()
+        );
+        assert_eq!(
+            "none".parse::<InboundPorts>().unwrap(),
+            InboundPorts::List(vec![])
+        );
+        assert_eq!(
+            "8080,9000-9010".parse::<InboundPorts>().unwrap(),
+            InboundPorts::List(ports("8080,9000-9010"))
+        );
         assert!("8080,all".parse::<InboundPorts>().is_err());
     }
 

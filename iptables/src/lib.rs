@@ -26,7 +26,8 @@ pub mod state;
 mod model;
 
 pub use apply::{
-    ApplyError, Blame, Cause, Checked, FamilyOutcome, Options, Outcome, Survey, Undone, apply, check, survey, undo,
+    ApplyError, Blame, Cause, Checked, FamilyOutcome, Options, Outcome, Survey, Undone, apply, check, survey,
+    undo,
 };
 pub use drift::{Drift, DriftKind};
 pub use host::{Backend, Ipv6};

@@ -50,7 +50,11 @@ pub struct ChainPlan {
 /// The plan for both families; which of them the machine needs is decided where it is applied.
 pub fn plan(intent: &Intent) -> Plan {
     let intent = intent.get();
-    Plan { families: [Family::Ipv4, Family::Ipv6].map(|family| family_plan(intent, family)).to_vec() }
+    Plan {
+        families: [Family::Ipv4, Family::Ipv6]
+            .map(|family| family_plan(intent, family))
+            .to_vec(),
+    }
 }
 
 fn family_plan(intent: &RawIntent, family: Family) -> FamilyPlan {
@@ -74,13 +78,21 @@ fn nat_out(intent: &RawIntent, family: Family) -> ChainPlan {
         Verdict::Redirect(intent.outbound_port),
         "everything else goes to the sidecar",
     ));
-    ChainPlan { own: NAT_OUT, jump: jump([Match::Tcp], NAT_OUT), rules }
+    ChainPlan {
+        own: NAT_OUT,
+        jump: jump([Match::Tcp], NAT_OUT),
+        rules,
+    }
 }
 
 fn nat_in(intent: &RawIntent) -> ChainPlan {
     let to_sidecar = Verdict::Redirect(intent.inbound_port);
     let mut rules = vec![
-        Rule::new([Match::InLoopback], Verdict::Return, "this machine talks to itself"),
+        Rule::new(
+            [Match::InLoopback],
+            Verdict::Return,
+            "this machine talks to itself",
+        ),
         // The outbound listener serves this pod alone: a peer that knocks there is answered as any other peer is.
         Rule::new(
             [Match::TcpTo(PortRange::one(intent.outbound_port))],
@@ -91,30 +103,58 @@ fn nat_in(intent: &RawIntent) -> ChainPlan {
     rules.extend(passing_in(intent));
     match &intent.inbound_ports {
         InboundPorts::All => {
-            rules.push(Rule::new([Match::Tcp], to_sidecar, "everything else goes to the sidecar"));
+            rules.push(Rule::new(
+                [Match::Tcp],
+                to_sidecar,
+                "everything else goes to the sidecar",
+            ));
         }
-        InboundPorts::List(ports) => rules.extend(
-            ports.iter().map(|ports| Rule::new([Match::TcpTo(*ports)], to_sidecar, "a port that the sidecar serves")),
-        ),
+        InboundPorts::List(ports) => rules.extend(ports.iter().map(|ports| {
+            Rule::new(
+                [Match::TcpTo(*ports)],
+                to_sidecar,
+                "a port that the sidecar serves",
+            )
+        })),
     }
-    ChainPlan { own: NAT_IN, jump: jump([Match::Tcp, Match::DestLocal], NAT_IN), rules }
+    ChainPlan {
+        own: NAT_IN,
+        jump: jump([Match::Tcp, Match::DestLocal], NAT_IN),
+        rules,
+    }
 }
 
 fn guard_out(intent: &RawIntent, family: Family) -> ChainPlan {
     let mut rules = passing_out(intent, family, Match::TcpTo);
     // After REDIRECT the filter still sees the interface that was chosen before it, so `-o lo` does not tell.
     rules.push(Rule::new(
-        [Match::DestLoopback, Match::TcpTo(PortRange::one(intent.outbound_port)), Match::Rewritten],
+        [
+            Match::DestLoopback,
+            Match::TcpTo(PortRange::one(intent.outbound_port)),
+            Match::Rewritten,
+        ],
         Verdict::Return,
         "redirected, as it should be",
     ));
-    rules.push(Rule::new([], Verdict::Drop, "was not redirected: not in the clear either"));
-    ChainPlan { own: GUARD_OUT, jump: jump([Match::Tcp, Match::NotEstablished], GUARD_OUT), rules }
+    rules.push(Rule::new(
+        [],
+        Verdict::Drop,
+        "was not redirected: not in the clear either",
+    ));
+    ChainPlan {
+        own: GUARD_OUT,
+        jump: jump([Match::Tcp, Match::NotEstablished], GUARD_OUT),
+        rules,
+    }
 }
 
 fn guard_in(intent: &RawIntent) -> ChainPlan {
     let mut rules = vec![
-        Rule::new([Match::InLoopback], Verdict::Return, "this machine talks to itself"),
+        Rule::new(
+            [Match::InLoopback],
+            Verdict::Return,
+            "this machine talks to itself",
+        ),
         Rule::new(
             [Match::TcpTo(PortRange::one(intent.inbound_port))],
             Verdict::Return,
@@ -128,42 +168,84 @@ fn guard_in(intent: &RawIntent) -> ChainPlan {
         InboundPorts::List(ports) => {
             let outbound = PortRange::one(intent.outbound_port);
             rules.extend(
-                std::iter::once(&outbound).chain(ports).map(|p| Rule::new([Match::TcpTo(*p)], Verdict::Drop, why)),
+                std::iter::once(&outbound)
+                    .chain(ports)
+                    .map(|p| Rule::new([Match::TcpTo(*p)], Verdict::Drop, why)),
             );
         }
     }
-    ChainPlan { own: GUARD_IN, jump: jump([Match::Tcp, Match::NotEstablished], GUARD_IN), rules }
+    ChainPlan {
+        own: GUARD_IN,
+        jump: jump([Match::Tcp, Match::NotEstablished], GUARD_IN),
+        rules,
+    }
 }
 
 fn udp_out(intent: &RawIntent, family: Family) -> ChainPlan {
     let mut rules = passing_out(intent, family, Match::UdpTo);
-    rules.push(Rule::new([Match::UdpTo(PortRange::one(DNS_PORT))], Verdict::Return, "names are still resolved"));
-    rules.push(Rule::new([], Verdict::Reject, "UDP cannot be redirected: clients fall back to TCP"));
-    ChainPlan { own: UDP_OUT, jump: jump([Match::Udp], UDP_OUT), rules }
+    rules.push(Rule::new(
+        [Match::UdpTo(PortRange::one(DNS_PORT))],
+        Verdict::Return,
+        "names are still resolved",
+    ));
+    rules.push(Rule::new(
+        [],
+        Verdict::Reject,
+        "UDP cannot be redirected: clients fall back to TCP",
+    ));
+    ChainPlan {
+        own: UDP_OUT,
+        jump: jump([Match::Udp], UDP_OUT),
+        rules,
+    }
 }
 
 /// What leaves without the sidecar, the same in every outbound chain.
 fn passing_out(intent: &RawIntent, family: Family, to: fn(PortRange) -> Match) -> Vec<Rule> {
     let own = &intent.own;
     let tells = own.mark.map(Match::Mark).into_iter();
-    let tells = tells.chain(own.uids.iter().copied().map(Match::Uid)).chain(own.gids.iter().copied().map(Match::Gid));
-    let mut rules: Vec<Rule> =
-        tells.map(|tell| Rule::new([tell], Verdict::Return, "the sidecar's own: no loop")).collect();
-    rules.push(Rule::new([Match::OutLoopback], Verdict::Return, "to loopback or an own address"));
+    let tells = tells
+        .chain(own.uids.iter().copied().map(Match::Uid))
+        .chain(own.gids.iter().copied().map(Match::Gid));
+    let mut rules: Vec<Rule> = tells
+        .map(|tell| Rule::new([tell], Verdict::Return, "the sidecar's own: no loop"))
+        .collect();
+    rules.push(Rule::new(
+        [Match::OutLoopback],
+        Verdict::Return,
+        "to loopback or an own address",
+    ));
     for net in intent.exclude_outbound_cidrs.iter().filter(|net| family.has(net)) {
-        rules.push(Rule::new([Match::Dest(*net)], Verdict::Return, "excluded by exclude_outbound_cidrs"));
+        rules.push(Rule::new(
+            [Match::Dest(*net)],
+            Verdict::Return,
+            "excluded by exclude_outbound_cidrs",
+        ));
     }
     for ports in &intent.exclude_outbound_ports {
-        rules.push(Rule::new([to(*ports)], Verdict::Return, "excluded by exclude_outbound_ports"));
+        rules.push(Rule::new(
+            [to(*ports)],
+            Verdict::Return,
+            "excluded by exclude_outbound_ports",
+        ));
     }
     rules
 }
 
 /// What arrives without the sidecar's doing, the same in every inbound chain.
 fn passing_in(intent: &RawIntent) -> Vec<Rule> {
-    let sidecar = intent.sidecar_ports.iter().map(|port| (PortRange::one(*port), "a listener of the sidecar's own"));
-    let excluded = intent.exclude_inbound_ports.iter().map(|ports| (*ports, "excluded by exclude_inbound_ports"));
-    sidecar.chain(excluded).map(|(ports, why)| Rule::new([Match::TcpTo(ports)], Verdict::Return, why)).collect()
+    let sidecar = intent
+        .sidecar_ports
+        .iter()
+        .map(|port| (PortRange::one(*port), "a listener of the sidecar's own"));
+    let excluded = intent
+        .exclude_inbound_ports
+        .iter()
+        .map(|ports| (*ports, "excluded by exclude_inbound_ports"));
+    sidecar
+        .chain(excluded)
+        .map(|(ports, why)| Rule::new([Match::TcpTo(ports)], Verdict::Return, why))
+        .collect()
 }
 
 fn jump(matches: impl Into<Vec<Match>>, own: Own) -> Rule {
@@ -189,8 +271,13 @@ impl FamilyPlan {
             }
             for chain in self.of(table) {
                 for rule in &chain.rules {
-                    let _infallible =
-                        writeln!(text, "# {}\n-A {} {}", rule.why, chain.own.chain, rule.spell(self.family));
+                    let _infallible = writeln!(
+                        text,
+                        "# {}\n-A {} {}",
+                        rule.why,
+                        chain.own.chain,
+                        rule.spell(self.family)
+                    );
                 }
             }
             for (base, position, chain) in self.jumps(table) {

@@ -45,7 +45,10 @@ impl Family {
 
     /// Whether `net` is of this family.
     pub fn has(self, net: &IpNet) -> bool {
-        matches!((self, net), (Self::Ipv4, IpNet::V4(_)) | (Self::Ipv6, IpNet::V6(_)))
+        matches!(
+            (self, net),
+            (Self::Ipv4, IpNet::V4(_)) | (Self::Ipv6, IpNet::V6(_))
+        )
     }
 }
 
@@ -81,15 +84,35 @@ pub struct Own {
 }
 
 /// Inbound connections are redirected here.
-pub const NAT_IN: Own = Own { table: Table::Nat, chain: "HOPGUARD_PREROUTING", base: "PREROUTING" };
+pub const NAT_IN: Own = Own {
+    table: Table::Nat,
+    chain: "HOPGUARD_PREROUTING",
+    base: "PREROUTING",
+};
 /// Outbound connections are redirected here.
-pub const NAT_OUT: Own = Own { table: Table::Nat, chain: "HOPGUARD_OUTPUT", base: "OUTPUT" };
+pub const NAT_OUT: Own = Own {
+    table: Table::Nat,
+    chain: "HOPGUARD_OUTPUT",
+    base: "OUTPUT",
+};
 /// What should have been redirected and was not is dropped here, inbound.
-pub const GUARD_IN: Own = Own { table: Table::Filter, chain: "HOPGUARD_INPUT", base: "INPUT" };
+pub const GUARD_IN: Own = Own {
+    table: Table::Filter,
+    chain: "HOPGUARD_INPUT",
+    base: "INPUT",
+};
 /// The same, outbound.
-pub const GUARD_OUT: Own = Own { table: Table::Filter, chain: "HOPGUARD_OUTPUT", base: "OUTPUT" };
+pub const GUARD_OUT: Own = Own {
+    table: Table::Filter,
+    chain: "HOPGUARD_OUTPUT",
+    base: "OUTPUT",
+};
 /// Outbound UDP is rejected here.
-pub const UDP_OUT: Own = Own { table: Table::Filter, chain: "HOPGUARD_UDP", base: "OUTPUT" };
+pub const UDP_OUT: Own = Own {
+    table: Table::Filter,
+    chain: "HOPGUARD_UDP",
+    base: "OUTPUT",
+};
 
 /// Every chain that hopguard may ever have made. These names are reserved; nothing else is touched.
 pub const ALL: [Own; 5] = [NAT_IN, NAT_OUT, GUARD_IN, GUARD_OUT, UDP_OUT];
@@ -156,7 +179,11 @@ pub struct Rule {
 impl Rule {
     /// A rule of ours.
     pub fn new(matches: impl Into<Vec<Match>>, verdict: Verdict, why: &'static str) -> Self {
-        Self { matches: matches.into(), verdict, why }
+        Self {
+            matches: matches.into(),
+            verdict,
+            why,
+        }
     }
 
     /// The rule in the words and order of `iptables-save`, without `-A CHAIN`.

@@ -61,14 +61,20 @@ impl Ruleset {
         let mut open = false;
         for (index, line) in text.lines().enumerate() {
             let line = line.trim_end();
-            let bad = || BadSave::Line { line: index.saturating_add(1), text: line.chars().take(200).collect() };
+            let bad = || BadSave::Line {
+                line: index.saturating_add(1),
+                text: line.chars().take(200).collect(),
+            };
             if let Some(comment) = line.strip_prefix('#') {
                 refuse_foreign(comment)?;
             } else if let Some(name) = line.strip_prefix('*') {
                 if open {
                     return Err(bad());
                 }
-                tables.push(SavedTable { name: name.to_owned(), chains: Vec::new() });
+                tables.push(SavedTable {
+                    name: name.to_owned(),
+                    chains: Vec::new(),
+                });
                 open = true;
             } else if line == "COMMIT" && open {
                 open = false;
@@ -78,7 +84,10 @@ impl Ruleset {
             }
         }
         if open {
-            return Err(BadSave::Line { line: text.lines().count(), text: "the end, before COMMIT".to_owned() });
+            return Err(BadSave::Line {
+                line: text.lines().count(),
+                text: "the end, before COMMIT".to_owned(),
+            });
         }
         Ok(Self { tables })
     }
@@ -95,17 +104,24 @@ impl Ruleset {
 
     /// Our chains that exist.
     pub fn own(&self) -> impl Iterator<Item = (Own, &SavedChain)> {
-        ALL.into_iter().filter_map(|own| Some((own, self.chain(own.table, own.chain)?)))
+        ALL.into_iter()
+            .filter_map(|own| Some((own, self.chain(own.table, own.chain)?)))
     }
 }
 
 /// What iptables-nft says of a table it cannot show: "Table `nat' is incompatible, use 'nft' tool."
 fn refuse_foreign(comment: &str) -> Result<(), BadSave> {
-    let Some((_, rest)) = comment.split_once("able `") else { return Ok(()) };
-    let Some((table, rest)) = rest.split_once('\'') else { return Ok(()) };
+    let Some((_, rest)) = comment.split_once("able `") else {
+        return Ok(());
+    };
+    let Some((table, rest)) = rest.split_once('\'') else {
+        return Ok(());
+    };
     let ours = [Table::Nat, Table::Filter].iter().any(|own| own.name() == table);
     if ours && rest.contains("incompatible") {
-        return Err(BadSave::Foreign { table: table.to_owned() });
+        return Err(BadSave::Foreign {
+            table: table.to_owned(),
+        });
     }
     Ok(())
 }
@@ -115,11 +131,17 @@ impl SavedTable {
         if let Some(declared) = line.strip_prefix(':') {
             let mut words = declared.split_whitespace();
             let (name, policy) = (words.next()?, words.next()?);
-            self.chains.push(SavedChain { name: name.to_owned(), policy: policy.to_owned(), rules: Vec::new() });
+            self.chains.push(SavedChain {
+                name: name.to_owned(),
+                policy: policy.to_owned(),
+                rules: Vec::new(),
+            });
             return Some(());
         }
         // With counters (`iptables-save -c`) a rule begins with `[packets:bytes] `.
-        let line = line.strip_prefix('[').map_or(Some(line), |rest| rest.split_once("] ").map(|(_, rule)| rule))?;
+        let line = line
+            .strip_prefix('[')
+            .map_or(Some(line), |rest| rest.split_once("] ").map(|(_, rule)| rule))?;
         let rest = line.strip_prefix("-A ")?;
         let (name, rule) = rest.split_once(' ').unwrap_or((rest, ""));
         let chain = self.chains.iter_mut().find(|chain| chain.name == name)?;
@@ -131,7 +153,12 @@ impl SavedTable {
 /// The chain that a printed rule jumps or goes to.
 pub fn target(rule: &str) -> Option<String> {
     let words = words(rule);
-    words.iter().zip(words.iter().skip(1)).rev().find(|(flag, _)| matches!(flag.as_str(), "-j" | "-g")).map(|(_, t)| t.clone())
+    words
+        .iter()
+        .zip(words.iter().skip(1))
+        .rev()
+        .find(|(flag, _)| matches!(flag.as_str(), "-j" | "-g"))
+        .map(|(_, t)| t.clone())
 }
 
 /// A rule in one spelling, whatever version of iptables printed it: its conditions sorted, numbers decimal, single addresses
@@ -148,7 +175,8 @@ pub fn canonical(rule: &str) -> BTreeSet<String> {
     for word in words(rule) {
         let begins = word == "!" || word.starts_with('-');
         // `! -o lo` and `-o ! lo` are one condition: a `!` after its flag stays in the clause.
-        let negated_value = word == "!" && clause.len() == 1 && clause.first().is_some_and(|first| first != "!");
+        let negated_value =
+            word == "!" && clause.len() == 1 && clause.first().is_some_and(|first| first != "!");
         let after_negation = clause.len() == 1 && clause.first().is_some_and(|first| first == "!");
         if begins && !negated_value && !after_negation {
             close(&mut clause);
@@ -162,7 +190,9 @@ pub fn canonical(rule: &str) -> BTreeSet<String> {
 fn canonical_clause(words: Vec<String>) -> String {
     let negated = words.iter().any(|word| word == "!");
     let mut words = words.into_iter().filter(|word| word != "!");
-    let Some(flag) = words.next() else { return String::new() };
+    let Some(flag) = words.next() else {
+        return String::new();
+    };
     let flag = match flag.as_str() {
         "--to-port" => "--to-ports",
         "--protocol" => "-p",
@@ -185,7 +215,9 @@ fn canonical_value(flag: &str, value: &str) -> String {
         "-s" | "-d" => {
             let full = value.strip_suffix("/32").filter(|address| address.contains('.'));
             let full = full.or_else(|| value.strip_suffix("/128"));
-            full.or_else(|| value.strip_suffix("/255.255.255.255")).unwrap_or(value).to_owned()
+            full.or_else(|| value.strip_suffix("/255.255.255.255"))
+                .unwrap_or(value)
+                .to_owned()
         }
         "-p" => match value {
             "6" => "tcp".to_owned(),
@@ -283,36 +315,68 @@ COMMIT
     #[test]
     fn a_table_that_iptables_cannot_show_is_an_error() {
         let text = "# Table `nat' is incompatible, use 'nft' tool.\n";
-        assert_eq!(Ruleset::parse(text), Err(BadSave::Foreign { table: "nat".to_owned() }));
+        assert_eq!(
+            Ruleset::parse(text),
+            Err(BadSave::Foreign {
+                table: "nat".to_owned()
+            })
+        );
         assert!(Ruleset::parse("# Table `bridge' is incompatible, use 'nft' tool.\n").is_ok());
     }
 
     #[test]
     fn the_target_is_the_one_that_acts() {
-        assert_eq!(target("-p tcp -j HOPGUARD_OUTPUT").as_deref(), Some("HOPGUARD_OUTPUT"));
-        assert_eq!(target("-p tcp -g HOPGUARD_OUTPUT").as_deref(), Some("HOPGUARD_OUTPUT"));
-        assert_eq!(target("-j REDIRECT --to-ports 15001").as_deref(), Some("REDIRECT"));
-        assert_eq!(target("-m comment --comment \"x -j HOPGUARD_OUTPUT\" -j LOG").as_deref(), Some("LOG"));
+        assert_eq!(
+            target("-p tcp -j HOPGUARD_OUTPUT").as_deref(),
+            Some("HOPGUARD_OUTPUT")
+        );
+        assert_eq!(
+            target("-p tcp -g HOPGUARD_OUTPUT").as_deref(),
+            Some("HOPGUARD_OUTPUT")
+        );
+        assert_eq!(
+            target("-j REDIRECT --to-ports 15001").as_deref(),
+            Some("REDIRECT")
+        );
+        assert_eq!(
+            target("-m comment --comment \"x -j HOPGUARD_OUTPUT\" -j LOG").as_deref(),
+            Some("LOG")
+        );
         assert_eq!(target("-m comment --comment \"no target\""), None);
     }
 
     #[test]
     fn spellings_of_one_rule_are_one() {
         for (one, other) in [
-            ("-p tcp --dport 80 -j RETURN", "-p tcp -m tcp --dport 80 -j RETURN"),
+            (
+                "-p tcp --dport 80 -j RETURN",
+                "-p tcp -m tcp --dport 80 -j RETURN",
+            ),
             ("-p 6 -j REDIRECT --to-port 1", "-p tcp -j REDIRECT --to-ports 1"),
-            ("-m mark --mark 1337 -j RETURN", "-m mark --mark 0x539/0xffffffff -j RETURN"),
+            (
+                "-m mark --mark 1337 -j RETURN",
+                "-m mark --mark 0x539/0xffffffff -j RETURN",
+            ),
             ("! -o lo -p tcp -j DROP", "-p tcp -o ! lo -j DROP"),
             ("-d 127.0.0.1/32 -j RETURN", "-d 127.0.0.1 -j RETURN"),
             ("-d ::1/128 -j RETURN", "-d ::1 -j RETURN"),
-            ("-m conntrack --ctstate NEW,INVALID -j DROP", "-m conntrack --ctstate INVALID,NEW -j DROP"),
+            (
+                "-m conntrack --ctstate NEW,INVALID -j DROP",
+                "-m conntrack --ctstate INVALID,NEW -j DROP",
+            ),
         ] {
             assert_eq!(canonical(one), canonical(other), "{one} | {other}");
         }
         for (one, other) in [
-            ("-m conntrack --ctstate NEW -j DROP", "-m conntrack ! --ctstate NEW -j DROP"),
+            (
+                "-m conntrack --ctstate NEW -j DROP",
+                "-m conntrack ! --ctstate NEW -j DROP",
+            ),
             ("-p tcp -j RETURN", "-p udp -j RETURN"),
-            ("-m mark --mark 0x539 -j RETURN", "-m mark --mark 0x539/0xff -j RETURN"),
+            (
+                "-m mark --mark 0x539 -j RETURN",
+                "-m mark --mark 0x539/0xff -j RETURN",
+            ),
             ("-d 10.0.0.0/8 -j RETURN", "-d 10.0.0.0/16 -j RETURN"),
             ("-j RETURN", "-j DROP"),
             ("-j RETURN", "-m comment --comment \"-j RETURN\""),

@@ -18,7 +18,10 @@ pub struct ApplyError {
 
 impl From<Cause> for ApplyError {
     fn from(cause: Cause) -> Self {
-        Self { cause, undone: Undone::Untouched }
+        Self {
+            cause,
+            undone: Undone::Untouched,
+        }
     }
 }
 
@@ -149,7 +152,10 @@ impl Cause {
 
 fn failed_hint(said: &str) -> String {
     let lower = said.to_lowercase();
-    if lower.contains("extension") || lower.contains("no chain/target/match") || lower.contains("missing kernel module") {
+    if lower.contains("extension")
+        || lower.contains("no chain/target/match")
+        || lower.contains("missing kernel module")
+    {
         "the kernel lacks a netfilter module (nat, REDIRECT, owner, mark, conntrack, addrtype, REJECT): load it on the host, or \
          leave out what needs it (--guard off, --udp leave)"
             .to_owned()

@@ -40,7 +40,11 @@ pub struct Options {
 impl Options {
     /// The environment's `PATH`, 30 seconds.
     pub fn new(backend: Backend) -> Self {
-        Self { backend, path: std::env::var_os("PATH"), timeout: Duration::from_secs(30) }
+        Self {
+            backend,
+            path: std::env::var_os("PATH"),
+            timeout: Duration::from_secs(30),
+        }
     }
 }
 
@@ -119,7 +123,10 @@ pub fn undo(options: &Options) -> Result<Vec<FamilyOutcome>, ApplyError> {
 /// What is in place cannot be read.
 pub fn check(intent: &Intent, options: &Options) -> Result<Checked, ApplyError> {
     let ipv6 = Ipv6::here();
-    let mut checked = Checked { families: Vec::new(), drift: Vec::new() };
+    let mut checked = Checked {
+        families: Vec::new(),
+        drift: Vec::new(),
+    };
     for plan in plan(intent).families {
         let found = match need(plan.family, intent.get().families, ipv6) {
             Need::No(why) => Err(why),
@@ -130,7 +137,11 @@ pub fn check(intent: &Intent, options: &Options) -> Result<Checked, ApplyError> 
             Err(why) => outcome(plan.family, Outcome::Skipped, Some(why)),
             Ok(state) => {
                 let found = drift(&plan, &state);
-                let kind = if found.is_empty() { Outcome::Unchanged } else { Outcome::Differs };
+                let kind = if found.is_empty() {
+                    Outcome::Unchanged
+                } else {
+                    Outcome::Differs
+                };
                 checked.drift.extend(found);
                 outcome(plan.family, kind, None)
             }
@@ -154,7 +165,9 @@ impl Survey {
     /// `nf_tables` or `legacy`, when the program says so.
     pub fn implementation(&self) -> Option<&'static str> {
         let (_, version) = self.program.as_ref().ok()?;
-        ["nf_tables", "legacy"].into_iter().find(|name| version.contains(name))
+        ["nf_tables", "legacy"]
+            .into_iter()
+            .find(|name| version.contains(name))
     }
 }
 
@@ -164,7 +177,11 @@ pub fn survey(family: Family, options: &Options) -> Survey {
         let said = tool.run(&["--version"], None)?;
         Ok((tool.path().to_owned(), said.trim().to_owned()))
     });
-    Survey { family, program, state: read(family, options) }
+    Survey {
+        family,
+        program,
+        state: read(family, options),
+    }
 }
 
 /// Whether a family's rules are needed here.
@@ -180,12 +197,18 @@ enum Need {
 
 fn need(family: Family, families: Families, ipv6: Ipv6) -> Need {
     match (family, families, ipv6) {
-        (Family::Ipv4, Families::Ipv6, _) => Need::No("only IPv6 is asked for: IPv4 traffic passes by the sidecar".to_owned()),
+        (Family::Ipv4, Families::Ipv6, _) => {
+            Need::No("only IPv6 is asked for: IPv4 traffic passes by the sidecar".to_owned())
+        }
         (Family::Ipv6, Families::Ipv4, Ipv6::Present | Ipv6::Off) => {
             Need::No("only IPv4 is asked for: IPv6 traffic passes by the sidecar".to_owned())
         }
-        (Family::Ipv6, Families::Auto | Families::Ipv4, Ipv6::Absent) => Need::No("this kernel has no IPv6".to_owned()),
-        (Family::Ipv6, Families::Auto, Ipv6::Off) => Need::Try("IPv6 is switched off on every interface here".to_owned()),
+        (Family::Ipv6, Families::Auto | Families::Ipv4, Ipv6::Absent) => {
+            Need::No("this kernel has no IPv6".to_owned())
+        }
+        (Family::Ipv6, Families::Auto, Ipv6::Off) => {
+            Need::Try("IPv6 is switched off on every interface here".to_owned())
+        }
         _ => Need::Must,
     }
 }
@@ -214,7 +237,13 @@ impl Goal {
     fn distance(&self, family: Family, state: &Ruleset) -> Vec<Drift> {
         match self {
             Self::Plan(plan) => drift(plan, state),
-            Self::Nothing => drift(&FamilyPlan { family, chains: Vec::new() }, state),
+            Self::Nothing => drift(
+                &FamilyPlan {
+                    family,
+                    chains: Vec::new(),
+                },
+                state,
+            ),
         }
     }
 }
@@ -241,10 +270,17 @@ fn run(jobs: impl Iterator<Item = Job>, options: &Options) -> Result<Vec<FamilyO
             Need::Must => None,
             Need::Try(why) => Some(why),
         };
-        match (Work::open(job.family, job.goal, optional.clone(), options), optional) {
+        match (
+            Work::open(job.family, job.goal, optional.clone(), options),
+            optional,
+        ) {
             (Ok(work), _) => works.push(work),
             (Err(cause), Some(why)) => {
-                outcomes.push(outcome(job.family, Outcome::Skipped, Some(format!("{why}; {cause}"))));
+                outcomes.push(outcome(
+                    job.family,
+                    Outcome::Skipped,
+                    Some(format!("{why}; {cause}")),
+                ));
             }
             (Err(cause), None) => return Err(cause.into()),
         }
@@ -257,7 +293,11 @@ fn run(jobs: impl Iterator<Item = Job>, options: &Options) -> Result<Vec<FamilyO
                 if let Undone::Failed(_) = undone {
                     return Err(ApplyError { cause, undone });
                 }
-                outcomes.push(outcome(work.family, Outcome::Skipped, Some(format!("{why}; {cause}"))));
+                outcomes.push(outcome(
+                    work.family,
+                    Outcome::Skipped,
+                    Some(format!("{why}; {cause}")),
+                ));
             }
             (Err(cause), None) => {
                 let undone = roll_back(works.iter().take(index.saturating_add(1)).rev());
@@ -277,7 +317,14 @@ impl Work {
         if let Some(held) = held(&before).into_iter().next() {
             return Err(Cause::Held(held));
         }
-        Ok(Self { family, goal, optional, save, restore, before })
+        Ok(Self {
+            family,
+            goal,
+            optional,
+            save,
+            restore,
+            before,
+        })
     }
 
     /// Changes the rules until they are what is wanted. Somebody else may change them between reading and writing: then the
@@ -300,7 +347,11 @@ impl Work {
             state = now;
         }
         let left = self.goal.distance(self.family, &state);
-        if left.is_empty() { Ok(outcome) } else { Err(Cause::DidNotTake(left)) }
+        if left.is_empty() {
+            Ok(outcome)
+        } else {
+            Err(Cause::DidNotTake(left))
+        }
     }
 
     fn back(&self) -> Result<(), Cause> {
@@ -309,7 +360,8 @@ impl Work {
         if Wanted::found(&now) == wanted {
             return Ok(());
         }
-        self.restore.run(&["--noflush", "--wait"], Some(&change(&now, &wanted)))?;
+        self.restore
+            .run(&["--noflush", "--wait"], Some(&change(&now, &wanted)))?;
         if Wanted::found(&self.save.rules()?) == wanted {
             Ok(())
         } else {
@@ -321,9 +373,17 @@ impl Work {
 fn roll_back<'a>(works: impl IntoIterator<Item = &'a Work>) -> Undone {
     let failed: Vec<String> = works
         .into_iter()
-        .filter_map(|work| work.back().err().map(|cause| format!("{}: {cause}", work.family.name())))
+        .filter_map(|work| {
+            work.back()
+                .err()
+                .map(|cause| format!("{}: {cause}", work.family.name()))
+        })
         .collect();
-    if failed.is_empty() { Undone::AsBefore } else { Undone::Failed(failed.join("; ")) }
+    if failed.is_empty() {
+        Undone::AsBefore
+    } else {
+        Undone::Failed(failed.join("; "))
+    }
 }
 
 fn read(family: Family, options: &Options) -> Result<Ruleset, Cause> {
@@ -334,8 +394,13 @@ fn read(family: Family, options: &Options) -> Result<Ruleset, Cause> {
 /// tells nobody what is wrong.
 fn check_mapped(intent: &Intent) -> Result<(), ApplyError> {
     let own = &intent.get().own;
-    for (what, ids, map) in [("uid", &own.uids, "/proc/self/uid_map"), ("gid", &own.gids, "/proc/self/gid_map")] {
-        let Ok(map) = fs::read_to_string(map) else { continue };
+    for (what, ids, map) in [
+        ("uid", &own.uids, "/proc/self/uid_map"),
+        ("gid", &own.gids, "/proc/self/gid_map"),
+    ] {
+        let Ok(map) = fs::read_to_string(map) else {
+            continue;
+        };
         if let Some(id) = ids.iter().find(|id| !is_mapped(&map, **id)) {
             return Err(Cause::Unmapped { what, id: *id }.into());
         }

@@ -32,7 +32,10 @@ impl Tool {
     pub fn find(family: Family, what: &str, options: &Options) -> Result<Self, Cause> {
         let program = options.backend.program(family, what);
         let path = find(&program, options.path.as_deref()).ok_or(Cause::Missing { program })?;
-        Ok(Self { path, timeout: options.timeout })
+        Ok(Self {
+            path,
+            timeout: options.timeout,
+        })
     }
 
     /// Where it is.
@@ -46,7 +49,10 @@ impl Tool {
     /// It fails, or prints what is not understood.
     pub fn rules(&self) -> Result<Ruleset, Cause> {
         let text = self.run(&[], None)?;
-        Ruleset::parse(&text).map_err(|bad| Cause::Unreadable { program: self.path.clone(), bad })
+        Ruleset::parse(&text).map_err(|bad| Cause::Unreadable {
+            program: self.path.clone(),
+            bad,
+        })
     }
 
     /// Runs it with `input` and returns what it prints.
@@ -54,11 +60,18 @@ impl Tool {
     /// # Errors
     /// It cannot be started, does not end in time, or fails.
     pub fn run(&self, args: &[&str], input: Option<&str>) -> Result<String, Cause> {
-        let failed = |error| Cause::Start { program: self.path.clone(), error };
+        let failed = |error| Cause::Start {
+            program: self.path.clone(),
+            error,
+        };
         let mut child = Command::new(&self.path)
             .args(args)
             .env("LC_ALL", "C")
-            .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })
+            .stdin(if input.is_some() {
+                Stdio::piped()
+            } else {
+                Stdio::null()
+            })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -69,20 +82,29 @@ impl Tool {
         let (Some(out), Some(err)) = (until(&out, deadline), until(&err, deadline)) else {
             let _already_gone = child.kill();
             let _reaped = child.wait();
-            return Err(Cause::TimedOut { program: self.path.clone(), seconds: self.timeout.as_secs() });
+            return Err(Cause::TimedOut {
+                program: self.path.clone(),
+                seconds: self.timeout.as_secs(),
+            });
         };
         // Both ends closed: it ends now.
         let status = child.wait().map_err(failed)?;
         let said = complaint(&err.map_err(failed)?);
         if !status.success() {
             let program = self.path.clone();
-            let refused = ["Permission denied", "Operation not permitted"].iter().any(|words| said.contains(words));
+            let refused = ["Permission denied", "Operation not permitted"]
+                .iter()
+                .any(|words| said.contains(words));
             // iptables-legacy only says that it cannot initialize a table.
             let refused = refused || !may_administer_network();
             return Err(if refused {
                 Cause::NotPermitted { program, said }
             } else {
-                Cause::Failed { program, status, said }
+                Cause::Failed {
+                    program,
+                    status,
+                    said,
+                }
             });
         }
         Ok(String::from_utf8_lossy(&out.map_err(failed)?).into_owned())
@@ -109,13 +131,24 @@ fn feed(child: &mut Child, input: Option<&str>) {
 }
 
 fn until<T>(receive: &Receiver<T>, deadline: Instant) -> Option<T> {
-    receive.recv_timeout(deadline.saturating_duration_since(Instant::now())).ok()
+    receive
+        .recv_timeout(deadline.saturating_duration_since(Instant::now()))
+        .ok()
 }
 
 fn complaint(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
-    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    lines.join(" / ").chars().filter(|c| !c.is_control()).take(MAX_SAID).collect()
+    let lines: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect();
+    lines
+        .join(" / ")
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(MAX_SAID)
+        .collect()
 }
 
 #[cfg(test)]
@@ -128,7 +161,13 @@ mod tests {
         let path = dir.path().join("program");
         std::fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-        (dir, Tool { path, timeout: Duration::from_secs(20) })
+        (
+            dir,
+            Tool {
+                path,
+                timeout: Duration::from_secs(20),
+            },
+        )
     }
 
     #[test]
