@@ -22,13 +22,13 @@ pub struct Args {
 #[derive(clap::Subcommand)]
 enum Action {
     /// Show the rules that would be made, each with its why; needs no privilege
-    Print(IntentArgs),
+    Print(Box<IntentArgs>),
     /// Put the redirect in place, whole or not at all; twice is harmless
-    Apply(IntentAndBackend),
+    Apply(Box<IntentAndBackend>),
     /// Take away hopguard's rules and nothing else; twice is harmless
     Undo(BackendArgs),
     /// Compare what is in place with the plan, rule by rule; exit code 1 when it differs
-    Check(IntentAndBackend),
+    Check(Box<IntentAndBackend>),
 }
 
 #[derive(clap::Args)]

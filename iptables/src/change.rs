@@ -32,7 +32,7 @@ impl Wanted {
 
     /// What a plan asks for.
     pub fn plan(plan: &FamilyPlan) -> Self {
-        let tables = [Table::Filter, Table::Nat].map(|table| WantedTable {
+        let tables = Table::ALL.map(|table| WantedTable {
             table,
             chains: plan
                 .of(table)
@@ -54,7 +54,7 @@ impl Wanted {
 
     /// Our part of what is in place, to come back to.
     pub fn found(state: &Ruleset) -> Self {
-        let tables = [Table::Filter, Table::Nat].map(|table| {
+        let tables = Table::ALL.map(|table| {
             let chains = state.own().filter(|(own, _)| own.table == table);
             WantedTable {
                 table,
@@ -93,7 +93,7 @@ pub struct Held {
 /// Rules of other chains that lead to ours.
 pub fn held(state: &Ruleset) -> Vec<Held> {
     let mut held = Vec::new();
-    for table in [Table::Filter, Table::Nat] {
+    for table in Table::ALL {
         let own = own_of(table);
         let foreign = state
             .table(table)
@@ -118,13 +118,12 @@ pub fn held(state: &Ruleset) -> Vec<Held> {
 ///
 /// The guard comes before the redirect and goes after it, so that between the two transactions nothing passes in the clear.
 pub fn change(state: &Ruleset, wanted: &Wanted) -> String {
-    let order = if wanted.redirects() {
-        [Table::Filter, Table::Nat]
-    } else {
-        [Table::Nat, Table::Filter]
-    };
-    order
-        .into_iter()
+    let mut order = Table::ALL;
+    if !wanted.redirects() {
+        order.reverse();
+    }
+    let tables = order.into_iter();
+    tables
         .map(|table| table_change(state, wanted.of(table), table))
         .collect()
 }

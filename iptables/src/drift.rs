@@ -100,7 +100,7 @@ pub fn drift(plan: &FamilyPlan, state: &Ruleset) -> Vec<Drift> {
             .push(own.chain, DriftKind::ChainExtra, None);
         }
     }
-    for table in [Table::Filter, Table::Nat] {
+    for table in Table::ALL {
         jumps_drift(plan, table, state, &mut found);
     }
     found

@@ -35,6 +35,7 @@ pub fn restore(state: &Ruleset, text: &str) -> Result<Ruleset, String> {
 fn fresh(name: &str) -> SavedTable {
     let chains: &[&str] = match name {
         "nat" => &["PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"],
+        "mangle" => &["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"],
         "filter" => &["INPUT", "FORWARD", "OUTPUT"],
         other => panic!("no table {other}"),
     };
@@ -152,11 +153,13 @@ pub fn foreign_rules() -> impl Strategy<Value = Ruleset> {
     ];
     let rules = || proptest::collection::vec(rule.clone().prop_map(str::to_owned), 0..5);
     let nat = proptest::option::of((rules(), rules(), rules()));
+    let mangle = proptest::option::of((rules(), rules(), rules()));
     let filter = proptest::option::of((rules(), rules(), rules()));
-    (nat, filter).prop_map(|(nat, filter)| {
+    (nat, mangle, filter).prop_map(|(nat, mangle, filter)| {
         let mut state = Ruleset::default();
         for (name, bases, filled) in [
             ("nat", ["PREROUTING", "OUTPUT"], nat),
+            ("mangle", ["INPUT", "POSTROUTING"], mangle),
             ("filter", ["INPUT", "OUTPUT"], filter),
         ] {
             let Some((one, two, user)) = filled else { continue };

@@ -8,8 +8,9 @@
 //! Inbound (hook PREROUTING): exclusions pass, the ports asked for go to the sidecar. Only packets for an address of this
 //! machine: what a machine forwards for others is not its own.
 //!
-//! Guard (table filter): a TCP packet that should have been redirected and was not (a foreign rule before ours, a packet
-//! that connection tracking finds invalid, a connection older than the rules) is dropped instead of passing in the clear.
+//! Guard (table mangle): a TCP packet that should have been redirected and was not (a foreign rule before ours, a packet
+//! that connection tracking finds invalid, a socket bound to a device, a connection older than the rules) is dropped instead
+//! of passing in the clear. Outbound this is asked in POSTROUTING: only there is the device settled that a packet leaves by.
 
 use std::fmt::Write as _;
 
@@ -32,7 +33,7 @@ pub struct Plan {
 pub struct FamilyPlan {
     /// Which.
     pub family: Family,
-    /// Our chains; filter before nat, so that nothing passes unguarded while they are put in place.
+    /// Our chains.
     pub chains: Vec<ChainPlan>,
 }
 
@@ -80,7 +81,11 @@ fn nat_out(intent: &RawIntent, family: Family) -> ChainPlan {
     ));
     ChainPlan {
         own: NAT_OUT,
-        jump: jump([Match::Tcp], NAT_OUT),
+        jump: jump(
+            [Match::Tcp],
+            NAT_OUT,
+            "before any other rule: connections of this machine",
+        ),
         rules,
     }
 }
@@ -117,66 +122,58 @@ fn nat_in(intent: &RawIntent) -> ChainPlan {
             )
         })),
     }
+    let asks = [Match::Tcp, Match::DestLocal];
     ChainPlan {
         own: NAT_IN,
-        jump: jump([Match::Tcp, Match::DestLocal], NAT_IN),
+        jump: jump(asks, NAT_IN, "before any other rule: connections to this machine"),
         rules,
     }
 }
 
 fn guard_out(intent: &RawIntent, family: Family) -> ChainPlan {
-    let mut rules = passing_out(intent, family, Match::TcpTo);
-    // After REDIRECT the filter still sees the interface that was chosen before it, so `-o lo` does not tell.
-    rules.push(Rule::new(
-        [
-            Match::DestLoopback,
-            Match::TcpTo(PortRange::one(intent.outbound_port)),
-            Match::Rewritten,
-        ],
-        Verdict::Return,
-        "redirected, as it should be",
-    ));
+    let mut rules = own_rules(intent);
+    rules.extend(excluded_out(intent, family, Match::TcpTo));
     rules.push(Rule::new(
         [],
         Verdict::Drop,
         "was not redirected: not in the clear either",
     ));
+    // What is redirected leaves by `lo`. What this machine forwards for others has another source.
+    let asks = [
+        Match::OutOutside,
+        Match::Tcp,
+        Match::SourceLocal,
+        Match::NotEstablished,
+    ];
     ChainPlan {
         own: GUARD_OUT,
-        jump: jump([Match::Tcp, Match::NotEstablished], GUARD_OUT),
+        jump: jump(
+            asks,
+            GUARD_OUT,
+            "what leaves this machine and is not of a known connection",
+        ),
         rules,
     }
 }
 
 fn guard_in(intent: &RawIntent) -> ChainPlan {
-    let mut rules = vec![
-        Rule::new(
-            [Match::InLoopback],
-            Verdict::Return,
-            "this machine talks to itself",
-        ),
-        Rule::new(
-            [Match::TcpTo(PortRange::one(intent.inbound_port))],
-            Verdict::Return,
-            "redirected, as it should be (the sidecar refuses what was not)",
-        ),
-    ];
+    let inbound = PortRange::one(intent.inbound_port);
+    let why = "redirected, as it should be (the sidecar refuses what was not)";
+    let mut rules = vec![Rule::new([Match::TcpTo(inbound)], Verdict::Return, why)];
     rules.extend(passing_in(intent));
     let why = "was not redirected: the application never sees it";
     match &intent.inbound_ports {
         InboundPorts::All => rules.push(Rule::new([], Verdict::Drop, why)),
         InboundPorts::List(ports) => {
             let outbound = PortRange::one(intent.outbound_port);
-            rules.extend(
-                std::iter::once(&outbound)
-                    .chain(ports)
-                    .map(|p| Rule::new([Match::TcpTo(*p)], Verdict::Drop, why)),
-            );
+            let dropped = std::iter::once(&outbound).chain(ports);
+            rules.extend(dropped.map(|ports| Rule::new([Match::TcpTo(*ports)], Verdict::Drop, why)));
         }
     }
+    let asks = [Match::InOutside, Match::Tcp, Match::NotEstablished];
     ChainPlan {
         own: GUARD_IN,
-        jump: jump([Match::Tcp, Match::NotEstablished], GUARD_IN),
+        jump: jump(asks, GUARD_IN, "what comes in and is not of a known connection"),
         rules,
     }
 }
@@ -195,41 +192,62 @@ fn udp_out(intent: &RawIntent, family: Family) -> ChainPlan {
     ));
     ChainPlan {
         own: UDP_OUT,
-        jump: jump([Match::Udp], UDP_OUT),
+        jump: jump(
+            [Match::Udp],
+            UDP_OUT,
+            "before any other rule: UDP of this machine",
+        ),
         rules,
     }
 }
 
-/// What leaves without the sidecar, the same in every outbound chain.
+/// What leaves without the sidecar.
 fn passing_out(intent: &RawIntent, family: Family, to: fn(PortRange) -> Match) -> Vec<Rule> {
-    let own = &intent.own;
-    let tells = own.mark.map(Match::Mark).into_iter();
-    let tells = tells
-        .chain(own.uids.iter().copied().map(Match::Uid))
-        .chain(own.gids.iter().copied().map(Match::Gid));
-    let mut rules: Vec<Rule> = tells
-        .map(|tell| Rule::new([tell], Verdict::Return, "the sidecar's own: no loop"))
-        .collect();
+    let mut rules = own_rules(intent);
     rules.push(Rule::new(
         [Match::OutLoopback],
         Verdict::Return,
         "to loopback or an own address",
     ));
-    for net in intent.exclude_outbound_cidrs.iter().filter(|net| family.has(net)) {
-        rules.push(Rule::new(
+    rules.extend(excluded_out(intent, family, to));
+    rules
+}
+
+fn own_rules(intent: &RawIntent) -> Vec<Rule> {
+    let own = &intent.own;
+    let tells = own.mark.map(Match::Mark).into_iter();
+    let tells = tells
+        .chain(own.uids.iter().copied().map(Match::Uid))
+        .chain(own.gids.iter().copied().map(Match::Gid));
+    tells
+        .map(|tell| Rule::new([tell], Verdict::Return, "the sidecar's own: no loop"))
+        .collect()
+}
+
+fn excluded_out(
+    intent: &RawIntent,
+    family: Family,
+    to: fn(PortRange) -> Match,
+) -> impl Iterator<Item = Rule> {
+    let nets = intent
+        .exclude_outbound_cidrs
+        .iter()
+        .filter(move |net| family.has(net));
+    let nets = nets.map(|net| {
+        Rule::new(
             [Match::Dest(*net)],
             Verdict::Return,
             "excluded by exclude_outbound_cidrs",
-        ));
-    }
-    for ports in &intent.exclude_outbound_ports {
-        rules.push(Rule::new(
+        )
+    });
+    let ports = intent.exclude_outbound_ports.iter();
+    nets.chain(ports.map(move |ports| {
+        Rule::new(
             [to(*ports)],
             Verdict::Return,
             "excluded by exclude_outbound_ports",
-        ));
-    }
-    rules
+        )
+    }))
 }
 
 /// What arrives without the sidecar's doing, the same in every inbound chain.
@@ -248,8 +266,8 @@ fn passing_in(intent: &RawIntent) -> Vec<Rule> {
         .collect()
 }
 
-fn jump(matches: impl Into<Vec<Match>>, own: Own) -> Rule {
-    Rule::new(matches, Verdict::Jump(own.chain), "hopguard looks first")
+fn jump(matches: impl Into<Vec<Match>>, own: Own, why: &'static str) -> Rule {
+    Rule::new(matches, Verdict::Jump(own.chain), why)
 }
 
 impl FamilyPlan {
@@ -261,7 +279,7 @@ impl FamilyPlan {
     /// The plan for people and for a machine without rules: text for `iptables-restore --noflush`, each rule with its why.
     pub fn text(&self) -> String {
         let mut text = String::new();
-        for table in [Table::Filter, Table::Nat] {
+        for table in Table::ALL {
             if self.of(table).next().is_none() {
                 continue;
             }

@@ -35,14 +35,6 @@ impl Family {
         }
     }
 
-    /// Where REDIRECT sends a packet of the OUTPUT hook.
-    pub fn loopback(self) -> &'static str {
-        match self {
-            Self::Ipv4 => "127.0.0.1/32",
-            Self::Ipv6 => "::1/128",
-        }
-    }
-
     /// Whether `net` is of this family.
     pub fn has(self, net: &IpNet) -> bool {
         matches!(
@@ -56,17 +48,24 @@ impl Family {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Table {
-    /// Refusals.
+    /// Refusals that are told to the sender.
     Filter,
+    /// What must not pass in the clear.
+    Mangle,
     /// Redirection.
     Nat,
 }
 
 impl Table {
+    /// In the order in which they are put in place: first what refuses, then what redirects, so that nothing passes in the
+    /// clear in between.
+    pub const ALL: [Self; 3] = [Self::Mangle, Self::Filter, Self::Nat];
+
     /// Its name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Filter => "filter",
+            Self::Mangle => "mangle",
             Self::Nat => "nat",
         }
     }
@@ -97,15 +96,15 @@ pub const NAT_OUT: Own = Own {
 };
 /// What should have been redirected and was not is dropped here, inbound.
 pub const GUARD_IN: Own = Own {
-    table: Table::Filter,
+    table: Table::Mangle,
     chain: "HOPGUARD_INPUT",
     base: "INPUT",
 };
-/// The same, outbound.
+/// The same, outbound: where the device that a packet leaves by is settled, which it is not yet in OUTPUT.
 pub const GUARD_OUT: Own = Own {
-    table: Table::Filter,
-    chain: "HOPGUARD_OUTPUT",
-    base: "OUTPUT",
+    table: Table::Mangle,
+    chain: "HOPGUARD_POSTROUTING",
+    base: "POSTROUTING",
 };
 /// Outbound UDP is rejected here.
 pub const UDP_OUT: Own = Own {
@@ -122,12 +121,14 @@ pub const ALL: [Own; 5] = [NAT_IN, NAT_OUT, GUARD_IN, GUARD_OUT, UDP_OUT];
 pub enum Match {
     /// To an address in this network.
     Dest(IpNet),
-    /// To the address that REDIRECT uses in the OUTPUT hook.
-    DestLoopback,
     /// Came in by `lo`.
     InLoopback,
+    /// Came in by another device than `lo`.
+    InOutside,
     /// Leaves by `lo`: to a loopback address or to an address of this machine.
     OutLoopback,
+    /// Leaves by another device than `lo`.
+    OutOutside,
     /// TCP to any port.
     Tcp,
     /// UDP to any port.
@@ -144,10 +145,10 @@ pub enum Match {
     Gid(u32),
     /// The destination is an address of this machine, not one behind it.
     DestLocal,
+    /// The source is an address of this machine: it is not merely passed on.
+    SourceLocal,
     /// Not part of a connection that both ends have taken part in: new, invalid, or not tracked.
     NotEstablished,
-    /// A packet of a connection whose destination was rewritten.
-    Rewritten,
 }
 
 /// What happens to a packet that matches.
@@ -190,7 +191,7 @@ impl Rule {
     pub fn spell(&self, family: Family) -> String {
         let mut text = String::new();
         for part in &self.matches {
-            text.push_str(&part.spell(family));
+            text.push_str(&part.spell());
             text.push(' ');
         }
         text.push_str(&self.verdict.spell(family));
@@ -199,12 +200,13 @@ impl Rule {
 }
 
 impl Match {
-    fn spell(&self, family: Family) -> String {
+    fn spell(&self) -> String {
         match self {
             Self::Dest(net) => format!("-d {net}"),
-            Self::DestLoopback => format!("-d {}", family.loopback()),
             Self::InLoopback => "-i lo".to_owned(),
+            Self::InOutside => "! -i lo".to_owned(),
             Self::OutLoopback => "-o lo".to_owned(),
+            Self::OutOutside => "! -o lo".to_owned(),
             Self::Tcp => "-p tcp".to_owned(),
             Self::Udp => "-p udp".to_owned(),
             Self::TcpTo(ports) => format!("-p tcp -m tcp --dport {}", dport(*ports)),
@@ -213,8 +215,8 @@ impl Match {
             Self::Uid(uid) => format!("-m owner --uid-owner {uid}"),
             Self::Gid(gid) => format!("-m owner --gid-owner {gid}"),
             Self::DestLocal => "-m addrtype --dst-type LOCAL".to_owned(),
+            Self::SourceLocal => "-m addrtype --src-type LOCAL".to_owned(),
             Self::NotEstablished => "-m conntrack ! --ctstate ESTABLISHED".to_owned(),
-            Self::Rewritten => "-m conntrack --ctstate DNAT".to_owned(),
         }
     }
 }

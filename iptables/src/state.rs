@@ -117,7 +117,7 @@ fn refuse_foreign(comment: &str) -> Result<(), BadSave> {
     let Some((table, rest)) = rest.split_once('\'') else {
         return Ok(());
     };
-    let ours = [Table::Nat, Table::Filter].iter().any(|own| own.name() == table);
+    let ours = Table::ALL.iter().any(|own| own.name() == table);
     if ours && rest.contains("incompatible") {
         return Err(BadSave::Foreign {
             table: table.to_owned(),

@@ -6,9 +6,10 @@ mod error;
 mod tool;
 
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -259,6 +260,7 @@ struct Work {
 }
 
 fn run(jobs: impl Iterator<Item = Job>, options: &Options) -> Result<Vec<FamilyOutcome>, ApplyError> {
+    let _alone = alone();
     let mut outcomes = Vec::new();
     let mut works = Vec::new();
     for job in jobs {
@@ -383,6 +385,24 @@ fn roll_back<'a>(works: impl IntoIterator<Item = &'a Work>) -> Undone {
         Undone::AsBefore
     } else {
         Undone::Failed(failed.join("; "))
+    }
+}
+
+/// Keeps a second hopguard from changing the rules of this network namespace at the same time: rolling back would take away
+/// what the other one just made. The lock lies on the namespace itself, so it needs no file and is gone with its holder. Any
+/// process of the namespace may hold it, so it is waited for a while and not for ever.
+fn alone() -> Option<File> {
+    const PATIENCE: Duration = Duration::from_secs(10);
+    let namespace = File::open("/proc/self/ns/net").ok()?;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match namespace.try_lock() {
+            Ok(()) => return Some(namespace),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                thread::park_timeout(Duration::from_millis(20));
+            }
+            Err(_) => return None,
+        }
     }
 }
 

@@ -117,7 +117,7 @@ fn the_guard_comes_first_and_goes_last() {
     };
     let intent = intent.parse().unwrap();
     let up = change(&Ruleset::default(), &Wanted::plan(&plan(&intent).families[0]));
-    assert!(up.find("*filter").unwrap() < up.find("*nat").unwrap());
+    assert!(up.find("*mangle").unwrap() < up.find("*nat").unwrap());
     let down = change(&applied(&Ruleset::default(), &intent), &Wanted::nothing());
-    assert!(down.find("*nat").unwrap() < down.find("*filter").unwrap());
+    assert!(down.find("*nat").unwrap() < down.find("*mangle").unwrap());
 }
