@@ -80,7 +80,7 @@ pub fn exec(args: ExecArgs) -> Result<Exit, Failure> {
     let keep = if args.root { "all" } else { "nothing" };
     let mut command = Command::new("/proc/self/exe");
     command
-        .args(["demo", "run-as", "--keep", keep, "--"])
+        .args(["demo", "run-as", "--with-parent", "--keep", keep, "--"])
         .args(args.command)
         .env_clear()
         .envs(environment());
