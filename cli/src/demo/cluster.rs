@@ -106,7 +106,7 @@ impl Cluster {
         let namespaces = Arc::clone(self.namespaces(pod).map_err(nowhere)?);
         let (reply, answer) = oneshot::channel();
         // Sockets belong to the network of the thread that makes them.
-        thread::spawn(move || {
+        let there = move || {
             let outcome = namespaces.join_network().map_err(nowhere).and_then(|()| {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
                 runtime
@@ -117,7 +117,11 @@ impl Cluster {
                     .block_on(send(request))
             });
             let _caller_is_gone = reply.send(outcome);
-        });
+        };
+        thread::Builder::new().spawn(there).map_err(|e| Refused {
+            at: "connect",
+            said: e.to_string(),
+        })?;
         answer.await.unwrap_or(Err(Refused {
             at: "connect",
             said: "the caller ended".to_owned(),
@@ -142,6 +146,7 @@ impl Cluster {
 
 fn start(pod: &'static Pod, families: Families) -> Result<Starting, Failure> {
     let mut holder = Command::new("/proc/self/exe")
+        .arg0("hopguard")
         .args(pod_init::Args::line(pod, families))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -2,6 +2,7 @@
 //! new process namespace leaves. It outlives neither its parent nor its child.
 
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use nix::sys::prctl::set_pdeathsig;
@@ -20,6 +21,7 @@ pub fn run(ui: &Ui) -> Result<Exit, Failure> {
     let output = if ui.is_json() { "json" } else { "text" };
     let status = Command::new("/proc/self/exe")
         .args(["-o", output, "demo", "init"])
+        .arg0("hopguard")
         .status()
         .map_err(failed("starting the first process of the demo"))?;
     Ok(exit_of(status.code()))

@@ -90,9 +90,10 @@ mod tests {
     fn a_message_carries_its_descriptors() {
         let (near, far) = UnixStream::pair().unwrap();
         let (mut probe, passed) = UnixStream::pair().unwrap();
-        send(&near, &"x".repeat(300_000), &[passed.as_fd()]).unwrap_or_else(|e| panic!("{e}"));
-        drop(passed);
+        // Longer than the socket holds: whoever sends waits for whoever receives.
+        let sender = std::thread::spawn(move || send(&near, &"x".repeat(300_000), &[passed.as_fd()]));
         let (text, fds): (String, _) = receive(&far).unwrap().unwrap();
+        sender.join().unwrap().unwrap();
         assert_eq!(text.len(), 300_000);
         let received: OwnedFd = fds.into_iter().next().unwrap();
         UnixStream::from(received).write_all(b"hello").unwrap();

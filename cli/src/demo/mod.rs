@@ -30,6 +30,7 @@ mod pods;
 mod privileges;
 mod records;
 mod script;
+mod show;
 mod sidecar_init;
 mod spec;
 mod story;

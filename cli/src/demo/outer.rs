@@ -84,6 +84,7 @@ fn launcher(control: UnixStream, ui: &Ui) -> Result<Child, Failure> {
     let output = if ui.is_json() { "json" } else { "text" };
     Command::new(Path::new("/proc/self/exe"))
         .args(["-o", output, "demo", "launch"])
+        .arg0("hopguard")
         .env("PATH", search_path())
         .stdin(OwnedFd::from(control))
         .process_group(0)
@@ -175,6 +176,7 @@ mod tests {
     fn what_is_missing_is_named_with_its_package() {
         let spec = Spec {
             name: "x".into(),
+            program: "hopguard".into(),
             families: Families { v4: true, v6: true },
             mode: Mode::Bare,
             set: Vec::new(),

@@ -267,6 +267,7 @@ fn command(name: &str, line: &[String]) -> Result<Command, Failure> {
     let both = log.try_clone().map_err(failed(&opening))?;
     let mut command = Command::new("/proc/self/exe");
     command
+        .arg0("hopguard")
         .args(line)
         .env_clear()
         .envs(exec::environment())

@@ -2,6 +2,7 @@
 //! which its application runs. Lines on standard input and output tell its parent how far it is. No application runs before the redirect is in place.
 
 use std::io::{self, BufRead, BufReader};
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
 use nix::errno::Errno;
@@ -91,6 +92,7 @@ fn first_process(ui: &Ui) -> Result<Exit, Failure> {
     unshare(CloneFlags::CLONE_NEWPID).map_err(failed("making the process namespace"))?;
     let mut first = Command::new("/proc/self/exe")
         .args(["demo", "pod-pause"])
+        .arg0("hopguard")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()

@@ -48,7 +48,13 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
     let Some((program, arguments)) = args.command.split_first() else {
         return Err(Failure::new("no command given"));
     };
-    let error = Command::new(program).args(arguments).exec();
+    // Our own binary goes by its name, not by the way in which it was found.
+    let name = if program == "/proc/self/exe" {
+        "hopguard"
+    } else {
+        program
+    };
+    let error = Command::new(program).arg0(name).args(arguments).exec();
     Err(Failure::new(format!("{program} cannot be run: {error}")))
 }
 

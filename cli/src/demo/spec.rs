@@ -16,6 +16,8 @@ use crate::ui::{Exit, Failure};
 pub struct Spec {
     /// The demo's name: `demo exec` finds it by that.
     pub name: String,
+    /// How the program was called: commands to try begin with it.
+    pub program: String,
     /// Address families of its network.
     pub families: Families,
     /// What it does once it is up.
@@ -109,6 +111,7 @@ impl TellArgs {
         };
         Ok(Spec {
             name: valid_name(self.name.unwrap_or_else(unnamed))?,
+            program: std::env::args().next().unwrap_or_else(|| "hopguard".to_owned()),
             families: self.family.families()?,
             mode: Mode::Story { once: self.once },
             set: Vec::new(),
@@ -136,6 +139,7 @@ impl UpArgs {
         }
         Ok(Spec {
             name: valid_name(self.name)?,
+            program: std::env::args().next().unwrap_or_else(|| "hopguard".to_owned()),
             families: self.family.families()?,
             mode: Mode::Bare,
             set,
