@@ -10,11 +10,15 @@ use crate::ui::Failure;
 /// Starts the log: people read lines, collectors read JSON.
 pub fn start_log(filter: &str) -> Result<(), Failure> {
     let filter = EnvFilter::try_new(filter).map_err(|error| {
-        Failure::new(format!("--log `{filter}`: {error}")).hint("try `info`, `debug` or `warn,hopguard_sidecar=debug`")
+        Failure::new(format!("--log `{filter}`: {error}"))
+            .hint("try `info`, `debug` or `warn,hopguard_sidecar=debug`")
     })?;
     let terminal = std::io::stderr().is_terminal();
     let color = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(color);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(color);
     let started = if terminal {
         log.with_target(false).try_init()
     } else {
@@ -30,9 +34,19 @@ pub fn raise_descriptors(wanted: u64) {
     let Some(current) = limit.current.filter(|current| *current < wanted) else {
         return;
     };
-    let raised = limit.maximum.map_or(wanted, |maximum| maximum.min(wanted)).max(current);
-    let new = Rlimit { current: Some(raised), maximum: limit.maximum };
+    let raised = limit
+        .maximum
+        .map_or(wanted, |maximum| maximum.min(wanted))
+        .max(current);
+    let new = Rlimit {
+        current: Some(raised),
+        maximum: limit.maximum,
+    };
     if setrlimit(Resource::Nofile, new).is_err() || raised < wanted {
-        tracing::warn!(wanted, limit = raised, "fewer file descriptors than the configured limits need: raise LimitNOFILE");
+        tracing::warn!(
+            wanted,
+            limit = raised,
+            "fewer file descriptors than the configured limits need: raise LimitNOFILE"
+        );
     }
 }

@@ -38,7 +38,14 @@ fn failure(error: ServerError, ui: &Ui) -> Failure {
         ServerError::Config(problems) => {
             let fancy = std::io::stderr().is_terminal() && !ui.is_json();
             let color = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-            let text = render(&problems, if fancy { Rendering::Graphical { color, width: 100 } } else { Rendering::Plain });
+            let text = render(
+                &problems,
+                if fancy {
+                    Rendering::Graphical { color, width: 100 }
+                } else {
+                    Rendering::Plain
+                },
+            );
             Failure::new(format!("the configuration is wrong\n{text}"))
                 .hint("`hopguard config check FILE` checks it without running anything")
                 .exit(Exit::BadFile)

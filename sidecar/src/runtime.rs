@@ -25,7 +25,10 @@ impl Runtimes {
             .thread_name("hopguard-data")
             .enable_all()
             .build()?;
-        let control = Builder::new_current_thread().thread_name("hopguard-control").enable_all().build()?;
+        let control = Builder::new_current_thread()
+            .thread_name("hopguard-control")
+            .enable_all()
+            .build()?;
         Ok(Self { data, control })
     }
 
@@ -64,7 +67,11 @@ impl Default for Drain {
 impl Drain {
     /// A drain that has not begun.
     pub fn new() -> Self {
-        Self { begun: CancellationToken::new(), cut: CancellationToken::new(), tasks: TaskTracker::new() }
+        Self {
+            begun: CancellationToken::new(),
+            cut: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        }
     }
 
     /// Runs a connection on `data`; it is waited for when draining, and dropped when cut.

@@ -36,7 +36,13 @@ impl Current {
     /// Starts without an identity.
     pub fn new(policies: Arc<Policies>, mesh: Arc<Mesh>) -> Arc<Self> {
         let tls = Err(Arc::from("no identity has been received yet"));
-        let first = Snapshot { generation: 0, tls, policies, declared: declared(&mesh), mesh };
+        let first = Snapshot {
+            generation: 0,
+            tls,
+            policies,
+            declared: declared(&mesh),
+            mesh,
+        };
         Arc::new(Self {
             held: ArcSwap::from_pointee(first),
             writing: Mutex::new(()),
@@ -63,7 +69,13 @@ impl Current {
     /// Puts another mesh file and the policies that were checked against it in force, together.
     pub fn set_files(&self, policies: Arc<Policies>, mesh: Arc<Mesh>) {
         let declared = declared(&mesh);
-        self.change(|old| Snapshot { generation: old.generation + 1, tls: old.tls.clone(), policies, mesh, declared });
+        self.change(|old| Snapshot {
+            generation: old.generation + 1,
+            tls: old.tls.clone(),
+            policies,
+            mesh,
+            declared,
+        });
     }
 
     /// Says to everything that is open that it must be decided again (an issuer's keys changed, say).

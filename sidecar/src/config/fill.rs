@@ -15,10 +15,19 @@ impl Mesh {
             groups: self
                 .groups
                 .iter()
-                .map(|group| GroupModel { name: group.name.clone(), patterns: group.patterns.clone() })
+                .map(|group| GroupModel {
+                    name: group.name.clone(),
+                    patterns: group.patterns.clone(),
+                })
                 .collect(),
             issuers: self.issuers.iter().map(issuer_model).collect(),
-            headers: self.headers.iter().map(|header| HeaderModel { name: header.cedar_name.clone() }).collect(),
+            headers: self
+                .headers
+                .iter()
+                .map(|header| HeaderModel {
+                    name: header.cedar_name.clone(),
+                })
+                .collect(),
         }
     }
 
@@ -56,7 +65,11 @@ fn issuer_model(issuer: &MeshIssuer) -> IssuerModel {
     IssuerModel {
         alias: issuer.alias.clone(),
         role_names: issuer.role_names.clone(),
-        claims: issuer.claims.iter().map(|claim| (claim.name.clone(), policy_kind(claim.kind))).collect(),
+        claims: issuer
+            .claims
+            .iter()
+            .map(|claim| (claim.name.clone(), policy_kind(claim.kind)))
+            .collect(),
     }
 }
 
@@ -71,8 +84,11 @@ fn policy_kind(kind: MeshClaimKind) -> authz::ClaimKind {
 
 fn issuer_options(issuer: &MeshIssuer) -> IssuerOptions {
     // The names were checked against the same list; one that the verifier does not know is not allowed rather than guessed.
-    let algorithms =
-        Algorithm::ALL.iter().copied().filter(|algorithm| issuer.algorithms.contains(&algorithm.name())).collect();
+    let algorithms = Algorithm::ALL
+        .iter()
+        .copied()
+        .filter(|algorithm| issuer.algorithms.contains(&algorithm.name()))
+        .collect();
     IssuerOptions {
         alias: issuer.alias.clone(),
         issuer: issuer.issuer.clone(),
@@ -86,7 +102,11 @@ fn issuer_options(issuer: &MeshIssuer) -> IssuerOptions {
         claims: issuer
             .claims
             .iter()
-            .map(|claim| ClaimOptions { name: claim.name.clone(), path: claim.path.clone(), kind: token_kind(claim.kind) })
+            .map(|claim| ClaimOptions {
+                name: claim.name.clone(),
+                path: claim.path.clone(),
+                kind: token_kind(claim.kind),
+            })
             .collect(),
     }
 }

@@ -40,7 +40,11 @@ pub(super) struct Bounds {
 /// Resolves when what was let in must end. `again` decides it on a snapshot as it was decided first.
 pub(super) async fn ended(ctx: &Context, bounds: Bounds, again: impl Fn(&Snapshot) -> Decision) -> End {
     let mut changes = ctx.current.changes();
-    let Bounds { mut decided, hard, token } = bounds;
+    let Bounds {
+        mut decided,
+        hard,
+        token,
+    } = bounds;
     let until = token.map_or(hard, |token| token.min(hard));
     loop {
         // Looked at before waiting: a change between the first decision and the subscription is not lost.

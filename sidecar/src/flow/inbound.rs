@@ -32,7 +32,11 @@ pub async fn redirected(ctx: Arc<Context>, stream: TcpStream, peer: SocketAddr) 
     let story = story.to(accepted.original);
     let Some(port) = ctx.own_port(accepted.original.port()) else {
         abort(&accepted.stream);
-        return story.refused(&ctx, "undeclared_port", "no service port of this number is declared");
+        return story.refused(
+            &ctx,
+            "undeclared_port",
+            "no service port of this number is declared",
+        );
     };
     let began = Instant::now();
     let looking = detect(accepted.stream, ctx.options.detect_timeout).await;
@@ -41,13 +45,23 @@ pub async fn redirected(ctx: Arc<Context>, stream: TcpStream, peer: SocketAddr) 
         Err(error) => return story.refused(&ctx, "read_failed", &error.to_string()),
     };
     ctx.metrics.detected(detected.label(), began.elapsed());
-    let asked = Arrived { story, port, stream, original: accepted.original, src: accepted.peer };
+    let asked = Arrived {
+        story,
+        port,
+        stream,
+        original: accepted.original,
+        src: accepted.peer,
+    };
     match detected {
         Detected::Is(Protocol::Tls) => tls_on_port(ctx, asked).await,
         Detected::Is(_) => plaintext(ctx, asked).await,
         // A protocol in which the server speaks first is silent here; on an http port it can only be wrong.
-        Detected::TimedOut { silent: true } if asked.port.protocol == Declared::Opaque => plaintext(ctx, asked).await,
-        Detected::TimedOut { .. } => asked.refuse(&ctx, "detection_timeout", "the first bytes did not come in time"),
+        Detected::TimedOut { silent: true } if asked.port.protocol == Declared::Opaque => {
+            plaintext(ctx, asked).await
+        }
+        Detected::TimedOut { .. } => {
+            asked.refuse(&ctx, "detection_timeout", "the first bytes did not come in time")
+        }
         Detected::Closed => asked.refuse(&ctx, "closed_early", "closed before the protocol could be told"),
     }
 }
@@ -84,7 +98,8 @@ async fn plaintext(ctx: Arc<Context>, asked: Arrived) {
     if asked.port.mode == Mode::Strict {
         return asked.refuse(&ctx, "plaintext_on_strict_port", "the port takes mutual TLS only");
     }
-    ctx.metrics.plaintext_accepted(asked.port.port, Label::fixed("unknown"));
+    ctx.metrics
+        .plaintext_accepted(asked.port.port, Label::fixed("unknown"));
     let secured = asked.secured(Via::Plaintext, None, Validity::unlimited(SystemTime::now()));
     established(ctx, secured, asked.story, asked.stream).await;
 }
@@ -92,7 +107,13 @@ async fn plaintext(ctx: Arc<Context>, asked: Arrived) {
 /// Mutual TLS straight on the application's port, or server TLS for clients of a public port.
 async fn tls_on_port(ctx: Arc<Context>, asked: Arrived) {
     let snapshot = ctx.current.load();
-    let Arrived { story, port, stream, original, src } = asked;
+    let Arrived {
+        story,
+        port,
+        stream,
+        original,
+        src,
+    } = asked;
     let acceptor = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream);
     let start = match tokio::time::timeout(ctx.options.handshake_timeout, acceptor).await {
         Ok(Ok(start)) => start,
@@ -100,9 +121,10 @@ async fn tls_on_port(ctx: Arc<Context>, asked: Arrived) {
         Err(_) => return story.refused(&ctx, "handshake_timeout", "no ClientHello in time"),
     };
     let named = start.client_hello().server_name().map(str::to_owned);
-    let for_public = (port.mode == Mode::Public && !names_mesh(named.as_deref(), snapshot.mesh.trust_domain.as_str()))
-        .then(|| ctx.options.public_tls.clone())
-        .flatten();
+    let for_public = (port.mode == Mode::Public
+        && !names_mesh(named.as_deref(), snapshot.mesh.trust_domain.as_str()))
+    .then(|| ctx.options.public_tls.clone())
+    .flatten();
     let (config, mesh) = match (for_public, &snapshot.tls) {
         (Some(config), _) => (config, None),
         (None, Ok(tls)) => (tls.server(profile(&port)), Some(Arc::clone(tls))),
@@ -118,9 +140,14 @@ async fn tls_on_port(ctx: Arc<Context>, asked: Arrived) {
         Ok(session) => session,
         Err(error) => return failed_handshake(&ctx, story, "peer_untrusted", &error.to_string()),
     };
-    ctx.metrics.handshake(Direction::Inbound, session.version, session.kx, "ok");
+    ctx.metrics
+        .handshake(Direction::Inbound, session.version, session.kx, "ok");
     let validity = validity(mesh.as_deref(), &session);
-    let via = if session.peer.is_some() { Via::Mtls } else { Via::ServerTls };
+    let via = if session.peer.is_some() {
+        Via::Mtls
+    } else {
+        Via::ServerTls
+    };
     let secured = Secured {
         peer: session.peer,
         via,
@@ -151,7 +178,10 @@ fn profile(port: &Port) -> ServerProfile {
 /// which would prompt their user for one, name the public host.
 fn names_mesh(server_name: Option<&str>, trust_domain: &str) -> bool {
     server_name.is_none_or(|name| {
-        name == trust_domain || name.strip_suffix(trust_domain).is_some_and(|rest| rest.ends_with('.'))
+        name == trust_domain
+            || name
+                .strip_suffix(trust_domain)
+                .is_some_and(|rest| rest.ends_with('.'))
     })
 }
 
@@ -178,7 +208,9 @@ where
 pub async fn hbone(ctx: Arc<Context>, stream: TcpStream, peer: SocketAddr) {
     let src = canonical(peer);
     let story = Story::inbound(src);
-    let Ok(local) = stream.local_addr().map(canonical) else { return };
+    let Ok(local) = stream.local_addr().map(canonical) else {
+        return;
+    };
     let tls = match &ctx.current.load().tls {
         Ok(tls) => Arc::clone(tls),
         Err(reason) => {
@@ -194,12 +226,25 @@ pub async fn hbone(ctx: Arc<Context>, stream: TcpStream, peer: SocketAddr) {
     };
     let session = match session(stream.get_ref().1) {
         Ok(session) if session.peer.is_some() => session,
-        Ok(_) => return failed_handshake(&ctx, story, "no_client_certificate", "the peer presented no certificate"),
+        Ok(_) => {
+            return failed_handshake(
+                &ctx,
+                story,
+                "no_client_certificate",
+                "the peer presented no certificate",
+            );
+        }
         Err(error) => return failed_handshake(&ctx, story, "peer_untrusted", &error.to_string()),
     };
-    ctx.metrics.handshake(Direction::Inbound, session.version, session.kx, "ok");
+    ctx.metrics
+        .handshake(Direction::Inbound, session.version, session.kx, "ok");
     let validity = validity(Some(&tls), &session);
-    let tunnel = Arc::new(Tunnel { session, src, local, validity });
+    let tunnel = Arc::new(Tunnel {
+        session,
+        src,
+        local,
+        validity,
+    });
     let handle = tokio::runtime::Handle::current();
     let on_stream = {
         let ctx = Arc::clone(&ctx);
@@ -216,7 +261,14 @@ pub async fn hbone(ctx: Arc<Context>, stream: TcpStream, peer: SocketAddr) {
         valid_until: validity.hard,
     };
     let draining = ctx.drain.clone();
-    if let Err(error) = serve(stream, &options, on_stream, async move { draining.beginning().await }).await {
+    if let Err(error) = serve(
+        stream,
+        &options,
+        on_stream,
+        async move { draining.beginning().await },
+    )
+    .await
+    {
         tracing::debug!(peer = %src, %error, "tunnel ended");
     }
 }
@@ -242,10 +294,16 @@ async fn tunnelled(ctx: Arc<Context>, tunnel: Arc<Tunnel>, incoming: Incoming) {
     };
     let story = story.to(authority);
     let here = authority.ip() == tunnel.local.ip() && !authority.ip().is_loopback();
-    let port = ctx.own_port(authority.port()).filter(|_| !ctx.options.own_ports.contains(&authority.port()));
+    let port = ctx
+        .own_port(authority.port())
+        .filter(|_| !ctx.options.own_ports.contains(&authority.port()));
     let Some(port) = port.filter(|_| here) else {
         incoming.refuse(400);
-        return story.refused(&ctx, "no_relay", "the authority is not a declared port of this pod");
+        return story.refused(
+            &ctx,
+            "no_relay",
+            "the authority is not a declared port of this pod",
+        );
     };
     let secured = Secured {
         peer: tunnel.session.peer.clone(),
@@ -281,7 +339,20 @@ async fn opaque_stream(ctx: &Arc<Context>, secured: &Secured, story: Story, inco
         }
     };
     match incoming.accept() {
-        Ok(stream) => moved(ctx, secured, story, Moving { stream, app, decision, decided: snapshot.generation }).await,
+        Ok(stream) => {
+            moved(
+                ctx,
+                secured,
+                story,
+                Moving {
+                    stream,
+                    app,
+                    decision,
+                    decided: snapshot.generation,
+                },
+            )
+            .await
+        }
         Err(error) => story.decided(ctx, secured, &decision, &Told::failed("peer_gone", &error)),
     }
 }
@@ -297,7 +368,20 @@ where
         return story.decided(ctx, secured, &decision, &Told::denied());
     }
     match connect_app(secured.app, &ctx.options.dial).await {
-        Ok(app) => moved(ctx, secured, story, Moving { stream, app, decision, decided: snapshot.generation }).await,
+        Ok(app) => {
+            moved(
+                ctx,
+                secured,
+                story,
+                Moving {
+                    stream,
+                    app,
+                    decision,
+                    decided: snapshot.generation,
+                },
+            )
+            .await
+        }
         Err(error) => story.decided(ctx, secured, &decision, &Told::failed(error.label(), &error)),
     }
 }
@@ -316,8 +400,17 @@ where
     let progress = Progress::default();
     let open = ctx.open(Direction::Inbound, "opaque", secured.proven());
     let again = |snapshot: &Snapshot| connect_decision(snapshot, secured);
-    let bounds = Bounds { decided: moving.decided, hard: secured.validity.hard, token: None };
-    let copying = copy_both(&mut moving.stream, &mut moving.app, ctx.options.opaque_idle, &progress);
+    let bounds = Bounds {
+        decided: moving.decided,
+        hard: secured.validity.hard,
+        token: None,
+    };
+    let copying = copy_both(
+        &mut moving.stream,
+        &mut moving.app,
+        ctx.options.opaque_idle,
+        &progress,
+    );
     let told = tokio::select! {
         copied = copying => {
             if copied.end.is_abort() {
@@ -351,7 +444,10 @@ fn connect_decision(snapshot: &Snapshot, secured: &Secured) -> Decision {
 
 /// The peer as policies see it.
 pub(super) fn principal(secured: &Secured) -> Principal<'_> {
-    secured.peer.as_ref().map_or(Principal::Plaintext, |peer| Principal::Workload(&peer.id))
+    secured
+        .peer
+        .as_ref()
+        .map_or(Principal::Plaintext, |peer| Principal::Workload(&peer.id))
 }
 
 #[cfg(test)]

@@ -135,11 +135,19 @@ impl Validity {
         // Records are closed before the SVID's last moment, not at it.
         let margin = (life / 50).min(Duration::from_secs(1));
         let hard = now + life.saturating_sub(margin);
-        Self { soft: now + life * 8 / 10, idle: now + life * 9 / 10, hard }
+        Self {
+            soft: now + life * 8 / 10,
+            idle: now + life * 9 / 10,
+            hard,
+        }
     }
 
     fn unlimited(now: SystemTime) -> Self {
-        Self { soft: now + YEARS, idle: now + YEARS, hard: now + YEARS }
+        Self {
+            soft: now + YEARS,
+            idle: now + YEARS,
+            hard: now + YEARS,
+        }
     }
 }
 
@@ -187,14 +195,23 @@ impl Context {
     }
 
     /// Counts a connection as open for as long as the answer lives.
-    fn open(&self, direction: Direction, protocol: &'static str, proven: Proven) -> crate::observe::ConnectionMeter {
+    fn open(
+        &self,
+        direction: Direction,
+        protocol: &'static str,
+        proven: Proven,
+    ) -> crate::observe::ConnectionMeter {
         self.metrics.connection(direction, protocol, proven)
     }
 
     /// A declared port of the own service.
     fn own_port(&self, port: u16) -> Option<Port> {
         let service = self.services.table().by_name(&self.options.service)?;
-        service.ports.iter().find(|declared| declared.port == port).cloned()
+        service
+            .ports
+            .iter()
+            .find(|declared| declared.port == port)
+            .cloned()
     }
 }
 
@@ -208,7 +225,9 @@ mod tests {
         for life in [0, 1, 5, 3600] {
             let ends = now + Duration::from_secs(life);
             let validity = Validity::until(now, ends);
-            assert!(validity.soft <= validity.idle && validity.idle <= validity.hard && validity.hard <= ends);
+            assert!(
+                validity.soft <= validity.idle && validity.idle <= validity.hard && validity.hard <= ends
+            );
             assert!(life == 0 || validity.hard < ends);
         }
         let passed = Validity::until(now, now - Duration::from_secs(9));

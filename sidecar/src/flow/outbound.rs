@@ -33,8 +33,10 @@ impl Probe {
     /// Documentation addresses (RFC 5737, RFC 3849): no packet to them is ever meant for anyone.
     pub const V4: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 104)), 9);
     /// See [`Probe::V4`].
-    pub const V6: SocketAddr =
-        SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0x686f, 0x7067)), 9);
+    pub const V6: SocketAddr = SocketAddr::new(
+        IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0x686f, 0x7067)),
+        9,
+    );
 
     /// Whether a probe of this family has arrived.
     pub fn heard(&self, probe: SocketAddr) -> bool {
@@ -49,7 +51,9 @@ impl Probe {
     }
 
     fn hear(&self, original: SocketAddr) -> bool {
-        self.flag(original).map(|flag| flag.store(true, Ordering::Release)).is_some()
+        self.flag(original)
+            .map(|flag| flag.store(true, Ordering::Release))
+            .is_some()
     }
 
     fn flag(&self, address: SocketAddr) -> Option<&AtomicBool> {
@@ -85,9 +89,15 @@ pub async fn outbound(ctx: Arc<Context>, stream: TcpStream, peer: SocketAddr) {
     }
     match found {
         Some(found) => to_peer(&ctx, story, accepted.stream, found, accepted.original).await,
-        None if ctx.options.egress_plain => to_the_world(&ctx, story, accepted.stream, accepted.original).await,
+        None if ctx.options.egress_plain => {
+            to_the_world(&ctx, story, accepted.stream, accepted.original).await
+        }
         None => {
-            let why = Why { status: 502, reason: "egress_denied", detail: "no service of the mesh has this address" };
+            let why = Why {
+                status: 502,
+                reason: "egress_denied",
+                detail: "no service of the mesh has this address",
+            };
             fail(&ctx, story, accepted.stream, &why).await;
         }
     }
@@ -98,7 +108,11 @@ async fn to_peer(ctx: &Arc<Context>, story: Story, stream: TcpStream, found: Fou
     let tls = match &ctx.current.load().tls {
         Ok(tls) => Arc::clone(tls),
         Err(reason) => {
-            let why = Why { status: 503, reason: "no_identity", detail: reason };
+            let why = Why {
+                status: 503,
+                reason: "no_identity",
+                detail: reason,
+            };
             return fail(ctx, story, stream, &why).await;
         }
     };
@@ -109,7 +123,14 @@ async fn to_peer(ctx: &Arc<Context>, story: Story, stream: TcpStream, found: Fou
         expected: Arc::clone(&found.service.spiffe_ids),
         headers: vec![
             ("traceparent", story.trace().to_string()),
-            ("forwarded", format!("for=\"{}\";host={}", story.from(), found.service.name.replace('/', "."))),
+            (
+                "forwarded",
+                format!(
+                    "for=\"{}\";host={}",
+                    story.from(),
+                    found.service.name.replace('/', ".")
+                ),
+            ),
         ],
     };
     match open(ctx, &tls, &target).await {
@@ -117,7 +138,17 @@ async fn to_peer(ctx: &Arc<Context>, story: Story, stream: TcpStream, found: Fou
         Err(error) => {
             let (status, reason) = answer_for(&error);
             let detail = error.to_string();
-            fail(ctx, story, stream, &Why { status, reason, detail: &detail }).await;
+            fail(
+                ctx,
+                story,
+                stream,
+                &Why {
+                    status,
+                    reason,
+                    detail: &detail,
+                },
+            )
+            .await;
         }
     }
 }
@@ -164,7 +195,17 @@ async fn to_the_world(ctx: &Arc<Context>, story: Story, mut stream: TcpStream, o
         Ok(world) => world,
         Err(error) => {
             let detail = error.to_string();
-            return fail(ctx, story, stream, &Why { status: 503, reason: "unreachable", detail: &detail }).await;
+            return fail(
+                ctx,
+                story,
+                stream,
+                &Why {
+                    status: 503,
+                    reason: "unreachable",
+                    detail: &detail,
+                },
+            )
+            .await;
         }
     };
     let progress = Progress::default();

@@ -54,18 +54,34 @@ where
 {
     let open = ctx.open(Direction::Inbound, "http", secured.proven());
     let src = ctx.metrics.workload(secured.peer.as_ref().map(|peer| &peer.id));
-    let own = ctx.current.load().tls.as_ref().ok().map(|tls| tls.identity().id.clone());
+    let own = ctx
+        .current
+        .load()
+        .tls
+        .as_ref()
+        .ok()
+        .map(|tls| tls.identity().id.clone());
     let meter = ctx.metrics.requests(src, ctx.metrics.workload(own.as_ref()));
-    let mut connection = Connection { ctx, secured, client: Buffered::new(stream), upstream: None, meter };
+    let mut connection = Connection {
+        ctx,
+        secured,
+        client: Buffered::new(stream),
+        upstream: None,
+        meter,
+    };
     let then = loop {
-        let Some(head) = connection.next_head().await else { break Then::Close };
+        let Some(head) = connection.next_head().await else {
+            break Then::Close;
+        };
         let asked = Asked::new(secured, head);
         match connection.one(&asked, &open).await {
             Then::Keep => {}
             then => break then,
         }
     };
-    let Connection { mut client, upstream, .. } = connection;
+    let Connection {
+        mut client, upstream, ..
+    } = connection;
     if then == Then::Abort {
         client.get_ref().abort();
         if let Some(upstream) = upstream {
@@ -103,14 +119,24 @@ where
                 () = idle_end(ctx, secured) => return None,
             }
         }
-        let times = HeadTimes { idle, head: ctx.options.head_timeout };
+        let times = HeadTimes {
+            idle,
+            head: ctx.options.head_timeout,
+        };
         let failure = match read_head(&mut self.client, &ctx.options.limits, times).await {
             Ok(head) => return Some(head),
             Err(failure) => failure,
         };
-        let HeadFailure::Refused(refusal) = failure else { return None };
+        let HeadFailure::Refused(refusal) = failure else {
+            return None;
+        };
         let id = decision_id();
-        let no = No { status: refusal.status, code: refusal.code, detail: refusal.detail.clone(), extra: vec![] };
+        let no = No {
+            status: refusal.status,
+            code: refusal.code,
+            detail: refusal.detail.clone(),
+            extra: vec![],
+        };
         self.say(&no, &id, true, false).await;
         RequestStory::unread(ctx, secured).head_refused(self.out(), &refusal, &id);
         None
@@ -126,9 +152,14 @@ where
             Err(no) => return self.refuse(asked, story, no).await,
         };
         let token = asked.started.elapsed();
-        let decision = snapshot.policies.decide(&asked.facts(asked.at, read.user.as_ref(), &read.headers));
+        let decision = snapshot
+            .policies
+            .decide(&asked.facts(asked.at, read.user.as_ref(), &read.headers));
         let policy = asked.started.elapsed().saturating_sub(token);
-        let story = story.user(ctx, read.verified.as_deref()).decision(&decision, &snapshot).stages(token, policy);
+        let story = story
+            .user(ctx, read.verified.as_deref())
+            .decision(&decision, &snapshot)
+            .stages(token, policy);
         if decision.verdict == Verdict::Deny {
             let no = denial(&decision, read.user.is_some());
             return self.refuse(asked, story, no).await;
@@ -145,7 +176,12 @@ where
             }
             Err(Unforwarded::NoApp(error)) => {
                 let detail = format!("the application does not answer: {error}");
-                let no = No { status: ConnectFailure::STATUS, code: error.label(), detail, extra: vec![] };
+                let no = No {
+                    status: ConnectFailure::STATUS,
+                    code: error.label(),
+                    detail,
+                    extra: vec![],
+                };
                 self.refuse(asked, story, no).await
             }
         }
@@ -166,13 +202,22 @@ where
                 story.exchanged(self.out(), &exchange, &asked.id);
                 return Then::Abort;
             };
-            let no = No { status, code, detail, extra: vec![] };
+            let no = No {
+                status,
+                code,
+                detail,
+                extra: vec![],
+            };
             return self.refuse(asked, story, no).await;
         }
         story.exchanged(self.out(), &exchange, &asked.id);
         match exchange {
             Exchange { failure: Some(_), .. } => Then::Abort,
-            Exchange { client_reusable: true, upgraded: false, .. } => Then::Keep,
+            Exchange {
+                client_reusable: true,
+                upgraded: false,
+                ..
+            } => Then::Keep,
             _ => Then::Close,
         }
     }
@@ -181,10 +226,18 @@ where
         let (ctx, secured) = (self.ctx, self.secured);
         let bytes = rewritten(asked, allowed);
         let again = |snapshot: &Snapshot| {
-            snapshot.policies.decide(&asked.facts(SystemTime::now(), allowed.read.user.as_ref(), &allowed.read.headers))
+            snapshot.policies.decide(&asked.facts(
+                SystemTime::now(),
+                allowed.read.user.as_ref(),
+                &allowed.read.headers,
+            ))
         };
         let token = allowed.read.verified.as_ref().map(|user| at_seconds(user.exp));
-        let bounds = Bounds { decided: allowed.snapshot.generation, hard: secured.validity.hard, token };
+        let bounds = Bounds {
+            decided: allowed.snapshot.generation,
+            hard: secured.validity.hard,
+            token,
+        };
         let close = || ctx.drain.has_begun() || SystemTime::now() >= secured.validity.soft;
         let progress = Progress::default();
         let exchanging = async {
@@ -193,7 +246,11 @@ where
                 let reused = kept.is_some();
                 let app = match kept {
                     Some(app) => app,
-                    None => Buffered::new(connect_app(secured.app, &ctx.options.dial).await.map_err(Unforwarded::NoApp)?),
+                    None => Buffered::new(
+                        connect_app(secured.app, &ctx.options.dial)
+                            .await
+                            .map_err(Unforwarded::NoApp)?,
+                    ),
                 };
                 let app = self.upstream.insert(app);
                 let outgoing = Outgoing {
@@ -227,7 +284,10 @@ where
 
     /// Where records and counts of a request go.
     fn out(&mut self) -> Out<'_> {
-        Out { ctx: self.ctx, meter: &mut self.meter }
+        Out {
+            ctx: self.ctx,
+            meter: &mut self.meter,
+        }
     }
 
     /// Answers for the application, with a record.
@@ -239,7 +299,9 @@ where
             && !ending
             && !asked.head.expect_continue
             && discard_body(&mut self.client, framing, DISCARD_BYTES, DISCARD_TIME).await;
-        let said = self.say(&no, &asked.id, !clean, asked.head.method == "HEAD").await;
+        let said = self
+            .say(&no, &asked.id, !clean, asked.head.method == "HEAD")
+            .await;
         story.answered(self.out(), &no, &asked.id);
         if said && clean { Then::Keep } else { Then::Close }
     }
@@ -261,7 +323,10 @@ where
             self.client.get_mut().write_all(&bytes).await?;
             self.client.get_mut().flush().await
         };
-        matches!(tokio::time::timeout(Duration::from_secs(5), telling).await, Ok(Ok(())))
+        matches!(
+            tokio::time::timeout(Duration::from_secs(5), telling).await,
+            Ok(Ok(()))
+        )
     }
 }
 
@@ -291,10 +356,22 @@ struct Asked<'a> {
 impl<'a> Asked<'a> {
     fn new(secured: &'a Secured, head: Head) -> Self {
         let trace = TraceParent::continued(head.header("traceparent"));
-        Self { secured, head, started: Instant::now(), at: SystemTime::now(), trace, id: decision_id() }
+        Self {
+            secured,
+            head,
+            started: Instant::now(),
+            at: SystemTime::now(),
+            trace,
+            id: decision_id(),
+        }
     }
 
-    fn facts<'b>(&'b self, at: SystemTime, user: Option<&'b authz::User>, headers: &'b [(String, Vec<String>)]) -> Facts<'b> {
+    fn facts<'b>(
+        &'b self,
+        at: SystemTime,
+        user: Option<&'b authz::User>,
+        headers: &'b [(String, Vec<String>)],
+    ) -> Facts<'b> {
         Facts {
             principal: principal(self.secured),
             port: self.secured.port.port,
@@ -339,7 +416,12 @@ pub(super) struct No {
 async fn read(ctx: &Context, asked: &Asked<'_>, snapshot: &Snapshot) -> Result<Read, No> {
     if !fronts(ctx, asked, snapshot) {
         let detail = "this sidecar does not stand before a service of that host".to_owned();
-        return Err(No { status: 404, code: "unknown_host", detail, extra: vec![] });
+        return Err(No {
+            status: 404,
+            code: "unknown_host",
+            detail,
+            extra: vec![],
+        });
     }
     let headers = asked.head.declared(&snapshot.declared).map_err(|refusal| No {
         status: refusal.status,
@@ -353,7 +435,11 @@ async fn read(ctx: &Context, asked: &Asked<'_>, snapshot: &Snapshot) -> Result<R
         Bearer::Token(token) => Some(ctx.authn.verify(token, asked.at).await.map_err(rejected)?),
     };
     let user = verified.as_deref().map(as_user);
-    Ok(Read { verified, user, headers })
+    Ok(Read {
+        verified,
+        user,
+        headers,
+    })
 }
 
 /// Whether the request is for the service that this sidecar stands before, by one of its names or addresses. Without a
@@ -363,12 +449,22 @@ fn fronts(ctx: &Context, asked: &Asked<'_>, snapshot: &Snapshot) -> bool {
     if host.is_empty() {
         return true;
     }
-    let literal = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+    let literal = host
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .unwrap_or(host);
     if let Ok(address) = literal.parse::<std::net::IpAddr>() {
         return address.to_canonical() == asked.secured.app.ip()
-            || ctx.services.table().addresses_of(&ctx.options.service).contains(&address.to_canonical());
+            || ctx
+                .services
+                .table()
+                .addresses_of(&ctx.options.service)
+                .contains(&address.to_canonical());
     }
-    snapshot.mesh.service(&ctx.options.service).is_some_and(|service| service.hosts.iter().any(|known| known == host))
+    snapshot
+        .mesh
+        .service(&ctx.options.service)
+        .is_some_and(|service| service.hosts.iter().any(|known| known == host))
 }
 
 fn rejected(rejection: Rejection) -> No {
@@ -385,18 +481,37 @@ fn rejected(rejection: Rejection) -> No {
 
 /// RFC 6750 section 3.
 fn bad_token(reason: &'static str, detail: &str) -> No {
-    let clean: String = detail.chars().filter(|c| c.is_ascii_graphic() && !matches!(c, '"' | '\\') || *c == ' ').collect();
-    let challenge = format!("Bearer realm=\"hopguard\", error=\"invalid_token\", error_description=\"{clean}\"");
-    No { status: 401, code: reason, detail: detail.to_owned(), extra: vec![("www-authenticate", challenge)] }
+    let clean: String = detail
+        .chars()
+        .filter(|c| c.is_ascii_graphic() && !matches!(c, '"' | '\\') || *c == ' ')
+        .collect();
+    let challenge =
+        format!("Bearer realm=\"hopguard\", error=\"invalid_token\", error_description=\"{clean}\"");
+    No {
+        status: 401,
+        code: reason,
+        detail: detail.to_owned(),
+        extra: vec![("www-authenticate", challenge)],
+    }
 }
 
 fn denial(decision: &Decision, has_user: bool) -> No {
     if decision.user_would_help && !has_user {
         let extra = vec![("www-authenticate", "Bearer realm=\"hopguard\"".to_owned())];
         let detail = "a user's token is needed here".to_owned();
-        return No { status: 401, code: Reason::UserRequired.label(), detail, extra };
+        return No {
+            status: 401,
+            code: Reason::UserRequired.label(),
+            detail,
+            extra,
+        };
     }
-    No { status: 403, code: decision.reason.label(), detail: "the policy does not allow this".to_owned(), extra: vec![] }
+    No {
+        status: 403,
+        code: decision.reason.label(),
+        detail: "the policy does not allow this".to_owned(),
+        extra: vec![],
+    }
 }
 
 enum Unforwarded {
@@ -408,21 +523,35 @@ enum Unforwarded {
 fn rewritten(asked: &Asked<'_>, allowed: &Allowed) -> Vec<u8> {
     let mut add: Vec<(&str, String)> = vec![("traceparent", asked.trace.to_string())];
     if let (Some(peer), Ok(tls)) = (&asked.secured.peer, &allowed.snapshot.tls) {
-        let value = format!("By={};Hash={};URI={}", tls.identity().id, hex::encode(peer.fingerprint), peer.id);
+        let value = format!(
+            "By={};Hash={};URI={}",
+            tls.identity().id,
+            hex::encode(peer.fingerprint),
+            peer.id
+        );
         add.push((PEER_HEADER, value));
     }
     if let Some(user) = &allowed.read.verified {
         add.push((USER_HEADER, user_header(user)));
     }
     add.push(("x-forwarded-for", asked.secured.src.ip().to_string()));
-    add.push(("x-forwarded-proto", if asked.secured.tls.is_some() { "https" } else { "http" }.to_owned()));
+    add.push((
+        "x-forwarded-proto",
+        if asked.secured.tls.is_some() {
+            "https"
+        } else {
+            "http"
+        }
+        .to_owned(),
+    ));
     let add: Vec<(&str, &str)> = add.iter().map(|(name, value)| (*name, value.as_str())).collect();
     asked.head.forward_bytes(&add)
 }
 
 /// JSON in visible ASCII: what is not is written as `\u` escapes, so that no value can end the header.
 fn user_header(user: &VerifiedUser) -> String {
-    let json = serde_json::json!({"iss": &*user.issuer, "sub": user.subject, "roles": user.roles}).to_string();
+    let json =
+        serde_json::json!({"iss": &*user.issuer, "sub": user.subject, "roles": user.roles}).to_string();
     let mut ascii = String::with_capacity(json.len());
     for c in json.chars() {
         if c.is_ascii() && !c.is_ascii_control() {
@@ -455,7 +584,11 @@ fn as_user(user: &VerifiedUser) -> authz::User {
         amr: user.amr.clone(),
         auth_time: user.auth_time,
         exp: user.exp,
-        claims: user.claims.iter().map(|(name, value)| (name.clone(), as_claim(value))).collect(),
+        claims: user
+            .claims
+            .iter()
+            .map(|(name, value)| (name.clone(), as_claim(value)))
+            .collect(),
     }
 }
 

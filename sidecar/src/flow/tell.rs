@@ -13,8 +13,8 @@ use crate::authz::{self, Verdict};
 use crate::forward::http1::Exchange;
 use crate::forward::{Copied, Progress};
 use crate::observe::{
-    Decision, DecisionLabels, Destination, Direction, Http, Kind, Label, Need, Proven, Record, RequestLabels, RequestMeter, Source,
-    Tcp, Text, Timing, Tls, TraceParent, User, decision_id,
+    Decision, DecisionLabels, Destination, Direction, Http, Kind, Label, Need, Proven, Record, RequestLabels,
+    RequestMeter, Source, Tcp, Text, Timing, Tls, TraceParent, User, decision_id,
 };
 use crate::request::{Head, Refusal, Version};
 use crate::snapshot::Snapshot;
@@ -37,19 +37,39 @@ pub(super) struct Told {
 
 impl Told {
     pub(super) fn denied() -> Self {
-        Self { bytes_in: 0, bytes_out: 0, close: "denied", error: None }
+        Self {
+            bytes_in: 0,
+            bytes_out: 0,
+            close: "denied",
+            error: None,
+        }
     }
 
     pub(super) fn failed(label: &'static str, error: &dyn std::fmt::Display) -> Self {
-        Self { bytes_in: 0, bytes_out: 0, close: label, error: Some((label, error.to_string())) }
+        Self {
+            bytes_in: 0,
+            bytes_out: 0,
+            close: label,
+            error: Some((label, error.to_string())),
+        }
     }
 
     pub(super) fn copied(copied: &Copied) -> Self {
-        Self { bytes_in: copied.a_to_b, bytes_out: copied.b_to_a, close: copied.end.label(), error: None }
+        Self {
+            bytes_in: copied.a_to_b,
+            bytes_out: copied.b_to_a,
+            close: copied.end.label(),
+            error: None,
+        }
     }
 
     pub(super) fn cut(end: &End, progress: &Progress) -> Self {
-        Self { bytes_in: progress.counts().0, bytes_out: progress.counts().1, close: end.label(), error: None }
+        Self {
+            bytes_in: progress.counts().0,
+            bytes_out: progress.counts().1,
+            close: end.label(),
+            error: None,
+        }
     }
 }
 
@@ -77,7 +97,17 @@ impl Story {
 
     fn new(direction: Direction, from: SocketAddr) -> Self {
         let (started, trace) = (Instant::now(), TraceParent::fresh());
-        Self { direction, from, to: None, service: None, own: None, peer: None, tls: None, trace, started }
+        Self {
+            direction,
+            from,
+            to: None,
+            service: None,
+            own: None,
+            peer: None,
+            tls: None,
+            trace,
+            started,
+        }
     }
 
     pub(super) fn to(mut self, to: SocketAddr) -> Self {
@@ -154,7 +184,10 @@ impl Story {
         let addr = self.from.to_string();
         let inbound = self.direction == Direction::Inbound;
         let src = match (&self.own, &self.peer) {
-            (Some(own), _) => Source { spiffe_id: Some(Text::from(own.to_string())), ..Source::plain(addr) },
+            (Some(own), _) => Source {
+                spiffe_id: Some(Text::from(own.to_string())),
+                ..Source::plain(addr)
+            },
             (None, Some(peer)) if inbound => Source::proven(addr, &peer.id, peer.not_after),
             _ => Source::plain(addr),
         };
@@ -175,14 +208,26 @@ impl Story {
         }
         record.trace = Some(self.trace);
         record.identity_state = Proven::of(self.peer.is_some(), false);
-        record.tls = self.tls.map(|(version, kx)| Tls { mode: "hbone", version, kx, resumed: false });
-        record.timing = Timing { total: Some(self.started.elapsed()), ..Timing::default() };
+        record.tls = self.tls.map(|(version, kx)| Tls {
+            mode: "hbone",
+            version,
+            kx,
+            resumed: false,
+        });
+        record.timing = Timing {
+            total: Some(self.started.elapsed()),
+            ..Timing::default()
+        };
         record
     }
 }
 
 fn ended_as(record: &mut Record, told: &Told) {
-    record.tcp = Some(Tcp { bytes_in: told.bytes_in, bytes_out: told.bytes_out, close: told.close });
+    record.tcp = Some(Tcp {
+        bytes_in: told.bytes_in,
+        bytes_out: told.bytes_out,
+        close: told.close,
+    });
     if let Some((label, detail)) = &told.error {
         record.error = Some(label);
         record.detail = Some(Text::from(detail.clone()));
@@ -191,13 +236,26 @@ fn ended_as(record: &mut Record, told: &Told) {
 
 /// Ourselves as the destination of what comes in.
 fn own_side(ctx: &Context) -> Destination {
-    let own = ctx.current.load().tls.as_ref().ok().map(|tls| Text::from(tls.identity().id.to_string()));
-    Destination { service: Some(Text::from(ctx.options.service.to_string())), spiffe_id: own, ..Destination::default() }
+    let own = ctx
+        .current
+        .load()
+        .tls
+        .as_ref()
+        .ok()
+        .map(|tls| Text::from(tls.identity().id.to_string()));
+    Destination {
+        service: Some(Text::from(ctx.options.service.to_string())),
+        spiffe_id: own,
+        ..Destination::default()
+    }
 }
 
 fn source(secured: &Secured) -> Source {
     let addr = secured.src.to_string();
-    secured.peer.as_ref().map_or_else(|| Source::plain(addr.clone()), |peer| Source::proven(addr.clone(), &peer.id, peer.not_after))
+    secured.peer.as_ref().map_or_else(
+        || Source::plain(addr.clone()),
+        |peer| Source::proven(addr.clone(), &peer.id, peer.not_after),
+    )
 }
 
 fn protection(secured: &Secured) -> Option<Tls> {
@@ -207,7 +265,12 @@ fn protection(secured: &Secured) -> Option<Tls> {
         Via::Mtls => "port",
         Via::ServerTls | Via::Plaintext => "public",
     };
-    Some(Tls { mode, version, kx, resumed: false })
+    Some(Tls {
+        mode,
+        version,
+        kx,
+        resumed: false,
+    })
 }
 
 fn undecided(verdict: &'static str, reason: &'static str, snapshot: &Snapshot) -> Decision {
@@ -225,13 +288,17 @@ fn undecided(verdict: &'static str, reason: &'static str, snapshot: &Snapshot) -
 fn as_decided(decision: &authz::Decision, snapshot: &Snapshot) -> Decision {
     let texts = |ids: &[Arc<str>]| ids.iter().map(|id| Text::from(id.to_string())).collect();
     Decision {
-        verdict: if decision.verdict == Verdict::Allow { "allow" } else { "deny" },
+        verdict: if decision.verdict == Verdict::Allow {
+            "allow"
+        } else {
+            "deny"
+        },
         reason: decision.reason.label(),
         rules: texts(&decision.rules),
-        needs: decision
-            .needs
-            .as_ref()
-            .map(|needs| Need { rule: Text::from(needs.rule.to_string()), text: Text::from(needs.text.clone()) }),
+        needs: decision.needs.as_ref().map(|needs| Need {
+            rule: Text::from(needs.rule.to_string()),
+            text: Text::from(needs.text.clone()),
+        }),
         shadow: texts(&decision.shadow),
         policy_version: Text::from(snapshot.policies.version().to_owned()),
         errors: decision.errors,
@@ -260,7 +327,11 @@ impl RequestStory {
             path: Some(Text::from(head.path.clone())),
             host: Some(Text::from(head.host.clone())),
             status: None,
-            proto: if head.version == Version::H10 { "HTTP/1.0" } else { "HTTP/1.1" },
+            proto: if head.version == Version::H10 {
+                "HTTP/1.0"
+            } else {
+                "HTTP/1.1"
+            },
             req_bytes: 0,
             resp_bytes: 0,
         });
@@ -282,13 +353,16 @@ impl RequestStory {
         let texts = |words: &[String]| words.iter().map(|word| Text::from(word.clone())).collect();
         if let Some(user) = user {
             self.record.identity_state = Proven::of(self.record.src.spiffe_id.is_some(), true);
-            self.record.user = ctx.users.name(&user.alias, &user.issuer, &user.subject).map(|name| User {
-                name,
-                acr: user.acr.clone().map(Text::from),
-                amr: texts(&user.amr),
-                scopes: texts(&user.scope),
-                client_id: user.azp.clone().map(Text::from),
-            });
+            self.record.user = ctx
+                .users
+                .name(&user.alias, &user.issuer, &user.subject)
+                .map(|name| User {
+                    name,
+                    acr: user.acr.clone().map(Text::from),
+                    amr: texts(&user.amr),
+                    scopes: texts(&user.scope),
+                    client_id: user.azp.clone().map(Text::from),
+                });
         }
         self
     }
@@ -335,7 +409,11 @@ impl RequestStory {
 
     fn refused(mut self, out: Out<'_>, why: (&'static str, &str), id: &Arc<str>) {
         let (code, detail) = why;
-        let denied = self.record.decision.as_ref().is_some_and(|decision| decision.verdict == "deny");
+        let denied = self
+            .record
+            .decision
+            .as_ref()
+            .is_some_and(|decision| decision.verdict == "deny");
         if self.record.decision.is_none() {
             self.record.decision = Some(undecided("deny", code, &out.ctx.current.load()));
         }
@@ -386,7 +464,11 @@ impl RequestStory {
 
     fn request_labels(&self) -> RequestLabels {
         let http = self.record.http.as_ref();
-        let label = |text: Option<&Text>| text.map_or(Label::fixed(""), |text| Label::from(Arc::<str>::from(text.as_str())));
+        let label = |text: Option<&Text>| {
+            text.map_or(Label::fixed(""), |text| {
+                Label::from(Arc::<str>::from(text.as_str()))
+            })
+        };
         RequestLabels {
             method: label(http.map(|http| &http.method)),
             status: http.and_then(|http| http.status).unwrap_or(0),
@@ -410,7 +492,9 @@ pub(super) fn decision_labels(record: &Record, decision: &Decision) -> DecisionL
     DecisionLabels {
         verdict: decision.verdict,
         reason: decision.reason,
-        rule: decision.rules.first().map_or(Label::fixed(""), |rule| Label::from(Arc::<str>::from(rule.as_str()))),
+        rule: decision.rules.first().map_or(Label::fixed(""), |rule| {
+            Label::from(Arc::<str>::from(rule.as_str()))
+        }),
         direction: record.direction,
         proven: record.identity_state,
     }

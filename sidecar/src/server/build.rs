@@ -32,11 +32,18 @@ pub(super) fn build(loaded: Loaded) -> Result<Arc<State>, ServerError> {
     let Loaded { sidecar, mesh } = loaded;
     let mesh = Arc::new(mesh);
     let metrics = Metrics::new();
-    let journal = Journal::start(&sidecar.log.output, metrics.dropped_records()).map_err(ServerError::system("log.output"))?;
-    let dial = DialOptions { mark: sidecar.traffic.mark, timeout: sidecar.limits.connect_timeout };
-    dial.check().map_err(ServerError::system("traffic.mark needs CAP_NET_ADMIN"))?;
-    let services = Resolver::new(mesh.services(), ResolverOptions::default()).map_err(ServerError::setting("mesh"))?;
-    let authn = Authenticator::new(mesh.issuer_options(), AuthnOptions::new(dial.clone())).map_err(ServerError::setting("issuer"))?;
+    let journal = Journal::start(&sidecar.log.output, metrics.dropped_records())
+        .map_err(ServerError::system("log.output"))?;
+    let dial = DialOptions {
+        mark: sidecar.traffic.mark,
+        timeout: sidecar.limits.connect_timeout,
+    };
+    dial.check()
+        .map_err(ServerError::system("traffic.mark needs CAP_NET_ADMIN"))?;
+    let services =
+        Resolver::new(mesh.services(), ResolverOptions::default()).map_err(ServerError::setting("mesh"))?;
+    let authn = Authenticator::new(mesh.issuer_options(), AuthnOptions::new(dial.clone()))
+        .map_err(ServerError::setting("issuer"))?;
     let (policies, trouble) = match first_policies(&sidecar, &mesh) {
         Ok(policies) => (policies, None),
         // A sidecar that does not start would leave its service without an answer that says why; one that denies does not.
@@ -54,7 +61,18 @@ pub(super) fn build(loaded: Loaded) -> Result<Arc<State>, ServerError> {
     let options = options(&sidecar, dial)?;
     let users = UserLog::new(&sidecar.log.user);
     let (drain, probe) = (Drain::new(), Probe::default());
-    let ctx = Context { current, services, pool, authn, journal, metrics, users, drain, probe, options };
+    let ctx = Context {
+        current,
+        services,
+        pool,
+        authn,
+        journal,
+        metrics,
+        users,
+        drain,
+        probe,
+        options,
+    };
     Ok(State::new(Arc::new(ctx), sidecar, trouble))
 }
 
@@ -71,9 +89,10 @@ fn own_ports(sidecar: &Sidecar) -> Vec<u16> {
 
 fn options(sidecar: &Sidecar, dial: DialOptions) -> Result<FlowOptions, ServerError> {
     let public_tls = match &sidecar.inbound.public {
-        Some(files) => {
-            Some(public_server(&files.certificate, &files.key).map_err(ServerError::setting("inbound.public_certificate"))?)
-        }
+        Some(files) => Some(
+            public_server(&files.certificate, &files.key)
+                .map_err(ServerError::setting("inbound.public_certificate"))?,
+        ),
         None => None,
     };
     let limits = &sidecar.limits;
@@ -85,7 +104,11 @@ fn options(sidecar: &Sidecar, dial: DialOptions) -> Result<FlowOptions, ServerEr
         dial,
         detect_timeout: sidecar.inbound.detect_timeout,
         handshake_timeout: HANDSHAKE,
-        limits: Limits { head_bytes: limits.head_bytes, headers: limits.headers, ..Limits::default() },
+        limits: Limits {
+            head_bytes: limits.head_bytes,
+            headers: limits.headers,
+            ..Limits::default()
+        },
         head_timeout: limits.head_timeout,
         idle_timeout: limits.idle_timeout,
         opaque_idle: limits.opaque_idle_timeout,

@@ -19,21 +19,32 @@ use super::ready::State;
 /// No endpoint is configured.
 pub(super) fn start(state: &Arc<State>) -> Result<JoinHandle<IdentityError>, ServerError> {
     let settings = &state.sidecar.identity;
-    let endpoint = settings.workload_api.clone().or_else(default_endpoint).ok_or(ServerError::Setting {
-        what: "identity.workload_api",
-        detail: "not set, and neither is SPIFFE_ENDPOINT_SOCKET".to_owned(),
-    })?;
+    let endpoint = settings
+        .workload_api
+        .clone()
+        .or_else(default_endpoint)
+        .ok_or(ServerError::Setting {
+            what: "identity.workload_api",
+            detail: "not set, and neither is SPIFFE_ENDPOINT_SOCKET".to_owned(),
+        })?;
     let pick = match &settings.which {
         WhichSvid::Id(id) => Pick::Id(id.clone()),
         WhichSvid::Hint(hint) => Pick::Hint(hint.clone()),
         WhichSvid::OfTheService => {
             let snapshot = state.ctx.current.load();
             let service = snapshot.mesh.service(&state.sidecar.service);
-            Pick::OneOf(service.map(|service| service.spiffe_ids.clone()).unwrap_or_default())
+            Pick::OneOf(
+                service
+                    .map(|service| service.spiffe_ids.clone())
+                    .unwrap_or_default(),
+            )
         }
     };
     let state = Arc::clone(state);
-    Ok(tokio::spawn(watch(WorkloadApiOptions { endpoint, pick }, move |news| take(&state, news))))
+    Ok(tokio::spawn(watch(
+        WorkloadApiOptions { endpoint, pick },
+        move |news| take(&state, news),
+    )))
 }
 
 fn take(state: &State, news: IdentityState) {
@@ -56,7 +67,10 @@ fn take(state: &State, news: IdentityState) {
             ctx.current.set_tls(Ok(Arc::clone(&tls)));
             ctx.pool.adopt(&tls, SystemTime::now());
             ctx.metrics.svid_rotated("ok");
-            ctx.metrics.svid_expiry(Label::from(Arc::<str>::from(identity.id.trust_domain_name())), identity.not_after);
+            ctx.metrics.svid_expiry(
+                Label::from(Arc::<str>::from(identity.id.trust_domain_name())),
+                identity.not_after,
+            );
             tracing::info!(spiffe_id = %identity.id, not_after = ?identity.not_after, "identity in force");
         }
         Err(error) => {

@@ -55,7 +55,10 @@ impl ServerError {
     }
 
     fn setting<E: std::fmt::Display>(what: &'static str) -> impl FnOnce(E) -> Self {
-        move |error| Self::Setting { what, detail: error.to_string() }
+        move |error| Self::Setting {
+            what,
+            detail: error.to_string(),
+        }
     }
 }
 
@@ -93,7 +96,10 @@ async fn serve(loaded: Loaded, runtimes: &Runtimes) -> Result<(), ServerError> {
     state.ctx.pool.retire_all();
     let cut = state.ctx.drain.run(state.sidecar.drain_timeout).await;
     if cut > 0 {
-        tracing::warn!(connections = cut, "cut: still open when the drain's time was over");
+        tracing::warn!(
+            connections = cut,
+            "cut: still open when the drain's time was over"
+        );
     }
     state.ctx.journal.shutdown(Duration::from_secs(2));
     tracing::info!("drained");
@@ -110,8 +116,14 @@ fn background(state: &Arc<State>) -> Result<impl Future<Output = ServerError> + 
     tokio::spawn(probe::keep(Arc::clone(state)));
     Ok(async move {
         match watching.await {
-            Ok(error) => ServerError::Setting { what: "identity.workload_api", detail: error.to_string() },
-            Err(error) => ServerError::Setting { what: "the Workload API client", detail: error.to_string() },
+            Ok(error) => ServerError::Setting {
+                what: "identity.workload_api",
+                detail: error.to_string(),
+            },
+            Err(error) => ServerError::Setting {
+                what: "the Workload API client",
+                detail: error.to_string(),
+            },
         }
     })
 }
@@ -125,8 +137,11 @@ async fn control_listeners(state: &Arc<State>) -> Result<(), ServerError> {
     let readiness: Arc<dyn crate::admin::AdminState> = Arc::<State>::clone(state);
     tokio::spawn(serve_health(health, Arc::clone(&readiness)));
     tokio::spawn(serve_metrics(metrics, Arc::clone(&state.ctx.metrics)));
-    let socket = crate::admin::AdminSocket::bind(&state.sidecar.admin)
-        .map_err(|error| ServerError::Setting { what: "admin.socket", detail: error.to_string() })?;
+    let socket =
+        crate::admin::AdminSocket::bind(&state.sidecar.admin).map_err(|error| ServerError::Setting {
+            what: "admin.socket",
+            detail: error.to_string(),
+        })?;
     tokio::spawn(serve_admin(socket, readiness));
     Ok(())
 }
@@ -136,7 +151,11 @@ fn data_listeners(state: &Arc<State>, runtimes: &Runtimes) -> Result<(), ServerE
     // Sockets register with the runtime that polls them.
     let _entered = data.enter();
     let room = Arc::new(Semaphore::new(state.sidecar.limits.connections));
-    let accepting = Accepting { ctx: Arc::clone(&state.ctx), data: data.clone(), room };
+    let accepting = Accepting {
+        ctx: Arc::clone(&state.ctx),
+        data: data.clone(),
+        room,
+    };
     let (inbound, out) = (&state.sidecar.inbound, &state.sidecar.outbound);
     let listening = |port: u16, reach| bind(port, reach).map_err(ServerError::system(format!("port {port}")));
     for listener in listening(out.port, Reach::Loopback)? {

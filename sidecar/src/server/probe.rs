@@ -34,7 +34,10 @@ pub(super) async fn probe(ctx: &Arc<Context>) -> Redirect {
 
 async fn redirected(ctx: &Arc<Context>, target: SocketAddr) -> bool {
     ctx.probe.forget(target);
-    let unmarked = DialOptions { mark: None, timeout: PATIENCE };
+    let unmarked = DialOptions {
+        mark: None,
+        timeout: PATIENCE,
+    };
     let connection = match connect(target, &unmarked).await {
         Ok(connection) => connection,
         // Without a route of this family the application cannot reach anything by it either.
@@ -51,8 +54,10 @@ async fn redirected(ctx: &Arc<Context>, target: SocketAddr) -> bool {
 
 fn no_route(error: &std::io::Error) -> bool {
     use std::io::ErrorKind::{AddrNotAvailable, HostUnreachable, NetworkUnreachable};
-    matches!(error.kind(), NetworkUnreachable | HostUnreachable | AddrNotAvailable)
-        || error.raw_os_error() == Some(nix::errno::Errno::EAFNOSUPPORT as i32)
+    matches!(
+        error.kind(),
+        NetworkUnreachable | HostUnreachable | AddrNotAvailable
+    ) || error.raw_os_error() == Some(nix::errno::Errno::EAFNOSUPPORT as i32)
 }
 
 /// Time between two rounds while the redirect is missing, and once it is in place.
@@ -71,7 +76,10 @@ pub(super) async fn keep(state: Arc<State>) {
             match found {
                 Redirect::InPlace => tracing::info!("the redirect is in place"),
                 Redirect::Missing(family) => {
-                    tracing::error!(family, "traffic is not redirected: not ready (hint: `hopguard iptables apply`)");
+                    tracing::error!(
+                        family,
+                        "traffic is not redirected: not ready (hint: `hopguard iptables apply`)"
+                    );
                 }
             }
         }

@@ -33,8 +33,16 @@ struct Notes {
 
 impl State {
     pub(super) fn new(ctx: Arc<Context>, sidecar: Sidecar, refused: Option<String>) -> Arc<Self> {
-        let notes = Notes { files_good: refused.is_none(), refused, ..Notes::default() };
-        Arc::new(Self { ctx, sidecar, notes: Mutex::new(notes) })
+        let notes = Notes {
+            files_good: refused.is_none(),
+            refused,
+            ..Notes::default()
+        };
+        Arc::new(Self {
+            ctx,
+            sidecar,
+            notes: Mutex::new(notes),
+        })
     }
 
     pub(super) fn listening(&self) {
@@ -138,7 +146,9 @@ impl State {
 impl AdminState for State {
     fn section(&self, name: &str) -> Option<Value> {
         let value = match name {
-            "status" => json!({"readiness": self.readiness(), "identity": self.identity(), "policy": self.policy()}),
+            "status" => {
+                json!({"readiness": self.readiness(), "identity": self.identity(), "policy": self.policy()})
+            }
             "config" => self.config(),
             "services" => self.services(),
             "policy" => self.policy(),
@@ -156,7 +166,9 @@ impl AdminState for State {
     fn readiness(&self) -> Readiness {
         let mut reasons = Vec::new();
         let identity = match &self.ctx.current.load().tls {
-            Ok(tls) if tls.identity().not_after <= SystemTime::now() => Some("the own SVID has expired".to_owned()),
+            Ok(tls) if tls.identity().not_after <= SystemTime::now() => {
+                Some("the own SVID has expired".to_owned())
+            }
             Ok(_) => None,
             Err(reason) => Some(reason.to_string()),
         };
@@ -175,15 +187,22 @@ impl AdminState for State {
             match &notes.redirect {
                 Some(Redirect::InPlace) => {}
                 Some(Redirect::Missing(family)) => {
-                    reasons.push(format!("the redirect is not in place for {family}: run `hopguard iptables apply`"));
+                    reasons.push(format!(
+                        "the redirect is not in place for {family}: run `hopguard iptables apply`"
+                    ));
                 }
                 None => reasons.push("the redirect has not been seen yet".to_owned()),
             }
         }
-        Readiness { ready: reasons.is_empty(), reasons }
+        Readiness {
+            ready: reasons.is_empty(),
+            reasons,
+        }
     }
 }
 
 fn unix(time: SystemTime) -> u64 {
-    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+    time.duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs()
 }

@@ -67,8 +67,15 @@ async fn fingerprint(state: &Arc<State>) -> Fingerprint {
 fn look(state: &State) -> Fingerprint {
     let mesh = &state.ctx.current.load().mesh;
     let mut files: Vec<PathBuf> = vec![state.sidecar.mesh.clone()];
-    files.extend(mesh.issuer_options().into_iter().filter_map(|issuer| issuer.ca_file));
-    Fingerprint::of(files.iter().map(PathBuf::as_path), [Path::new(&state.sidecar.policies)])
+    files.extend(
+        mesh.issuer_options()
+            .into_iter()
+            .filter_map(|issuer| issuer.ca_file),
+    );
+    Fingerprint::of(
+        files.iter().map(PathBuf::as_path),
+        [Path::new(&state.sidecar.policies)],
+    )
 }
 
 /// A set that was checked as far as files go.
@@ -82,14 +89,24 @@ fn load(state: &State) -> Result<Set, String> {
     let mesh = load_mesh(&sidecar.mesh).map_err(|problems| lines(&problems))?;
     if mesh.service(&sidecar.service).is_none() {
         let file = sidecar.mesh.display();
-        return Err(format!("{file}: the own service `{}` is not in it any more (hint: rename it back, or restart)", sidecar.service));
+        return Err(format!(
+            "{file}: the own service `{}` is not in it any more (hint: rename it back, or restart)",
+            sidecar.service
+        ));
     }
     let policies = build::policies(sidecar, &mesh)?;
-    Ok(Set { mesh: Arc::new(mesh), policies })
+    Ok(Set {
+        mesh: Arc::new(mesh),
+        policies,
+    })
 }
 
 fn lines(problems: &[ConfigProblem]) -> String {
-    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    problems
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// Puts a set in force: services and issuers first, each of which refuses without having changed anything.
@@ -105,9 +122,11 @@ fn apply(state: &State, set: Set) {
         }
         return refuse(state, format!("{}: {error}", state.sidecar.mesh.display()));
     }
-    ctx.metrics.set_known(KnownWorkloads::new(set.mesh.known_workloads()));
+    ctx.metrics
+        .set_known(KnownWorkloads::new(set.mesh.known_workloads()));
     ctx.metrics.forget_issuers();
-    ctx.metrics.config_info(&set.mesh.hash, set.policies.version(), env!("CARGO_PKG_VERSION"));
+    ctx.metrics
+        .config_info(&set.mesh.hash, set.policies.version(), env!("CARGO_PKG_VERSION"));
     ctx.metrics.config_reloaded("files", "ok");
     tracing::info!(policies = set.policies.count(), version = set.policies.version(), mesh = %set.mesh.hash, "files reloaded");
     ctx.current.set_files(set.policies, set.mesh);
