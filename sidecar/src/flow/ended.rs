@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use super::{Context, time_until};
+use super::{Context, Secured, time_until};
 use crate::authz::{Decision, Verdict};
 use crate::snapshot::Snapshot;
 
@@ -12,6 +12,8 @@ pub(super) enum End {
     Svid,
     /// The user's token ends.
     Token,
+    /// Under the bundles or the identity of now the peer would not be let in.
+    Distrusted,
     /// Decided again after a change, it is denied.
     Denied(Box<Decision>),
 }
@@ -22,6 +24,7 @@ impl End {
         match self {
             Self::Svid => "svid_expired",
             Self::Token => "token_expired",
+            Self::Distrusted => "peer_distrusted",
             Self::Denied(_) => "denied_after_change",
         }
     }
@@ -31,26 +34,29 @@ impl End {
 pub(super) struct Bounds {
     /// The generation of the snapshot that it was decided on.
     pub(super) decided: u64,
-    /// When an SVID that it rests on ends.
-    pub(super) hard: SystemTime,
     /// When the user's token ends.
     pub(super) token: Option<SystemTime>,
 }
 
 /// Resolves when what was let in must end. `again` decides it on a snapshot as it was decided first.
-pub(super) async fn ended(ctx: &Context, bounds: Bounds, again: impl Fn(&Snapshot) -> Decision) -> End {
+pub(super) async fn ended(
+    ctx: &Context,
+    secured: &Secured,
+    bounds: Bounds,
+    again: impl Fn(&Snapshot) -> Decision,
+) -> End {
     let mut changes = ctx.current.changes();
-    let Bounds {
-        mut decided,
-        hard,
-        token,
-    } = bounds;
+    let Bounds { mut decided, token } = bounds;
+    let hard = secured.validity.hard;
     let until = token.map_or(hard, |token| token.min(hard));
     loop {
         // Looked at before waiting: a change between the first decision and the subscription is not lost.
         let snapshot = ctx.current.load();
         if snapshot.generation != decided {
             decided = snapshot.generation;
+            if !secured.still_trusted(&snapshot, SystemTime::now()) {
+                return End::Distrusted;
+            }
             let decision = again(&snapshot);
             if decision.verdict == Verdict::Deny {
                 return End::Denied(Box::new(decision));

@@ -7,11 +7,12 @@ use std::time::{Instant, SystemTime};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
 use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor};
 
 use super::ended::{Bounds, ended};
 use super::tell::{Story, Told};
-use super::{Abort, Context, Secured, Validity, Via, request};
+use super::{Abort, Context, Secured, Trust, Validity, Via, request};
 use crate::authz::{Decision, Facts, Principal, Verdict, What};
 use crate::detect::{Detected, Prefixed, Protocol, detect};
 use crate::forward::{Progress, abort, connect_app, copy_both};
@@ -80,18 +81,6 @@ impl Arrived {
         abort(self.stream.get_ref());
         self.story.refused(ctx, reason, detail);
     }
-
-    fn secured(&self, via: Via, session: Option<&Session>, validity: Validity) -> Secured {
-        Secured {
-            peer: session.and_then(|session| session.peer.clone()),
-            via,
-            tls: session.map(|session| (session.version, session.kx)),
-            src: self.src,
-            port: self.port.clone(),
-            app: self.original,
-            validity,
-        }
-    }
 }
 
 async fn plaintext(ctx: Arc<Context>, asked: Arrived) {
@@ -100,7 +89,16 @@ async fn plaintext(ctx: Arc<Context>, asked: Arrived) {
     }
     ctx.metrics
         .plaintext_accepted(asked.port.port, Label::fixed("unknown"));
-    let secured = asked.secured(Via::Plaintext, None, Validity::unlimited(SystemTime::now()));
+    let secured = Secured {
+        peer: None,
+        via: Via::Plaintext,
+        tls: None,
+        trust: None,
+        src: asked.src,
+        port: asked.port,
+        app: asked.original,
+        validity: Validity::unlimited(SystemTime::now()),
+    };
     established(ctx, secured, asked.story, asked.stream).await;
 }
 
@@ -148,10 +146,14 @@ async fn tls_on_port(ctx: Arc<Context>, asked: Arrived) {
     } else {
         Via::ServerTls
     };
+    let trust = mesh
+        .as_deref()
+        .and_then(|mesh| Trust::of(mesh, stream.get_ref().1));
     let secured = Secured {
         peer: session.peer,
         via,
         tls: Some((session.version, session.kx)),
+        trust,
         src,
         port,
         app: original,
@@ -218,41 +220,21 @@ pub async fn hbone(ctx: Arc<Context>, stream: TcpStream, peer: SocketAddr) {
             return story.refused(&ctx, "no_identity", reason);
         }
     };
-    let accepting = TlsAcceptor::from(tls.server(ServerProfile::Hbone)).accept(stream);
-    let stream = match tokio::time::timeout(ctx.options.handshake_timeout, accepting).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return failed_handshake(&ctx, story, label(&error), &explain(&error)),
-        Err(_) => return story.refused(&ctx, "handshake_timeout", "the handshake did not end in time"),
-    };
-    let session = match session(stream.get_ref().1) {
-        Ok(session) if session.peer.is_some() => session,
-        Ok(_) => {
-            return failed_handshake(
-                &ctx,
-                story,
-                "no_client_certificate",
-                "the peer presented no certificate",
-            );
-        }
-        Err(error) => return failed_handshake(&ctx, story, "peer_untrusted", &error.to_string()),
+    let (stream, session) = match hbone_handshake(&ctx, &tls, stream).await {
+        Ok(secured) => secured,
+        Err((label, detail)) => return failed_handshake(&ctx, story, label, &detail),
     };
     ctx.metrics
         .handshake(Direction::Inbound, session.version, session.kx, "ok");
     let validity = validity(Some(&tls), &session);
+    let trust = Trust::of(&tls, stream.get_ref().1);
     let tunnel = Arc::new(Tunnel {
         session,
+        trust,
         src,
         local,
         validity,
     });
-    let handle = tokio::runtime::Handle::current();
-    let on_stream = {
-        let ctx = Arc::clone(&ctx);
-        move |incoming: Incoming| {
-            let (ctx, tunnel) = (Arc::clone(&ctx), Arc::clone(&tunnel));
-            ctx.drain.clone().spawn(&handle, tunnelled(ctx, tunnel, incoming));
-        }
-    };
     let options = ServeOptions {
         max_streams: ctx.options.streams_per_tunnel,
         max_age: ctx.options.tunnel_max_age,
@@ -260,22 +242,50 @@ pub async fn hbone(ctx: Arc<Context>, stream: TcpStream, peer: SocketAddr) {
         preface_timeout: ctx.options.handshake_timeout,
         valid_until: validity.hard,
     };
+    let handle = tokio::runtime::Handle::current();
     let draining = ctx.drain.clone();
-    if let Err(error) = serve(
+    let on_stream = move |incoming: Incoming| {
+        let (ctx, tunnel) = (Arc::clone(&ctx), Arc::clone(&tunnel));
+        ctx.drain.clone().spawn(&handle, tunnelled(ctx, tunnel, incoming));
+    };
+    let serving = serve(
         stream,
         &options,
         on_stream,
         async move { draining.beginning().await },
-    )
-    .await
-    {
+    );
+    if let Err(error) = serving.await {
         tracing::debug!(peer = %src, %error, "tunnel ended");
     }
+}
+
+type Failed = (&'static str, String);
+
+async fn hbone_handshake(
+    ctx: &Context,
+    tls: &MeshTls,
+    stream: TcpStream,
+) -> Result<(TlsStream<TcpStream>, Session), Failed> {
+    let accepting = TlsAcceptor::from(tls.server(ServerProfile::Hbone)).accept(stream);
+    let stream = match tokio::time::timeout(ctx.options.handshake_timeout, accepting).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return Err((label(&error), explain(&error))),
+        Err(_) => return Err(("timeout", "the handshake did not end in time".to_owned())),
+    };
+    let session = session(stream.get_ref().1).map_err(|error| ("peer_untrusted", error.to_string()))?;
+    if session.peer.is_none() {
+        return Err((
+            "no_client_certificate",
+            "the peer presented no certificate".to_owned(),
+        ));
+    }
+    Ok((stream, session))
 }
 
 /// What holds for every stream of one tunnel.
 struct Tunnel {
     session: Session,
+    trust: Option<Trust>,
     src: SocketAddr,
     local: SocketAddr,
     validity: Validity,
@@ -309,6 +319,7 @@ async fn tunnelled(ctx: Arc<Context>, tunnel: Arc<Tunnel>, incoming: Incoming) {
         peer: tunnel.session.peer.clone(),
         via: Via::Hbone,
         tls: Some((tunnel.session.version, tunnel.session.kx)),
+        trust: tunnel.trust.clone(),
         src: tunnel.src,
         port,
         app: authority,
@@ -402,7 +413,6 @@ where
     let again = |snapshot: &Snapshot| connect_decision(snapshot, secured);
     let bounds = Bounds {
         decided: moving.decided,
-        hard: secured.validity.hard,
         token: None,
     };
     let copying = copy_both(
@@ -419,7 +429,7 @@ where
             }
             Told::copied(&copied)
         }
-        end = ended(ctx, bounds, again) => {
+        end = ended(ctx, secured, bounds, again) => {
             moving.stream.abort();
             abort(&moving.app);
             Told::cut(&end, &progress)

@@ -1,6 +1,7 @@
 //! The story: the order of the stages, for connections that come in, for connections that go out, and for each HTTP
 //! request. No other room knows it. What a stage cannot prove it does not hand on.
 
+mod caller;
 mod ended;
 mod inbound;
 mod outbound;
@@ -9,11 +10,13 @@ mod tell;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 pub use inbound::{hbone, redirected};
 pub use outbound::{Probe, outbound};
 
+use rustls_pki_types::CertificateDer;
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
@@ -25,8 +28,8 @@ use crate::observe::{Direction, Journal, Kind, Metrics, Proven, Record, UserLog}
 use crate::request::Limits;
 use crate::runtime::Drain;
 use crate::services::{Port, Resolver};
-use crate::snapshot::Current;
-use crate::tls::Peer;
+use crate::snapshot::{Current, Snapshot};
+use crate::tls::{MeshTls, Peer};
 use crate::tunnel::{Pool, TunnelStream};
 
 /// Everything that the stages share.
@@ -95,6 +98,8 @@ struct Secured {
     via: Via,
     /// TLS version and key exchange.
     tls: Option<(&'static str, &'static str)>,
+    /// What the peer's identity rests on.
+    trust: Option<Trust>,
     /// The socket's other end.
     src: SocketAddr,
     /// The declared port.
@@ -103,6 +108,38 @@ struct Secured {
     app: SocketAddr,
     /// Until when what was proven holds.
     validity: Validity,
+}
+
+/// What a peer's identity rests on: the chain that it presented, and the configuration under which that was last proven.
+#[derive(Clone)]
+struct Trust {
+    chain: Arc<[CertificateDer<'static>]>,
+    /// [`MeshTls::generation`] of the last proof.
+    proven_under: Arc<AtomicU64>,
+}
+
+impl Trust {
+    /// Of a finished handshake under `tls`; `None` when no certificate came.
+    fn of(tls: &MeshTls, connection: &rustls::CommonState) -> Option<Self> {
+        let chain = connection.peer_certificates()?;
+        let chain = chain.iter().map(|cert| cert.clone().into_owned()).collect();
+        Some(Self {
+            chain,
+            proven_under: Arc::new(AtomicU64::new(tls.generation())),
+        })
+    }
+
+    /// Whether the chain proves the same under the bundles of now. Costs a comparison unless they changed.
+    fn holds(&self, tls: &MeshTls, now: SystemTime) -> bool {
+        if self.proven_under.load(Ordering::Acquire) == tls.generation() {
+            return true;
+        }
+        let holds = tls.recheck_client(&self.chain, now).is_ok();
+        if holds {
+            self.proven_under.store(tls.generation(), Ordering::Release);
+        }
+        holds
+    }
 }
 
 /// How an inbound connection came.
@@ -179,6 +216,16 @@ fn time_until(then: SystemTime) -> Duration {
 }
 
 impl Secured {
+    /// Whether the peer would still be let in under the identity and bundles of `snapshot`.
+    fn still_trusted(&self, snapshot: &Snapshot, now: SystemTime) -> bool {
+        match (&self.peer, &self.trust, &snapshot.tls) {
+            (None, ..) => true,
+            (Some(_), Some(trust), Ok(tls)) => trust.holds(tls, now),
+            // Without an identity of our own there is no mesh traffic; without a chain nothing can be proven again.
+            _ => false,
+        }
+    }
+
     /// What was proven of the peer, for metrics.
     fn proven(&self) -> Proven {
         Proven::of(self.peer.is_some(), false)

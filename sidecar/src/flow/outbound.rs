@@ -183,10 +183,24 @@ async fn tunnelled(ctx: &Arc<Context>, story: Story, mut stream: TcpStream, mut 
             abort(&stream);
             Told::cut(&End::Svid, &progress)
         }
+        () = identity_lost(ctx) => {
+            abort(&stream);
+            Told::cut(&End::Distrusted, &progress)
+        }
     };
     let (sent, received) = progress.counts();
     open.carried(sent, received);
     story.passed(ctx, "tunnelled", &told);
+}
+
+/// Resolves when we have no identity any more: then there is no mesh traffic in its name.
+async fn identity_lost(ctx: &Context) {
+    let mut changes = ctx.current.changes();
+    while ctx.current.load().tls.is_ok() {
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// `egress = "plain"`: no identity is proven and none is checked, and the record says so.

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::caller::No;
 use super::ended::End;
-use super::request::No;
 use super::{Context, Secured, Via};
 use crate::authn::VerifiedUser;
 use crate::authz::{self, Verdict};
