@@ -48,7 +48,6 @@ pub(super) fn client() -> h2::client::Builder {
         .reset_stream_duration(REMEMBER_RESETS)
         .max_local_error_reset_streams(Some(ERROR_RESETS))
         .max_pending_accept_reset_streams(PENDING_RESETS)
-        .max_concurrent_streams(0)
         .enable_push(false);
     builder
 }
