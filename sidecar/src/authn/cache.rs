@@ -61,6 +61,8 @@ pub(super) struct Entry {
     pub(super) user: Arc<VerifiedUser>,
     pub(super) issuer: Arc<Issuer>,
     pub(super) times: Times,
+    /// Of the keys that it was verified with.
+    pub(super) keys: u64,
 }
 
 /// The cache.
@@ -184,23 +186,26 @@ fn size(user: &VerifiedUser) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use super::*;
     use crate::authn::testing;
 
     fn entry(subject: &str) -> Entry {
-        let issuer = testing::idle_issuer();
+        static IDLE: LazyLock<Arc<Issuer>> = LazyLock::new(testing::idle_issuer);
         let user = VerifiedUser {
             subject: subject.to_owned(),
             ..testing::user()
         };
         Entry {
             user: Arc::new(user),
-            issuer,
+            issuer: Arc::clone(&IDLE),
             times: Times {
                 exp: 10,
                 nbf: None,
                 iat: None,
             },
+            keys: 1,
         }
     }
 
