@@ -10,30 +10,13 @@ use aws_lc_rs::digest::{SHA256, digest};
 use hopguard_jose::Times;
 
 use super::issuer::Issuer;
+use super::options::CacheLimits;
 use super::user::{ClaimValue, VerifiedUser};
 
 /// The number of parts that are locked apart.
 const SHARDS: usize = 64;
 /// What an entry costs beside its texts, in bytes: itself, its places in map and queue, the allocator's share.
 const ENTRY_BYTES: usize = 640;
-
-/// The bounds of the cache of verified tokens.
-#[derive(Clone, Copy, Debug)]
-pub struct CacheLimits {
-    /// The most tokens; 0 turns the cache off.
-    pub entries: usize,
-    /// The most bytes, about.
-    pub bytes: usize,
-}
-
-impl Default for CacheLimits {
-    fn default() -> Self {
-        Self {
-            entries: 64 * 1024,
-            bytes: 32 * 1024 * 1024,
-        }
-    }
-}
 
 /// SHA-256 of a whole token.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
