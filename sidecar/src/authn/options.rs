@@ -1,5 +1,5 @@
 //! What may be configured about issuers of user tokens. `config` fills these; nothing here is yet known to be sound
-//! (that is [`super::issuer`]'s).
+//! (the authenticator checks them).
 
 use std::path::PathBuf;
 use std::time::Duration;
