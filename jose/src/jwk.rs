@@ -1,6 +1,8 @@
 //! One JSON Web Key (RFC 7517 section 4, RFC 7518 section 6, RFC 8037 section 2): a JSON value enters, a public key that
 //! can verify leaves, or the reason why it is ignored. A symmetric or private key is never taken.
 
+use std::fmt;
+
 use aws_lc_rs::digest;
 use aws_lc_rs::signature::{
     self, ParsedPublicKey, RsaParameters, RsaPublicKeyComponents, VerificationAlgorithm,
@@ -9,11 +11,53 @@ use aws_lc_rs::signature::{
 use crate::algorithm::{Algorithm, Algorithms};
 use crate::base64url;
 use crate::json::{Json, JsonObject};
-use crate::jws::MAX_KID_BYTES;
-use crate::keys::{KeyPolicy, Thumbprint};
 
+/// The longest key id, in bytes.
+pub const MAX_KID_BYTES: usize = 256;
 /// The bounds on an RSA modulus, in bits.
 const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
+
+/// Which keys of a document may be used, and for what.
+#[derive(Clone, Copy, Debug)]
+pub struct KeyPolicy<'a> {
+    /// What a key's `use` must say: `sig` for issuers of user tokens, `jwt-svid` for a SPIFFE bundle.
+    pub usage: &'a str,
+    /// Whether a key without `use` is ignored (SPIFFE) or taken (OpenID).
+    pub usage_required: bool,
+    /// The algorithms that may come out of it.
+    pub algorithms: Algorithms,
+}
+
+impl KeyPolicy<'static> {
+    /// The signing keys of an issuer of user tokens.
+    pub const SIGNATURES: Self = Self {
+        usage: "sig",
+        usage_required: false,
+        algorithms: Algorithms::ALL,
+    };
+    /// The JWT keys of a SPIFFE bundle (SPIFFE JWT-SVID section 6.1).
+    pub const JWT_SVID: Self = Self {
+        usage: "jwt-svid",
+        usage_required: true,
+        algorithms: Algorithms::JWT_SVID,
+    };
+}
+
+/// The SHA-256 thumbprint of a key (RFC 7638): the same for the same key, whatever its `kid`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Thumbprint(pub [u8; 32]);
+
+impl fmt::Display for Thumbprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&base64url::encode(&self.0))
+    }
+}
+
+impl fmt::Debug for Thumbprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
 
 /// A key that verifies.
 pub(crate) struct Key {

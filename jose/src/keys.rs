@@ -3,58 +3,15 @@
 
 use std::fmt;
 
-use crate::algorithm::{Algorithm, Algorithms};
-use crate::base64url;
+use crate::algorithm::Algorithm;
 use crate::error::{KeySetError, TokenError};
 use crate::json::Json;
-use crate::jwk::{self, Key};
+use crate::jwk::{self, Key, KeyPolicy, Thumbprint};
 
 /// The largest document, in bytes.
 pub const MAX_KEY_SET_BYTES: usize = 256 * 1024;
 /// The most keys in a document, usable or not.
 pub const MAX_KEYS: usize = 100;
-
-/// Which keys of a document may be used, and for what.
-#[derive(Clone, Copy, Debug)]
-pub struct KeyPolicy<'a> {
-    /// What a key's `use` must say: `sig` for issuers of user tokens, `jwt-svid` for a SPIFFE bundle.
-    pub usage: &'a str,
-    /// Whether a key without `use` is ignored (SPIFFE) or taken (OpenID).
-    pub usage_required: bool,
-    /// The algorithms that may come out of it.
-    pub algorithms: Algorithms,
-}
-
-impl KeyPolicy<'static> {
-    /// The signing keys of an issuer of user tokens.
-    pub const SIGNATURES: Self = Self {
-        usage: "sig",
-        usage_required: false,
-        algorithms: Algorithms::ALL,
-    };
-    /// The JWT keys of a SPIFFE bundle (SPIFFE JWT-SVID section 6.1).
-    pub const JWT_SVID: Self = Self {
-        usage: "jwt-svid",
-        usage_required: true,
-        algorithms: Algorithms::JWT_SVID,
-    };
-}
-
-/// The SHA-256 thumbprint of a key (RFC 7638): the same for the same key, whatever its `kid`.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Thumbprint(pub [u8; 32]);
-
-impl fmt::Display for Thumbprint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&base64url::encode(&self.0))
-    }
-}
-
-impl fmt::Debug for Thumbprint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
 
 /// A key of the document that is not used.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use crate::algorithm::{Algorithm, Algorithms};
 use crate::error::{Recipient, TimeFault, TokenError};
 use crate::json::{Json, JsonObject};
+use crate::jwk::Thumbprint;
 use crate::jws::Jws;
-use crate::keys::{KeySet, Thumbprint};
+use crate::keys::KeySet;
 
 /// The end of the year 9999 in Unix seconds: past it a time is a mistake, or an attempt at a token for ever.
 const LAST_SECOND: i64 = 253_402_300_799;

@@ -80,6 +80,105 @@ fn rfc_8037_a4_eddsa() {
     );
 }
 
+/// The refusal of a signature over what `algorithm`'s shared key signs.
+fn refusal(algorithm: Algorithm, change: impl Fn(&[u8]) -> Vec<u8>) -> Option<TokenError> {
+    let pair = Pair::shared(algorithm);
+    let keys = set(&[pair.jwk(r#""kid":"k""#)]);
+    let token = pair.compact(
+        algorithm,
+        &format!(r#"{{"alg":"{algorithm}","kid":"k"}}"#),
+        &payload(""),
+    );
+    let (signed, signature) = token.rsplit_once('.').expect("parts");
+    let changed = change(&base64url::decode(signature).expect("base64url"));
+    let token = format!("{signed}.{}", base64url::encode(&changed));
+    Jws::parse(&token)
+        .expect("sound")
+        .verify(&keys, Algorithms::ALL)
+        .err()
+}
+
+#[test]
+fn a_signature_has_one_length_and_its_numbers_are_in_range() {
+    for algorithm in Algorithm::ALL {
+        let bad = Some(TokenError::Signature);
+        assert_eq!(refusal(algorithm, <[u8]>::to_vec), None);
+        assert_eq!(
+            refusal(algorithm, |s| [&[0], s].concat()),
+            bad,
+            "{algorithm}: a byte before"
+        );
+        assert_eq!(
+            refusal(algorithm, |s| [s, &[0]].concat()),
+            bad,
+            "{algorithm}: a byte after"
+        );
+        assert_eq!(
+            refusal(algorithm, |s| s.split_at(s.len() - 1).0.to_vec()),
+            bad,
+            "{algorithm}: cut"
+        );
+        assert_eq!(
+            refusal(algorithm, |s| s.split_at(s.len() / 2).0.to_vec()),
+            bad,
+            "{algorithm}: half"
+        );
+        assert_eq!(
+            refusal(algorithm, |s| vec![0; s.len()]),
+            bad,
+            "{algorithm}: zeros"
+        );
+        assert_eq!(
+            refusal(algorithm, |s| vec![0xFF; s.len()]),
+            bad,
+            "{algorithm}: ones"
+        );
+    }
+}
+
+#[test]
+fn an_ecdsa_signature_is_no_der_and_has_no_zero_or_order() {
+    let bad = Some(TokenError::Signature);
+    let order = hex("ffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551");
+    let number = |value: u8| [vec![0; 31], vec![value]].concat();
+    for r in [number(0), number(1), order.clone(), vec![0xFF; 32]] {
+        for s in [number(0), number(1), order.clone(), vec![0xFF; 32]] {
+            assert_eq!(
+                refusal(Algorithm::ES256, |_| [r.clone(), s.clone()].concat()),
+                bad
+            );
+        }
+    }
+    let der = |signature: &[u8]| {
+        let (r, s) = signature.split_at(32);
+        [&[0x30, 70, 2, 33, 0], r, &[2, 33, 0], s].concat()
+    };
+    assert_eq!(refusal(Algorithm::ES256, der), bad);
+}
+
+#[test]
+fn an_eddsa_signature_has_no_twin() {
+    // Adding the order of the group to S gives another spelling of the same number (RFC 8032 section 5.1.7).
+    let order = hex("edd3f55c1a631258d69cf7a2def9de1400000000000000000000000000000010");
+    let twin = |signature: &[u8]| {
+        let (r, s) = signature.split_at(32);
+        let mut carry = 0;
+        let sum = s.iter().zip(&order).map(|(a, b)| {
+            let total = u16::from(*a) + u16::from(*b) + carry;
+            carry = total >> 8;
+            total.to_le_bytes()[0]
+        });
+        [r.to_vec(), sum.collect()].concat()
+    };
+    assert_eq!(refusal(Algorithm::EdDSA, twin), Some(TokenError::Signature));
+}
+
+fn hex(text: &str) -> Vec<u8> {
+    let digits: Vec<&[u8]> = text.as_bytes().chunks(2).collect();
+    let byte = |pair: &&[u8]| u8::from_str_radix(std::str::from_utf8(pair).expect("ASCII"), 16).expect("hex");
+    digits.iter().map(byte).collect()
+}
+
 fn pem(der: &[u8]) -> String {
     let text = base64::engine::general_purpose::STANDARD.encode(der);
     let lines: Vec<&str> = text

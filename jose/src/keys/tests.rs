@@ -1,6 +1,7 @@
 //! What a key set takes, what it ignores, and that it never guesses.
 
 use super::*;
+use crate::base64url;
 use crate::testing::{Pair, document, set};
 use proptest::prelude::*;
 

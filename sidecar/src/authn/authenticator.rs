@@ -2,23 +2,23 @@
 //! and refetch.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use hopguard_jose::{MAX_TOKEN_BYTES, Token, TokenError};
+use hopguard_jose::{MAX_TOKEN_BYTES, Times, Token, TokenError};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::cache::{Cache, Digest, Entry};
 use super::counts::{Counters, TokenCounts};
 use super::error::{AuthnError, Rejection};
+use super::generations::Generations;
 use super::http::Client;
 use super::issuer::{self, Issuer, SourceId};
 use super::options::{AuthnOptions, IssuerOptions};
 use super::provider::Provider;
-use super::source::KeySource;
+use super::source::{Held, KeySource};
 use super::status::IssuerStatus;
 use super::trust::Roots;
 use super::unix;
@@ -32,8 +32,7 @@ pub struct Authenticator {
     options: AuthnOptions,
     issuers: ArcSwap<Issuers>,
     cache: Cache,
-    /// Numbers what changes: keys, and the configuration of issuers.
-    generations: Arc<AtomicU64>,
+    generations: Arc<Generations>,
     /// Tokens of which no issuer could be told.
     strays: TokenCounts,
     sources: watch::Sender<Vec<Arc<KeySource>>>,
@@ -59,7 +58,7 @@ impl Authenticator {
             cache: Cache::new(options.cache),
             options,
             issuers: ArcSwap::default(),
-            generations: Arc::new(AtomicU64::new(0)),
+            generations: Arc::default(),
             strays: TokenCounts::default(),
             sources: watch::Sender::new(Vec::new()),
             changing: Mutex::new(()),
@@ -107,7 +106,7 @@ impl Authenticator {
         // After the store: whoever still verifies by the old ones leaves an entry that is dead already.
         gone.iter().for_each(|(_, issuer)| issuer.retire());
         if changed {
-            self.generations.fetch_add(1, Ordering::AcqRel);
+            self.generations.announce();
         }
         self.sources.send_replace(sources);
         Ok(())
@@ -122,8 +121,8 @@ impl Authenticator {
         roots: &mut Roots,
     ) -> Result<(SourceId, Arc<Issuer>), AuthnError> {
         issuer::check(&options)?;
-        let (trust, tls) = roots.client(&options)?;
-        let id = SourceId::new(&options, trust);
+        let (trust_id, trust) = roots.trust(&options)?;
+        let id = SourceId::new(&options, trust_id);
         let same_source = old.order.iter().find(|(known, _)| *known == id);
         let same_alias = old
             .order
@@ -139,7 +138,7 @@ impl Authenticator {
             Some((_, issuer)) => Arc::clone(&issuer.source),
             None => {
                 let client = Client {
-                    tls,
+                    trust,
                     dial: self.options.dial.clone(),
                     timeout: self.options.fetch_timeout,
                 };
@@ -150,7 +149,10 @@ impl Authenticator {
         let counts = same_alias
             .map(|(_, issuer)| Arc::clone(&issuer.counts))
             .unwrap_or_default();
-        Ok((id, Arc::new(Issuer::new(options, source, counts))))
+        Ok((
+            id,
+            Arc::new(Issuer::new(options, source, counts, self.generations.next())),
+        ))
     }
 
     /// Gets the keys of all issuers and keeps them fresh, each issuer for itself, for ever. Runs on the control runtime.
@@ -228,14 +230,7 @@ impl Authenticator {
             Err(refusal) => return (None, Err(refusal.into())),
         };
         let Some(issuer) = issuer else {
-            let detail = "the token's issuer is not one of the configured issuers".to_owned();
-            return (
-                None,
-                Err(Rejection::Invalid {
-                    reason: "unknown_issuer",
-                    detail,
-                }),
-            );
+            return (None, Err(unknown_issuer()));
         };
         let kid = token.kid().map(str::to_owned);
         let result = match self.attempt(&issuer, token, digest, now) {
@@ -273,10 +268,7 @@ impl Authenticator {
         now: SystemTime,
     ) -> Result<Arc<VerifiedUser>, Refused> {
         let now = unix(now);
-        let held = issuer.source.usable(now).map_err(|why| Refused::NoKeys {
-            alias: issuer.alias.to_string(),
-            detail: format!("issuer `{}` cannot be judged: {why}", issuer.alias),
-        })?;
+        let held = usable(issuer, now).map_err(Refused::NoKeys)?;
         let (user, times) = issuer.verify(token, &held, now).map_err(Refused::Token)?;
         let user = Arc::new(user);
         self.cache.put(
@@ -285,9 +277,39 @@ impl Authenticator {
                 user: Arc::clone(&user),
                 issuer: Arc::clone(issuer),
                 times,
+                keys: held.generation,
             },
         );
         Ok(user)
+    }
+
+    /// Whether what was proven by a token still holds at `now`, for what stays open past the request that carried it. The
+    /// key must still be one of its issuer's, and the issuer's configuration the same; a token that is presented anew
+    /// would be judged by the new one.
+    ///
+    /// # Errors
+    /// [`Rejection`], with `expired`, `no_key`, `unknown_issuer` or `issuer_changed`.
+    pub fn recheck(&self, user: &VerifiedUser, now: SystemTime) -> Result<(), Rejection> {
+        let now = unix(now);
+        let issuer = self.issuers.load().by_name.get(&*user.issuer).cloned();
+        let issuer = issuer.ok_or_else(unknown_issuer)?;
+        if issuer.since != user.generation {
+            let detail = "the token's issuer has been configured anew since it was verified".to_owned();
+            return Err(Rejection::Invalid {
+                reason: "issuer_changed",
+                detail,
+            });
+        }
+        let held = usable(&issuer, now)?;
+        if !held.keys.thumbprints().any(|key| key == user.key) {
+            return Err(TokenError::NoKey("its key is no longer one of the issuer's").into());
+        }
+        let times = Times {
+            exp: user.exp,
+            nbf: None,
+            iat: None,
+        };
+        Ok(issuer.check(&times, now)?)
     }
 
     /// Drops cached tokens that can never be used again.
@@ -308,7 +330,13 @@ impl Authenticator {
     /// A number that changes whenever keys or issuers change: what is open and depends on a user is then decided again.
     #[must_use]
     pub fn generation(&self) -> u64 {
-        self.generations.load(Ordering::Acquire)
+        self.generations.latest()
+    }
+
+    /// Tells of each change that [`Self::generation`] counts, once it is in force.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.generations.changes()
     }
 
     /// The issuers in the order of the configuration.
@@ -344,9 +372,24 @@ impl Authenticator {
     }
 }
 
+fn unknown_issuer() -> Rejection {
+    Rejection::Invalid {
+        reason: "unknown_issuer",
+        detail: "the token's issuer is not one of the configured issuers".to_owned(),
+    }
+}
+
+/// The keys of an issuer, or that nobody can say.
+fn usable(issuer: &Issuer, now: i64) -> Result<Arc<Held>, Rejection> {
+    issuer.source.usable(now).map_err(|why| Rejection::Unavailable {
+        alias: issuer.alias.to_string(),
+        detail: format!("issuer `{}` cannot be judged: {why}", issuer.alias),
+    })
+}
+
 /// Whether an entry rests on configuration and keys that are in force.
 fn alive(entry: &Entry, now: i64) -> bool {
-    !entry.issuer.retired() && entry.issuer.source.in_use(entry.user.generation, now)
+    !entry.issuer.retired() && entry.issuer.source.in_use(entry.keys, now)
 }
 
 /// Keys change before they are announced: a `kid` that we do not know, or a signature that the one nameless key did not
@@ -358,14 +401,14 @@ fn newer_keys_may_help(refusal: TokenError, kid: Option<&str>) -> bool {
 /// Why a try gave no user.
 enum Refused {
     Token(TokenError),
-    NoKeys { alias: String, detail: String },
+    NoKeys(Rejection),
 }
 
 impl From<Refused> for Rejection {
     fn from(refused: Refused) -> Self {
         match refused {
             Refused::Token(refusal) => refusal.into(),
-            Refused::NoKeys { alias, detail } => Self::Unavailable { alias, detail },
+            Refused::NoKeys(unavailable) => unavailable,
         }
     }
 }

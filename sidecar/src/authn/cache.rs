@@ -10,30 +10,13 @@ use aws_lc_rs::digest::{SHA256, digest};
 use hopguard_jose::Times;
 
 use super::issuer::Issuer;
+use super::options::CacheLimits;
 use super::user::{ClaimValue, VerifiedUser};
 
 /// The number of parts that are locked apart.
 const SHARDS: usize = 64;
 /// What an entry costs beside its texts, in bytes: itself, its places in map and queue, the allocator's share.
 const ENTRY_BYTES: usize = 640;
-
-/// The bounds of the cache of verified tokens.
-#[derive(Clone, Copy, Debug)]
-pub struct CacheLimits {
-    /// The most tokens; 0 turns the cache off.
-    pub entries: usize,
-    /// The most bytes, about.
-    pub bytes: usize,
-}
-
-impl Default for CacheLimits {
-    fn default() -> Self {
-        Self {
-            entries: 64 * 1024,
-            bytes: 32 * 1024 * 1024,
-        }
-    }
-}
 
 /// SHA-256 of a whole token.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -61,6 +44,8 @@ pub(super) struct Entry {
     pub(super) user: Arc<VerifiedUser>,
     pub(super) issuer: Arc<Issuer>,
     pub(super) times: Times,
+    /// Of the keys that it was verified with.
+    pub(super) keys: u64,
 }
 
 /// The cache.
@@ -184,23 +169,26 @@ fn size(user: &VerifiedUser) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use super::*;
     use crate::authn::testing;
 
     fn entry(subject: &str) -> Entry {
-        let issuer = testing::idle_issuer();
+        static IDLE: LazyLock<Arc<Issuer>> = LazyLock::new(testing::idle_issuer);
         let user = VerifiedUser {
             subject: subject.to_owned(),
             ..testing::user()
         };
         Entry {
             user: Arc::new(user),
-            issuer,
+            issuer: Arc::clone(&IDLE),
             times: Times {
                 exp: 10,
                 nbf: None,
                 iat: None,
             },
+            keys: 1,
         }
     }
 

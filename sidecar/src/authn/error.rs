@@ -12,7 +12,7 @@ pub enum Rejection {
     /// The token is not accepted: 401, always, never "no token".
     #[error("{detail}")]
     Invalid {
-        /// A stable label: one of [`TokenError::LABELS`] or `unknown_issuer`.
+        /// A stable label: one of [`TokenError::LABELS`], `unknown_issuer`, or (of what stays open) `issuer_changed`.
         reason: &'static str,
         /// For people; holds nothing of the token.
         detail: String,

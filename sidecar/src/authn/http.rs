@@ -4,7 +4,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,6 +20,7 @@ use tokio_rustls::TlsConnector;
 
 use super::endpoint::Endpoint;
 use super::error::{FetchError, FetchFault};
+use super::trust::Trust;
 use crate::dial::{self, DialOptions};
 
 /// The largest answer, in bytes.
@@ -33,9 +33,8 @@ const MAX_ADDRESSES: usize = 8;
 const ADDRESS_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How an identity provider is reached.
-#[derive(Clone)]
 pub(super) struct Client {
-    pub(super) tls: Arc<rustls::ClientConfig>,
+    pub(super) trust: Trust,
     pub(super) dial: DialOptions,
     /// The longest that a document may take, from its name to its last byte.
     pub(super) timeout: Duration,
@@ -66,7 +65,7 @@ impl Client {
         }
         let name = ServerName::try_from(endpoint.host.clone())
             .map_err(|error| FetchFault::Tls(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
-        let connector = TlsConnector::from(Arc::clone(&self.tls));
+        let connector = TlsConnector::from(self.trust.tls());
         let stream = connector.connect(name, stream).await.map_err(FetchFault::Tls)?;
         exchange(stream, endpoint).await
     }

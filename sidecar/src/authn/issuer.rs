@@ -23,6 +23,8 @@ pub(super) struct Issuer {
     pub(super) source: Arc<KeySource>,
     pub(super) counts: Arc<TokenCounts>,
     pub(super) options: IssuerOptions,
+    /// The generation in which this configuration came in force.
+    pub(super) since: u64,
     rules: Rules,
     mapping: Mapping,
     /// Its configuration is no longer in force.
@@ -50,7 +52,12 @@ impl SourceId {
 }
 
 impl Issuer {
-    pub(super) fn new(options: IssuerOptions, source: Arc<KeySource>, counts: Arc<TokenCounts>) -> Self {
+    pub(super) fn new(
+        options: IssuerOptions,
+        source: Arc<KeySource>,
+        counts: Arc<TokenCounts>,
+        since: u64,
+    ) -> Self {
         let rules = Rules {
             algorithms: options.algorithms.iter().copied().collect(),
             types: TokenTypes::user(),
@@ -65,6 +72,7 @@ impl Issuer {
             counts,
             mapping: Mapping::new(&options),
             rules,
+            since,
             options,
             retired: AtomicBool::new(false),
         }
@@ -80,7 +88,7 @@ impl Issuer {
         let verified: Verified = token.verify(&held.keys, &self.rules, now)?;
         let times = verified.claims.times;
         let who = (Arc::clone(&self.alias), Arc::clone(&self.issuer));
-        Ok((self.mapping.user(who, verified, held.generation), times))
+        Ok((self.mapping.user(who, verified, self.since), times))
     }
 
     /// Whether a token of these times is still valid at `now` (Unix seconds).

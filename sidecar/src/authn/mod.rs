@@ -16,6 +16,7 @@ mod counts;
 mod document;
 mod endpoint;
 mod error;
+mod generations;
 mod http;
 mod issuer;
 mod options;
@@ -30,11 +31,10 @@ mod trust;
 mod user;
 
 pub use authenticator::Authenticator;
-pub use cache::CacheLimits;
 pub use counts::{Counters, FetchCount, TokenCount};
 pub use error::{AuthnError, Blame, FetchError, FetchFault, Rejection};
-pub use hopguard_jose::Algorithm;
-pub use options::{AuthnOptions, ClaimKind, ClaimOptions, IssuerOptions};
+pub use hopguard_jose::{Algorithm, Thumbprint};
+pub use options::{AuthnOptions, CacheLimits, ClaimKind, ClaimOptions, IssuerOptions};
 pub use status::{IssuerState, IssuerStatus, probe};
 pub use user::{ClaimValue, VerifiedUser};
 

@@ -1,12 +1,11 @@
 //! What may be configured about issuers of user tokens. `config` fills these; nothing here is yet known to be sound
-//! (that is [`super::issuer`]'s).
+//! (the authenticator checks them).
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use hopguard_jose::Algorithm;
 
-use super::cache::CacheLimits;
 use crate::dial::DialOptions;
 
 /// An issuer whose tokens are accepted.
@@ -80,6 +79,24 @@ impl AuthnOptions {
             cache: CacheLimits::default(),
             fetch_timeout: Duration::from_secs(10),
             refetch_wait: Duration::from_secs(2),
+        }
+    }
+}
+
+/// The bounds of the cache of verified tokens.
+#[derive(Clone, Copy, Debug)]
+pub struct CacheLimits {
+    /// The most tokens; 0 turns the cache off.
+    pub entries: usize,
+    /// The most bytes, about.
+    pub bytes: usize,
+}
+
+impl Default for CacheLimits {
+    fn default() -> Self {
+        Self {
+            entries: 64 * 1024,
+            bytes: 32 * 1024 * 1024,
         }
     }
 }

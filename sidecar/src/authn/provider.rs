@@ -60,6 +60,13 @@ impl Provider {
         &self.issuer
     }
 
+    /// Takes a `ca_file` that changed.
+    pub(super) fn reload_roots(&self) {
+        if let Err(error) = self.client.trust.reload() {
+            tracing::warn!(issuer = self.issuer, "the roots known so far stay: {error}");
+        }
+    }
+
     /// Where its keys are.
     pub(super) async fn locate(&self) -> Result<Endpoint, FetchError> {
         match &self.keys_at {

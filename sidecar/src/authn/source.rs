@@ -5,7 +5,6 @@
 //! asks on the data runtime waits for the attempt that is under way and never starts a second one.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -16,6 +15,7 @@ use tokio::sync::{Notify, watch};
 use super::counts::FetchCounts;
 use super::endpoint::Endpoint;
 use super::error::FetchError;
+use super::generations::Generations;
 use super::provider::Provider;
 use super::unix;
 
@@ -47,8 +47,7 @@ pub(super) struct Held {
 pub(super) struct KeySource {
     provider: Provider,
     held: ArcSwapOption<Held>,
-    /// Numbers the generations of all sources.
-    generations: Arc<AtomicU64>,
+    generations: Arc<Generations>,
     book: Mutex<Book>,
     /// Somebody asked.
     wake: Notify,
@@ -81,7 +80,7 @@ pub(super) struct Ended {
 /// Why a fetch begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Trigger {
-    /// Its time has come: the provider's configuration is read anew too.
+    /// Its time has come: the provider's configuration and its roots are read anew too.
     Due,
     /// A token asks: only the keys are fetched, from where they were.
     Asked,
@@ -94,7 +93,7 @@ pub(super) struct Report {
 }
 
 impl KeySource {
-    pub(super) fn new(provider: Provider, generations: Arc<AtomicU64>) -> Self {
+    pub(super) fn new(provider: Provider, generations: Arc<Generations>) -> Self {
         Self {
             provider,
             held: ArcSwapOption::empty(),
@@ -187,6 +186,9 @@ impl KeySource {
     /// One attempt to get keys.
     pub(super) async fn refresh(&self, trigger: Trigger, now: SystemTime) {
         let mut attempt = Attempt::begin(self);
+        if trigger == Trigger::Due {
+            self.provider.reload_roots();
+        }
         let known = self.book().at.clone();
         let fetched = match (trigger, known) {
             (Trigger::Asked, Some(at)) => self.fetch(at).await,
@@ -214,7 +216,7 @@ impl KeySource {
         let same = self.held.load_full().filter(|held| held.keys == keys);
         let generation = match &same {
             Some(held) => held.generation,
-            None => self.generations.fetch_add(1, Ordering::AcqRel) + 1,
+            None => self.generations.next(),
         };
         if same.is_none() {
             let kids = keys.kids().collect::<Vec<_>>().join(" ");
@@ -231,6 +233,9 @@ impl KeySource {
             generation,
             fetched_at: unix(now),
         })));
+        if same.is_none() {
+            self.generations.announce();
+        }
         self.counts.add("ok");
         let mut book = self.book();
         if same.is_none() {

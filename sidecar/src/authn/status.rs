@@ -1,7 +1,6 @@
 //! What operators see of an issuer: its keys, their age, and why they are not newer.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
@@ -95,18 +94,18 @@ impl IssuerStatus {
 /// [`AuthnError::Fetch`] when the provider does not answer as it must, else what is wrong with the options.
 pub async fn probe(options: &IssuerOptions, dial: DialOptions) -> Result<IssuerStatus, AuthnError> {
     issuer::check(options)?;
-    let (_, tls) = Roots::default().client(options)?;
+    let (_, trust) = Roots::default().trust(options)?;
     let client = Client {
-        tls,
+        trust,
         dial,
         timeout: Duration::from_secs(10),
     };
     let provider = Provider::new(options, client)?;
     let at = provider.locate().await?;
     let (keys, lifetime) = provider.keys(&at).await?;
-    let source = super::source::KeySource::new(provider, Arc::new(AtomicU64::new(0)));
+    let source = super::source::KeySource::new(provider, Arc::default());
     let now = SystemTime::now();
     source.take(at, keys, lifetime, now);
-    let issuer = Issuer::new(options.clone(), Arc::new(source), Arc::default());
+    let issuer = Issuer::new(options.clone(), Arc::new(source), Arc::default(), 0);
     Ok(IssuerStatus::of(&issuer, now))
 }

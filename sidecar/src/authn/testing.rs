@@ -4,7 +4,6 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -316,15 +315,16 @@ pub(super) fn authenticator(issuers: &[IssuerOptions]) -> Arc<Authenticator> {
 
 /// An issuer whose keys nobody fetches.
 pub(super) fn idle_issuer() -> Arc<Issuer> {
-    let tls = trust::config(rustls::RootCertStore::empty()).expect("TLS");
+    let idle = options();
+    let (_, trust) = trust::Roots::default().trust(&idle).expect("roots");
     let client = Client {
-        tls,
+        trust,
         dial: dial(),
         timeout: Duration::from_secs(1),
     };
-    let provider = Provider::new(&options(), client).expect("a provider");
-    let source = Arc::new(KeySource::new(provider, Arc::new(AtomicU64::new(0))));
-    Arc::new(Issuer::new(options(), source, Arc::default()))
+    let provider = Provider::new(&idle, client).expect("a provider");
+    let source = Arc::new(KeySource::new(provider, Arc::default()));
+    Arc::new(Issuer::new(idle, source, Arc::default(), 0))
 }
 
 pub(super) fn user() -> VerifiedUser {
@@ -342,6 +342,7 @@ pub(super) fn user() -> VerifiedUser {
         exp: 0,
         claims: Vec::new(),
         kid: None,
+        key: Thumbprint([0; 32]),
         generation: 1,
     }
 }

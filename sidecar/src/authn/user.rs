@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use hopguard_jose::{Json, JsonObject, Verified};
+use hopguard_jose::{Json, JsonObject, Thumbprint, Verified};
 
 use super::options::{ClaimKind, IssuerOptions};
 
@@ -36,7 +36,9 @@ pub struct VerifiedUser {
     pub claims: Vec<(String, ClaimValue)>,
     /// The key that signed it, if the token names one.
     pub kid: Option<String>,
-    /// Of the issuer's keys when the token was verified.
+    /// The key that signed it, by its thumbprint.
+    pub key: Thumbprint,
+    /// Of the issuer's configuration when the token was verified.
     pub generation: u64,
 }
 
@@ -75,7 +77,7 @@ impl Mapping {
         verified: Verified,
         generation: u64,
     ) -> VerifiedUser {
-        let Verified { claims, kid, .. } = verified;
+        let Verified { claims, kid, key, .. } = verified;
         let all = &claims.all;
         let text = |name: &str| all.get(name).and_then(Json::as_str).map(str::to_owned);
         let scope = all.get("scope").or_else(|| all.get("scp"));
@@ -94,6 +96,7 @@ impl Mapping {
             audience: claims.audience,
             exp: claims.times.exp,
             kid,
+            key,
             generation,
         }
     }

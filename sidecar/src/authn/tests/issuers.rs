@@ -156,15 +156,33 @@ async fn ca_file_is_the_only_root_and_its_change_is_noticed() {
         .expect("an error");
     assert!(error.contains("TLS") && error.contains("certificate"), "{error}");
 
-    // The file, not its name, says who is trusted.
+    // The file, not its name, says who is trusted: at the next attempt, and at the next configuration.
+    let running = authenticator(std::slice::from_ref(&wrong));
     let path = wrong.ca_file.clone().expect("a file");
     std::fs::copy(idp.options().ca_file.expect("a file"), &path).expect("copied");
+    refresh(&running).await;
+    assert_eq!(running.status(SystemTime::now())[0].state, IssuerState::Ready);
     authn.reconfigure(vec![wrong]).expect("good");
+    assert_eq!(
+        authn.status(SystemTime::now())[0].last_error,
+        None,
+        "it starts anew"
+    );
     refresh(&authn).await;
     assert_eq!(
         reason(&authn.verify(&key.sign(&idp.claims()), SystemTime::now()).await),
         "ok"
     );
+}
+
+#[tokio::test]
+async fn a_ca_file_that_is_spoilt_leaves_the_roots_as_they_are() {
+    let key = Signer::new("k1");
+    let idp = Idp::start(&[&key]).await;
+    let authn = ready(&idp).await;
+    std::fs::write(idp.options().ca_file.expect("a file"), "spoilt").expect("written");
+    refresh(&authn).await;
+    assert_eq!(fetched(&authn, "ok"), 2);
 }
 
 #[tokio::test]

@@ -49,9 +49,11 @@ async fn a_token_becomes_a_user() {
             ("level".to_owned(), ClaimValue::Long(3)),
         ],
         kid: Some("k1".to_owned()),
-        generation: authn.generation(),
+        key: user.key,
+        generation: user.generation,
     };
     assert_eq!(*user, expected);
+    assert!(user.generation > 0 && user.generation <= authn.generation());
 }
 
 /// Tokens, with the outcome and the alias that it is counted under.
@@ -183,4 +185,50 @@ async fn the_verification_may_move_between_workers() {
     let rejection = is_send(authn.verify("x", SystemTime::now())).await;
     assert_eq!(reason(&rejection), "malformed");
     drop(is_send(std::sync::Arc::clone(&authn).run()));
+}
+
+#[tokio::test]
+async fn what_stays_open_is_checked_again() {
+    let (old, new) = (Signer::new("old"), Signer::new("new"));
+    let idp = Idp::start(&[&old]).await;
+    let authn = ready(&idp).await;
+    let now = SystemTime::now();
+    let user = authn.verify(&old.sign(&idp.claims()), now).await.expect("a user");
+    let label = |user: &VerifiedUser, now| authn.recheck(user, now).map_or_else(|r| r.label(), |()| "ok");
+    assert_eq!(label(&user, now), "ok");
+    assert_eq!(label(&user, now + Duration::from_secs(306)), "expired");
+    assert_eq!(label(&user, now + Duration::from_secs(25 * 3600)), "unavailable");
+
+    let mut changes = authn.changes();
+    let unchanged = |changes: &tokio::sync::watch::Receiver<u64>| !changes.has_changed().expect("alive");
+    authn.reconfigure(vec![idp.options()]).expect("good");
+    refresh(&authn).await;
+    assert!(unchanged(&changes), "nothing changed");
+
+    // A second key leaves the first in force.
+    idp.answer("/jwks", Answer::json(jwks(&[&old, &new])));
+    refresh(&authn).await;
+    assert!(!unchanged(&changes));
+    assert_eq!(*changes.borrow_and_update(), authn.generation());
+    assert_eq!(label(&user, now), "ok");
+    idp.answer("/jwks", Answer::json(jwks(&[&new])));
+    refresh(&authn).await;
+    assert!(!unchanged(&changes));
+    assert_eq!(label(&user, now), "no_key");
+
+    let user = authn.verify(&new.sign(&idp.claims()), now).await.expect("a user");
+    let changed = IssuerOptions {
+        audiences: vec!["shop".to_owned(), "more".to_owned()],
+        ..idp.options()
+    };
+    changes.mark_unchanged();
+    authn.reconfigure(vec![changed]).expect("good");
+    assert!(!unchanged(&changes));
+    assert_eq!(label(&user, now), "issuer_changed");
+    let user = authn.verify(&new.sign(&idp.claims()), now).await.expect("a user");
+    assert_eq!(label(&user, now), "ok", "presented anew");
+    changes.mark_unchanged();
+    authn.reconfigure(Vec::new()).expect("good");
+    assert!(!unchanged(&changes));
+    assert_eq!(label(&user, now), "unknown_issuer");
 }
