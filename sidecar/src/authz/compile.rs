@@ -4,15 +4,16 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use cedar_policy::{Effect, Entities, Expression, Schema};
+use cedar_policy::{Effect, Entities, Expression, Policy, Schema, pst};
 
-use super::check::fits;
 use super::decide::{Action, Actions, Kept, Set};
 use super::entities::Maker;
+use super::expr;
 use super::index::{ActionKey, Audit, Index, Rule};
 use super::model::PolicyError;
 use super::parse::{Parsed, Parsings, Source};
 use super::problem::Span;
+use super::rules::fits;
 use super::world::{METHODS, World};
 
 /// The longest `needs` of a denial, in characters.
@@ -61,9 +62,48 @@ fn rule(id: String, parsed: &Parsed, source: &Source<'_>) -> Rule {
         },
         condition: Expression::from(policy.as_ref().condition()),
         uses: parsed.reads.uses,
-        user: parsed.reads.user,
+        without_user: without_user(parsed),
         asks: asks(parsed, source),
     }
+}
+
+/// A permit's scope and those of its conditions, `&&` by `&&`, that do not read the user.
+fn without_user(parsed: &Parsed) -> Option<Expression> {
+    if parsed.policy.effect() == Effect::Forbid || !parsed.reads.user {
+        return None;
+    }
+    let pst::Policy::Static(policy) = parsed.policy.to_pst().ok()? else {
+        return None;
+    };
+    let body = policy.body().clone();
+    let mut rest = Vec::new();
+    for clause in body.clauses() {
+        match clause {
+            pst::Clause::When(expr) => rest.extend(conjuncts(expr).map(pst::Clause::When)),
+            pst::Clause::Unless(expr) => rest.push(pst::Clause::Unless(Arc::clone(expr))),
+        }
+    }
+    rest.retain(|clause| !expr::reads_user(clause));
+    let body = body.try_with_clauses(rest).ok()?;
+    let policy = Policy::from_pst(pst::Policy::Static(body.try_into().ok()?)).ok()?;
+    Some(Expression::from(policy.as_ref().condition()))
+}
+
+/// The operands of a chain of `&&`, from left to right.
+fn conjuncts(expr: &Arc<pst::Expr>) -> std::vec::IntoIter<Arc<pst::Expr>> {
+    let mut left_first = Vec::new();
+    let mut rest = vec![expr];
+    while let Some(next) = rest.pop() {
+        match &**next {
+            pst::Expr::BinaryOp {
+                op: pst::BinaryOp::And,
+                left,
+                right,
+            } => rest.extend([right, left]),
+            _ => left_first.push(Arc::clone(next)),
+        }
+    }
+    left_first.into_iter()
 }
 
 /// What a permit asks for, as a denial tells it: by its conditions, and by its scope.

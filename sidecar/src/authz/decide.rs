@@ -65,7 +65,7 @@ pub(super) struct Action {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Kept {
     plaintext: HashMap<usize, Arc<Prepared>>,
-    workloads: HashMap<Arc<SpiffeId>, HashMap<usize, Arc<Prepared>>>,
+    workloads: HashMap<Arc<SpiffeId>, Arc<HashMap<usize, Arc<Prepared>>>>,
     pairs: usize,
     rules: usize,
 }
@@ -159,29 +159,35 @@ impl Set {
     fn enforce(&self, facts: &Facts<'_>, asked: &Asked<'_>, prepared: &Prepared) -> Result<Decision, Misfit> {
         let slice = &prepared.slice;
         let mut tally = Tally::default();
+        let mut nearest = None;
         if !slice.forbids.is_empty() || !slice.permits.is_empty() {
             let world = self.evaluation(facts, asked, prepared, slice.uses)?;
             tally.add(self.index.rules(&slice.forbids), &world);
             tally.add(self.index.rules(&slice.permits), &world);
+            if tally.nothing_matched() {
+                let mut permits = self.index.rules(&slice.permits);
+                nearest = permits.find(|rule| rule.all_but_the_user(&world));
+            }
         }
         let mut decision = tally.decision();
         if decision.reason == Reason::NoRule {
-            let permits = || self.index.rules(&slice.permits);
-            let without_user = matches!(facts.what, What::Http(http) if http.user.is_none());
-            decision.user_would_help = without_user && permits().any(|rule| rule.user);
-            if decision.user_would_help {
+            let no_user = matches!(facts.what, What::Http(http) if http.user.is_none());
+            if nearest.is_some() && no_user {
+                decision.user_would_help = true;
                 decision.reason = Reason::UserRequired;
             }
-            let nearest = permits().find(|rule| rule.user || !decision.user_would_help);
-            decision.needs = match nearest {
-                Some(rule) => Some(rule.needs(true)),
-                None => self
-                    .index
-                    .any_permit(&asked.action.keys)
-                    .map(|rule| rule.needs(false)),
-            };
+            decision.needs = self.needs(nearest, slice, asked.action);
         }
         Ok(decision)
+    }
+
+    /// What it would have taken: best a permit of which only the user is in the way, then one whose scope fits, then one
+    /// that another peer would have matched. Of several, the lowest id.
+    fn needs(&self, nearest: Option<&Rule>, slice: &Slice, action: &Action) -> Option<Needs> {
+        match nearest.or_else(|| self.index.rules(&slice.permits).next()) {
+            Some(rule) => Some(rule.needs(true)),
+            None => self.index.any_permit(&action.keys).map(|rule| rule.needs(false)),
+        }
     }
 
     /// What the shadow rules would have changed: the verdict is made again with them, and if it differs they are named.
@@ -245,7 +251,7 @@ impl Set {
         let kept = self.kept.load();
         let found = match principal {
             Principal::Plaintext => Some(&kept.plaintext),
-            Principal::Workload(id) => kept.workloads.get(id),
+            Principal::Workload(id) => kept.workloads.get(id).map(|by_action| &**by_action),
         };
         if let Some(found) = found.and_then(|by_action| by_action.get(&asked.place)) {
             return Ok(Arc::clone(found));
@@ -294,34 +300,11 @@ impl Set {
     }
 }
 
-#[cfg(test)]
-impl Policies {
-    /// Decides with an index that is asked for less: the tests show that no kind of key can be left out.
-    pub(super) fn decide_without(
-        &self,
-        facts: &Facts<'_>,
-        peer_key: fn(&PrincipalKey) -> bool,
-        action_key: fn(&ActionKey) -> bool,
-    ) -> Decision {
-        let set = self.set.as_deref().unwrap();
-        let asked = set.actions.resolve(&facts.what).unwrap();
-        let (peer, mut peer_keys) = set.peer(facts.principal).unwrap();
-        peer_keys.retain(|key| !peer_key(key));
-        let mut action_keys = asked.action.keys.clone();
-        action_keys.retain(|key| !action_key(key));
-        let prepared = set
-            .prepare_by(peer, &peer_keys, asked.action, &action_keys)
-            .unwrap();
-        let decided = set.enforce(facts, &asked, &prepared);
-        decided.unwrap_or_else(|Misfit| Decision::deny(Reason::PolicyError))
-    }
-}
-
 impl Kept {
     fn add(&mut self, principal: Principal<'_>, place: usize, prepared: &Arc<Prepared>) {
         let by_action = match principal {
             Principal::Plaintext => &mut self.plaintext,
-            Principal::Workload(id) => self.workloads.entry(Arc::new(id.clone())).or_default(),
+            Principal::Workload(id) => Arc::make_mut(self.workloads.entry(Arc::new(id.clone())).or_default()),
         };
         if by_action.insert(place, Arc::clone(prepared)).is_none() {
             self.pairs += 1;
@@ -361,6 +344,10 @@ impl Actions {
 }
 
 impl<'a> Tally<'a> {
+    fn nothing_matched(&self) -> bool {
+        self.forbids.is_empty() && self.failed_forbids.is_empty() && self.permits.is_empty()
+    }
+
     fn add(
         &mut self,
         rules: impl Iterator<Item = &'a Rule>,
@@ -417,6 +404,17 @@ impl<'a> Tally<'a> {
 }
 
 impl Rule {
+    /// Whether everything that it asks for beside a user is there.
+    fn all_but_the_user(&self, (request, entities): &(Request, Cow<'_, Entities>)) -> bool {
+        match &self.without_user {
+            Some(rest) => matches!(
+                eval_expression(request, entities, rest),
+                Ok(EvalResult::Bool(true))
+            ),
+            None => false,
+        }
+    }
+
     /// What it would have taken, as its scope matched or not.
     fn needs(&self, scope_matched: bool) -> Needs {
         let [conditions, scope] = &self.asks;
@@ -424,5 +422,28 @@ impl Rule {
             rule: Arc::clone(&self.id),
             text: if scope_matched { conditions } else { scope }.to_string(),
         }
+    }
+}
+
+#[cfg(test)]
+impl Policies {
+    /// Decides with an index that is asked for less: the tests show that no kind of key can be left out.
+    pub(super) fn decide_without(
+        &self,
+        facts: &Facts<'_>,
+        peer_key: fn(&PrincipalKey) -> bool,
+        action_key: fn(&ActionKey) -> bool,
+    ) -> Decision {
+        let set = self.set.as_deref().unwrap();
+        let asked = set.actions.resolve(&facts.what).unwrap();
+        let (peer, mut peer_keys) = set.peer(facts.principal).unwrap();
+        peer_keys.retain(|key| !peer_key(key));
+        let mut action_keys = asked.action.keys.clone();
+        action_keys.retain(|key| !action_key(key));
+        let prepared = set
+            .prepare_by(peer, &peer_keys, asked.action, &action_keys)
+            .unwrap();
+        let decided = set.enforce(facts, &asked, &prepared);
+        decided.unwrap_or_else(|Misfit| Decision::deny(Reason::PolicyError))
     }
 }

@@ -75,6 +75,15 @@ pub(super) struct Reads {
     pub(super) user: bool,
 }
 
+/// Whether a clause reads the user.
+pub(super) fn reads_user(clause: &Clause) -> bool {
+    let mut reads = Reads::default();
+    match clause {
+        Clause::When(expr) | Clause::Unless(expr) => reads.walk(expr),
+    }
+    reads.uses.context("user")
+}
+
 impl Reads {
     /// Reads all clauses of a policy.
     pub(super) fn of(policy: &Policy) -> Self {

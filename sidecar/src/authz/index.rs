@@ -22,8 +22,8 @@ pub(super) struct Rule {
     /// Scope and conditions together, as Cedar evaluates them.
     pub(super) condition: Expression,
     pub(super) uses: Uses,
-    /// Whether it reads the user.
-    pub(super) user: bool,
+    /// For a permit that reads the user: what it asks for beside the user. True means that only the user is in the way.
+    pub(super) without_user: Option<Expression>,
     /// What it asks for when its scope matched, and when its principal did not; one line each.
     pub(super) asks: [Arc<str>; 2],
 }

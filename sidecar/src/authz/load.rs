@@ -8,14 +8,14 @@ use aws_lc_rs::digest;
 use cedar_policy::{PolicyId, PolicySet, Schema, ValidationMode, Validator};
 use miette::Diagnostic;
 
-use super::check::{Placed, check};
 use super::compile::compile;
 use super::decide::Policies;
 use super::model::{Model, PolicyError};
 use super::parse::{Parsings, Source, said};
 use super::problem::{PolicyProblem, Problems};
+use super::rules::{Placed, findings, fits};
 use super::schema;
-use super::world::World;
+use super::world::{ServiceFacts, World};
 
 /// The largest file and all files together, in bytes.
 const MAX_FILE: usize = 1 << 20;
@@ -32,10 +32,83 @@ pub fn load(
     files: &[(PathBuf, String)],
     service: &str,
 ) -> Result<Policies, Vec<PolicyProblem>> {
+    apart(
+        |problems| {
+            let mesh = mesh(model, problems)?;
+            if !mesh.world.services.contains_key(service) {
+                let unknown = PolicyError::UnknownService {
+                    name: service.to_owned(),
+                };
+                problems.whole(PathBuf::new(), unknown.to_string(), Some("correct the mesh file"));
+                return None;
+            }
+            let source = Source::new(files);
+            let set = checked(&mesh, &source, problems)?;
+            let (version, count) = (version(&mesh.schema_text, files), set.len());
+            match compile(mesh.world, &mesh.schema, &source, set, service) {
+                Ok(set) => Some(Policies::new(version, count, set)),
+                Err(error) => {
+                    problems.whole(PathBuf::new(), error.to_string(), None);
+                    None
+                }
+            }
+        },
+        files,
+    )
+}
+
+/// What `check` found in a set that is good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checked {
+    /// The set's version, as sidecars that load it will say.
+    pub version: String,
+    /// How many policies it has.
+    pub count: usize,
+    /// How many of them each service enforces or watches in shadow.
+    pub services: Vec<(String, usize)>,
+}
+
+/// Checks a policy folder for the whole mesh, as each of its sidecars will.
+///
+/// # Errors
+/// The problems that `load` would report.
+pub fn check(model: &Model, files: &[(PathBuf, String)]) -> Result<Checked, Vec<PolicyProblem>> {
+    apart(
+        |problems| {
+            let mesh = mesh(model, problems)?;
+            let source = Source::new(files);
+            let set = checked(&mesh, &source, problems)?;
+            let concerned = |(name, service): (&String, &ServiceFacts)| {
+                let scopes = set.values().map(|parsed| parsed.policy.resource_constraint());
+                let count = scopes
+                    .filter(|scope| fits(scope, &mesh.world, name, service))
+                    .count();
+                (name.clone(), count)
+            };
+            Some(Checked {
+                version: version(&mesh.schema_text, files),
+                count: set.len(),
+                services: mesh.world.services.iter().map(concerned).collect(),
+            })
+        },
+        files,
+    )
+}
+
+/// Runs on a stack that is large enough for what is allowed. Also a failure inside Cedar only refuses the set.
+fn apart<T: Send>(
+    work: impl FnOnce(&mut Problems) -> Option<T> + Send,
+    files: &[(PathBuf, String)],
+) -> Result<T, Vec<PolicyProblem>> {
     let work = || {
         let mut problems = Problems::default();
-        match build(model, files, service, &mut problems) {
-            Some(policies) if problems.is_empty() => Ok(policies),
+        let built = if small_enough(files, &mut problems) {
+            work(&mut problems)
+        } else {
+            None
+        };
+        match built {
+            Some(built) if problems.is_empty() => Ok(built),
             _ => Err(problems.sorted()),
         }
     };
@@ -59,23 +132,40 @@ pub fn load(
     })
 }
 
-fn build(
-    model: &Model,
-    files: &[(PathBuf, String)],
-    service: &str,
-    problems: &mut Problems,
-) -> Option<Policies> {
-    if !small_enough(files, problems) {
-        return None;
-    }
-    let (world, schema_text, schema) = match mesh(model, service) {
-        Ok(mesh) => mesh,
+/// The mesh, with its schema as text and as Cedar's value.
+struct Mesh {
+    world: World,
+    schema_text: String,
+    schema: Schema,
+}
+
+fn mesh(model: &Model, problems: &mut Problems) -> Option<Mesh> {
+    match try_mesh(model) {
+        Ok(mesh) => Some(mesh),
         Err(error) => {
             problems.whole(PathBuf::new(), error.to_string(), Some("correct the mesh file"));
-            return None;
+            None
         }
-    };
-    let source = Source::new(files);
+    }
+}
+
+fn try_mesh(model: &Model) -> Result<Mesh, PolicyError> {
+    let world = World::new(model)?;
+    let schema_text = schema::text(&world);
+    let fail = |detail: String| PolicyError::Schema { detail };
+    let (schema, warnings) = Schema::from_cedarschema_str(&schema_text).map_err(|e| fail(e.to_string()))?;
+    match warnings.map(|w| w.to_string()).next() {
+        Some(detail) => Err(fail(detail)),
+        None => Ok(Mesh {
+            world,
+            schema_text,
+            schema,
+        }),
+    }
+}
+
+/// The policies, if every one of them is good.
+fn checked(mesh: &Mesh, source: &Source<'_>, problems: &mut Problems) -> Option<Parsings> {
     let set = source.parse(problems);
     for parsed in set.values() {
         let Some(scan) = source.scan(parsed.file) else {
@@ -87,23 +177,12 @@ fn build(
             scan,
             span: parsed.span,
         };
-        for (span, message, hint) in check(&world, &placed) {
+        for (span, message, hint) in findings(&mesh.world, &placed) {
             source.problem(problems, parsed.file, span, (message, hint));
         }
     }
-    validate(&source, &schema, &set, problems);
-    if !problems.is_empty() {
-        return None;
-    }
-    let version = version(&schema_text, files);
-    let count = set.len();
-    match compile(world, &schema, &source, set, service) {
-        Ok(set) => Some(Policies::new(version, count, set)),
-        Err(error) => {
-            problems.whole(PathBuf::new(), error.to_string(), None);
-            None
-        }
-    }
+    validate(source, &mesh.schema, &set, problems);
+    problems.is_empty().then_some(set)
 }
 
 fn small_enough(files: &[(PathBuf, String)], problems: &mut Problems) -> bool {
@@ -124,24 +203,6 @@ fn small_enough(files: &[(PathBuf, String)], problems: &mut Problems) -> bool {
         );
     }
     problems.is_empty()
-}
-
-/// The mesh, its schema as text and as Cedar's value.
-fn mesh(model: &Model, service: &str) -> Result<(World, String, Schema), PolicyError> {
-    let world = World::new(model)?;
-    if !world.services.contains_key(service) {
-        return Err(PolicyError::UnknownService {
-            name: service.to_owned(),
-        });
-    }
-    let text = schema::text(&world);
-    let (schema, warnings) = Schema::from_cedarschema_str(&text).map_err(|e| PolicyError::Schema {
-        detail: e.to_string(),
-    })?;
-    match warnings.map(|w| w.to_string()).next() {
-        Some(detail) => Err(PolicyError::Schema { detail }),
-        None => Ok((world, text, schema)),
-    }
 }
 
 /// Cedar's strict validation, its warnings included.

@@ -7,7 +7,6 @@
 //! hopguard's rule, which is stricter than Cedar's: a forbid that matches **or errors** denies, a permit that errors does
 //! not permit, and no permit means deny. Nothing here maps an error to "allowed".
 
-mod check;
 mod compile;
 mod decide;
 mod entities;
@@ -19,18 +18,19 @@ mod model;
 mod parse;
 mod problem;
 mod route;
+mod rules;
 mod scan;
 mod schema;
 mod world;
 
-#[cfg(test)]
-mod tests;
-
 pub use decide::Policies;
 pub use facts::{ClaimValue, Decision, Facts, HttpFacts, Needs, Principal, Reason, User, Verdict, What};
-pub use load::load;
+pub use load::{Checked, check, load};
 pub use model::{
     ClaimKind, GroupModel, HeaderModel, IssuerModel, Model, PolicyError, PortKind, RouteModel, ServiceModel,
 };
 pub use problem::PolicyProblem;
 pub use schema::schema;
+
+#[cfg(test)]
+mod tests;

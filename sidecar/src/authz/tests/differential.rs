@@ -124,7 +124,7 @@ fn pool() -> &'static [String] {
     static POOL: OnceLock<Vec<String>> = OnceLock::new();
     POOL.get_or_init(|| {
         let mut dice = Dice(0x9E37_79B9_7F4A_7C15);
-        let mut pool: Vec<String> = (0..600)
+        let mut pool: Vec<String> = (0..400)
             .map(|at| {
                 let effect = if dice.chance(60) { "permit" } else { "forbid" };
                 let shadow = if dice.chance(12) { "@mode(\"shadow\") " } else { "" };

@@ -286,3 +286,28 @@ fn the_version_tells_sets_apart() {
         version(policy)
     );
 }
+
+#[test]
+fn a_check_is_for_the_whole_mesh() {
+    let text = r#"@id("a") permit(principal, action, resource in Namespace::"shop");
+        @id("b") forbid(principal, action, resource == Service::"data/db");
+        @id("c") @mode("shadow") forbid(principal, action, resource);"#;
+    let found = check(&mesh(), &file(text)).unwrap();
+    assert_eq!((found.version.as_str(), found.count), (loaded(text).version(), 3));
+    let expected = [
+        ("data/db", 2),
+        ("shop/orders", 2),
+        ("shop/payments", 2),
+        ("shop/web", 2),
+    ];
+    assert_eq!(
+        found.services,
+        expected.map(|(name, count)| (name.to_owned(), count))
+    );
+    assert_eq!(loaded_for("data/db", text).enforced(), 2);
+    let bad = file("@id(\"a\") permit(principal, action);");
+    assert_eq!(
+        check(&mesh(), &bad).unwrap_err(),
+        load(&mesh(), &bad, "shop/web").unwrap_err()
+    );
+}

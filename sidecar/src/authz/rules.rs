@@ -23,7 +23,7 @@ pub(super) struct Placed<'s> {
 }
 
 /// Everything that is wrong with one policy.
-pub(super) fn check(world: &World, placed: &Placed<'_>) -> Vec<Finding> {
+pub(super) fn findings(world: &World, placed: &Placed<'_>) -> Vec<Finding> {
     let mut found = annotations(placed);
     found.extend(names(world, placed));
     found.extend(attributes(world, placed));
