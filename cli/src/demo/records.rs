@@ -121,10 +121,15 @@ fn hop(pod: &str, record: &Value, reasons: &BTreeMap<String, String>) -> Option<
             .unwrap_or_else(|| "?".to_owned()),
         dst: pod.to_owned(),
         user: text("/user/sub"),
-        verdict: text("/decision/verdict")?,
+        // A connection that ended before it could be decided on was not let in.
+        verdict: text("/decision/verdict").unwrap_or_else(|| "deny".to_owned()),
         rule,
-        reason: text("/decision/reason").unwrap_or_default(),
-        detail: explained.or_else(|| text("/decision/detail")),
+        reason: text("/decision/reason")
+            .or_else(|| text("/error"))
+            .unwrap_or_default(),
+        detail: explained
+            .or_else(|| text("/decision/detail"))
+            .or_else(|| text("/detail")),
         identity: identity.is_some(),
         status: record
             .pointer("/http/status")
@@ -210,6 +215,19 @@ mod tests {
             assert_eq!(machine(address), "stranger", "{address}");
         }
         assert_eq!(machine("192.0.2.1:5"), "192.0.2.1:5");
+    }
+
+    #[test]
+    fn a_connection_that_ended_before_the_decision_was_refused() {
+        let record = json!({
+            "direction": "inbound", "src": {"addr": "10.77.0.15:5"}, "error": "handshake", "detail": "no certificate",
+        });
+        let hop = hop("payments", &record, &BTreeMap::new()).unwrap();
+        assert_eq!(
+            (hop.src.as_str(), hop.verdict.as_str(), hop.reason.as_str()),
+            ("stranger", "deny", "handshake")
+        );
+        assert_eq!(hop.detail.as_deref(), Some("no certificate"));
     }
 
     #[test]
