@@ -202,29 +202,37 @@ impl Parts {
     async fn ready(&mut self, name: &str) -> Result<(), Failure> {
         let deadline = Instant::now() + STARTING;
         loop {
-            if self.is_ready(name).await? {
+            let Err(reason) = self.is_ready(name).await else {
                 return Ok(());
-            }
+            };
             let ended = !self.pids().contains_key(name);
             if ended || Instant::now() >= deadline {
-                let what = if ended { "ended" } else { "was not ready in time" };
+                let what = if ended {
+                    "ended".to_owned()
+                } else {
+                    format!("was not ready in time ({reason})")
+                };
                 return Err(Failure::new(format!("{name} {what}: {}", last_words(name))));
             }
             sleep(ASKING).await;
         }
     }
 
-    async fn is_ready(&mut self, name: &str) -> Result<bool, Failure> {
-        let (pod, port, path) = match self.part(name)?.kind {
-            Kind::Authority => return Ok(meshed().all(|pod| files::workload_socket(pod.name).exists())),
-            Kind::Provider => return Ok(self.answers("idp", IDP_PORT, "/count", Security::Anonymous).await),
-            Kind::Sidecar(pod) => (pod, HEALTH_PORT, "/readyz"),
-            Kind::Application(pod, _) => (pod, APP_PORT, "/count"),
+    /// Whether a part is ready; if not, what it said.
+    async fn is_ready(&mut self, name: &str) -> Result<(), String> {
+        let (pod, port, path, security) = match self.part(name).map_err(|failure| failure.message)?.kind {
+            Kind::Authority => {
+                let listening = meshed().all(|pod| files::workload_socket(pod.name).exists());
+                return if listening {
+                    Ok(())
+                } else {
+                    Err("it does not listen".to_owned())
+                };
+            }
+            Kind::Provider => ("idp", IDP_PORT, "/count", Security::Anonymous),
+            Kind::Sidecar(pod) => (pod.name, HEALTH_PORT, "/readyz", Security::Plain),
+            Kind::Application(pod, _) => (pod.name, APP_PORT, "/count", Security::Plain),
         };
-        Ok(self.answers(pod.name, port, path, Security::Plain).await)
-    }
-
-    async fn answers(&self, pod: &str, port: u16, path: &str, security: Security) -> bool {
         let request = Request {
             method: Method::GET,
             to: (self.cluster.families.loopback(), port).into(),
@@ -234,10 +242,11 @@ impl Parts {
             body: String::new(),
             security,
         };
-        self.cluster
-            .call(pod, request)
-            .await
-            .is_ok_and(|answer| answer.status == 200)
+        match self.cluster.call(pod, request).await {
+            Ok(answer) if answer.status == 200 => Ok(()),
+            Ok(answer) => Err(String::from_utf8_lossy(&answer.body).trim().to_owned()),
+            Err(refused) => Err(refused.to_string()),
+        }
     }
 }
 

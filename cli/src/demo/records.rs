@@ -33,7 +33,7 @@ pub struct Hop {
     pub identity: bool,
     /// The answer, when it was HTTP.
     pub status: Option<u16>,
-    /// The trace that it belongs to.
+    /// The trace that the caller began; a connection that ended before HTTP has none.
     #[serde(skip)]
     pub trace: Option<String>,
 }
@@ -109,7 +109,9 @@ fn hop(pod: &str, record: &Value, reasons: &BTreeMap<String, String>) -> Option<
     if text("/direction")? != "inbound" {
         return None;
     }
-    let rule = text("/decision/rule").or_else(|| text("/decision/needs/rule"));
+    let rule = text("/decision/rule")
+        .or_else(|| text("/decision/rules/0"))
+        .or_else(|| text("/decision/needs/rule"));
     let explained = rule.as_ref().and_then(|rule| reasons.get(rule)).cloned();
     let identity = text("/src/spiffe_id");
     let machine = text("/src/addr").map(|address| machine(&address));
@@ -121,16 +123,21 @@ fn hop(pod: &str, record: &Value, reasons: &BTreeMap<String, String>) -> Option<
             .unwrap_or_else(|| "?".to_owned()),
         dst: pod.to_owned(),
         user: text("/user/sub"),
-        verdict: text("/decision/verdict")?,
+        // A connection that ended before it could be decided on was not let in.
+        verdict: text("/decision/verdict").unwrap_or_else(|| "deny".to_owned()),
         rule,
-        reason: text("/decision/reason").unwrap_or_default(),
-        detail: explained.or_else(|| text("/decision/detail")),
+        reason: text("/decision/reason")
+            .or_else(|| text("/error"))
+            .unwrap_or_default(),
+        detail: explained
+            .or_else(|| text("/decision/detail"))
+            .or_else(|| text("/detail")),
         identity: identity.is_some(),
         status: record
             .pointer("/http/status")
             .and_then(Value::as_u64)
             .and_then(|status| u16::try_from(status).ok()),
-        trace: text("/trace_id"),
+        trace: text("/trace_id").filter(|_| text("/kind").as_deref() == Some("request")),
     })
 }
 
@@ -182,7 +189,7 @@ mod tests {
     #[test]
     fn a_record_becomes_a_hop_between_names() {
         let record = json!({
-            "direction": "inbound", "trace_id": "t", "src": {"addr": "[::ffff:10.77.0.12]:4711", "spiffe_id": "spiffe://mesh.local/ns/shop/sa/orders"},
+            "direction": "inbound", "kind": "request", "trace_id": "t", "src": {"addr": "[::ffff:10.77.0.12]:4711", "spiffe_id": "spiffe://mesh.local/ns/shop/sa/orders"},
             "user": {"sub": "bob"}, "http": {"status": 403},
             "decision": {"verdict": "deny", "reason": "no_rule", "needs": {"rule": "r"}},
         });
@@ -196,7 +203,10 @@ mod tests {
             (hop.rule.as_deref(), hop.detail.as_deref()),
             (Some("r"), Some("for clerks"))
         );
-        assert_eq!((hop.status, hop.identity), (Some(403), true));
+        assert_eq!(
+            (hop.status, hop.identity, hop.trace.as_deref()),
+            (Some(403), true, Some("t"))
+        );
     }
 
     #[test]
@@ -210,6 +220,19 @@ mod tests {
             assert_eq!(machine(address), "stranger", "{address}");
         }
         assert_eq!(machine("192.0.2.1:5"), "192.0.2.1:5");
+    }
+
+    #[test]
+    fn a_connection_that_ended_before_the_decision_was_refused() {
+        let record = json!({
+            "direction": "inbound", "kind": "connection", "trace_id": "t", "src": {"addr": "10.77.0.15:5"}, "error": "handshake", "detail": "no certificate",
+        });
+        let hop = hop("payments", &record, &BTreeMap::new()).unwrap();
+        assert_eq!(
+            (hop.src.as_str(), hop.verdict.as_str(), hop.reason.as_str()),
+            ("stranger", "deny", "handshake")
+        );
+        assert_eq!((hop.detail.as_deref(), hop.trace), (Some("no certificate"), None));
     }
 
     #[test]
