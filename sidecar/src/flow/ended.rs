@@ -1,0 +1,75 @@
+//! What ends something that was let in: its time, its user's time, or a decision that would be another one today.
+
+use std::time::SystemTime;
+
+use super::{Context, Secured, time_until};
+use crate::authz::{Decision, Verdict};
+use crate::snapshot::Snapshot;
+
+/// Why something open is ended.
+pub(super) enum End {
+    /// An SVID that it rests on ends.
+    Svid,
+    /// The user's token ends.
+    Token,
+    /// Under the bundles or the identity of now the peer would not be let in.
+    Distrusted,
+    /// Decided again after a change, it is denied.
+    Denied(Box<Decision>),
+}
+
+impl End {
+    /// A stable label for records and metrics.
+    pub(super) fn label(&self) -> &'static str {
+        match self {
+            Self::Svid => "svid_expired",
+            Self::Token => "token_expired",
+            Self::Distrusted => "peer_distrusted",
+            Self::Denied(_) => "denied_after_change",
+        }
+    }
+}
+
+/// What bounds something that was let in.
+pub(super) struct Bounds {
+    /// The generation of the snapshot that it was decided on.
+    pub(super) decided: u64,
+    /// When the user's token ends.
+    pub(super) token: Option<SystemTime>,
+}
+
+/// Resolves when what was let in must end. `again` decides it on a snapshot as it was decided first.
+pub(super) async fn ended(
+    ctx: &Context,
+    secured: &Secured,
+    bounds: Bounds,
+    again: impl Fn(&Snapshot) -> Decision,
+) -> End {
+    let mut changes = ctx.current.changes();
+    let Bounds { mut decided, token } = bounds;
+    let hard = secured.validity.hard;
+    let until = token.map_or(hard, |token| token.min(hard));
+    loop {
+        // Looked at before waiting: a change between the first decision and the subscription is not lost.
+        let snapshot = ctx.current.load();
+        if snapshot.generation != decided {
+            decided = snapshot.generation;
+            if !secured.still_trusted(&snapshot, SystemTime::now()) {
+                return End::Distrusted;
+            }
+            let decision = again(&snapshot);
+            if decision.verdict == Verdict::Deny {
+                return End::Denied(Box::new(decision));
+            }
+        }
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() {
+                // Nobody is left who could say what holds.
+                return End::Svid;
+            },
+            () = tokio::time::sleep(time_until(until)) => {
+                return if token.is_some_and(|token| token <= hard) { End::Token } else { End::Svid };
+            }
+        }
+    }
+}
