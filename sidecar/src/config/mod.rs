@@ -1,1 +1,32 @@
-//! The room `config`.
+//! Configuration: files enter, typed values leave, or every problem with its file, line, column and remedy. No room takes
+//! them whole: each gets the options that it owns.
+
+mod document;
+mod fill;
+mod issuer;
+mod keys;
+mod mesh;
+mod policies;
+mod problem;
+mod reference;
+mod settings;
+mod shape;
+mod sidecar;
+mod unique;
+mod words;
+
+pub use issuer::{ALGORITHMS, MeshClaim, MeshClaimKind, MeshIssuer};
+pub use mesh::{Mesh, MeshGroup, MeshHeader, MeshRoute, MeshService, load_mesh, parse_mesh};
+pub use policies::{Fingerprint, read_policies};
+pub use problem::{ConfigProblem, Rendering, render};
+pub use reference::reference_markdown;
+pub use sidecar::{
+    Egress, Inbound, Limits, Loaded, Log, Outbound, PublicTls, Sidecar, SidecarIdentity, Traffic, WhichSvid,
+    load, load_sidecar, parse_sidecar,
+};
+
+/// The first 16 hex digits of the SHA-256: names a version of a file.
+fn digest(bytes: &[u8]) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
+    hex::encode(digest.as_ref().get(..8).unwrap_or_default())
+}
