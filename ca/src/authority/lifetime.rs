@@ -28,7 +28,7 @@ impl Validity {
         let now = whole_seconds(now);
         Self {
             not_before: before(now, BACKDATE_AUTHORITY),
-            not_after: now + ttl,
+            not_after: whole_seconds(now + ttl),
         }
     }
 
@@ -38,7 +38,7 @@ impl Validity {
         let not_before = before(now, backdate(ttl)).max(authority.not_before);
         Self {
             not_before,
-            not_after: (now + ttl).min(authority.not_after),
+            not_after: whole_seconds(now + ttl).min(authority.not_after),
         }
     }
 
@@ -58,9 +58,9 @@ impl Validity {
     }
 }
 
-/// How far an SVID's `notBefore` lies in the past: 10 s, but never more than half of a short life.
+/// How far an SVID's `notBefore` lies in the past: 10 s, but never more than half of a short life; whole seconds.
 pub fn backdate(ttl: Duration) -> Duration {
-    BACKDATE_SVID.min(ttl / 2)
+    BACKDATE_SVID.min(Duration::from_secs(ttl.as_secs() / 2))
 }
 
 /// When to renew what was issued at `issued_at`: at half of its life, moved by up to 10 % of that half. `jitter` is the
@@ -120,6 +120,21 @@ mod tests {
                 not_after: at(100_002_000)
             }
         );
+    }
+
+    #[test]
+    fn every_life_has_whole_seconds() {
+        let authority = Validity {
+            not_before: at(0),
+            not_after: at(1_000_000_000),
+        };
+        for ttl in [2000, 2500, 3000, 3999, 21_000] {
+            let validity = Validity::of_svid(at(100_000_900), Duration::from_millis(ttl), &authority);
+            for time in [validity.not_before, validity.not_after] {
+                assert_eq!(time, whole_seconds(time), "{ttl}");
+            }
+            assert!(validity.not_before < at(100_000_000), "{ttl}");
+        }
     }
 
     #[test]

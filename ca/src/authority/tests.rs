@@ -91,6 +91,17 @@ fn an_svid_ends_no_later_than_its_authority() {
 }
 
 #[test]
+fn every_life_that_may_be_configured_can_be_issued() {
+    let authority = authority(HOUR * 48);
+    for seconds in (2..70).chain([3600, 3601, 86_400]) {
+        let moment = now() + Duration::from_millis(seconds * 137);
+        authority
+            .issue(&id("spiffe://td/a"), Duration::from_secs(seconds), moment)
+            .unwrap();
+    }
+}
+
+#[test]
 fn it_speaks_for_identities_of_its_trust_domain_only() {
     let authority = authority(HOUR);
     for foreign in ["spiffe://td", "spiffe://other/a", "spiffe://td.x/a"] {

@@ -2,7 +2,9 @@
 
 use std::time::SystemTime;
 
+use super::caller::at_seconds;
 use super::{Context, Secured, time_until};
+use crate::authn::VerifiedUser;
 use crate::authz::{Decision, Verdict};
 use crate::snapshot::Snapshot;
 
@@ -12,6 +14,8 @@ pub(super) enum End {
     Svid,
     /// The user's token ends.
     Token,
+    /// The user's token would not be taken today: its key or its issuer is gone.
+    Revoked,
     /// Under the bundles or the identity of now the peer would not be let in.
     Distrusted,
     /// Decided again after a change, it is denied.
@@ -24,6 +28,7 @@ impl End {
         match self {
             Self::Svid => "svid_expired",
             Self::Token => "token_expired",
+            Self::Revoked => "token_revoked",
             Self::Distrusted => "peer_distrusted",
             Self::Denied(_) => "denied_after_change",
         }
@@ -31,22 +36,23 @@ impl End {
 }
 
 /// What bounds something that was let in.
-pub(super) struct Bounds {
+pub(super) struct Bounds<'a> {
     /// The generation of the snapshot that it was decided on.
     pub(super) decided: u64,
-    /// When the user's token ends.
-    pub(super) token: Option<SystemTime>,
+    /// The user that it was decided for.
+    pub(super) user: Option<&'a VerifiedUser>,
 }
 
 /// Resolves when what was let in must end. `again` decides it on a snapshot as it was decided first.
 pub(super) async fn ended(
     ctx: &Context,
     secured: &Secured,
-    bounds: Bounds,
+    bounds: Bounds<'_>,
     again: impl Fn(&Snapshot) -> Decision,
 ) -> End {
     let mut changes = ctx.current.changes();
-    let Bounds { mut decided, token } = bounds;
+    let Bounds { mut decided, user } = bounds;
+    let token = user.map(|user| at_seconds(user.exp));
     let hard = secured.validity.hard;
     let until = token.map_or(hard, |token| token.min(hard));
     loop {
@@ -56,6 +62,9 @@ pub(super) async fn ended(
             decided = snapshot.generation;
             if !secured.still_trusted(&snapshot, SystemTime::now()) {
                 return End::Distrusted;
+            }
+            if user.is_some_and(|user| ctx.authn.recheck(user, SystemTime::now()).is_err()) {
+                return End::Revoked;
             }
             let decision = again(&snapshot);
             if decision.verdict == Verdict::Deny {

@@ -413,8 +413,7 @@ where
     let again = |snapshot: &Snapshot| connect_decision(snapshot, secured);
     let bounds = Bounds {
         decided: moving.decided,
-        token: None,
-    };
+        user: None };
     let copying = copy_both(
         &mut moving.stream,
         &mut moving.app,

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::caller::{Allowed, Asked, No, at_seconds, denial, read, rewritten};
+use super::caller::{Allowed, Asked, No, denial, read, rewritten};
 use super::ended::{Bounds, End, ended};
 use super::tell::{Out, RequestStory};
 use super::{Abort, Context, Secured, time_until};
@@ -225,11 +225,7 @@ where
                 &allowed.read.headers,
             ))
         };
-        let token = allowed.read.verified.as_ref().map(|user| at_seconds(user.exp));
-        let bounds = Bounds {
-            decided: allowed.snapshot.generation,
-            token,
-        };
+        let bounds = Bounds { decided: allowed.snapshot.generation, user: allowed.read.verified.as_deref() };
         let close = || ctx.drain.has_begun() || SystemTime::now() >= secured.validity.soft;
         let progress = Progress::default();
         let exchanging = async {

@@ -48,14 +48,9 @@ pub(super) async fn watch(state: Arc<State>) {
 
 /// Has everything that is open decided again when an issuer's keys change.
 pub(super) async fn follow_keys(state: Arc<State>) {
-    let mut last = state.ctx.authn.generation();
-    loop {
-        tokio::time::sleep(LOOK).await;
-        let now = state.ctx.authn.generation();
-        if now != last {
-            last = now;
-            state.ctx.current.touch();
-        }
+    let mut changes = state.ctx.authn.changes();
+    while changes.changed().await.is_ok() {
+        state.ctx.current.touch();
     }
 }
 
