@@ -64,7 +64,11 @@ pub async fn serve_health(listener: TcpListener, state: Arc<dyn AdminState>) {
         "/healthz" => Some(Answer::json(StatusCode::OK, &json!({"live": true}))),
         "/readyz" => {
             let readiness = state.readiness();
-            let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+            let status = if readiness.ready {
+                StatusCode::OK
+            } else {
+                StatusCode::SERVICE_UNAVAILABLE
+            };
             Some(Answer::json(
                 status,
                 &json!({"ready": readiness.ready, "reasons": readiness.reasons}),

@@ -164,10 +164,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("admin.sock");
         fs::write(&path, "precious").unwrap();
-        assert!(matches!(
-            AdminSocket::bind(&path),
-            Err(AdminError::NotASocket(_))
-        ));
+        assert!(matches!(AdminSocket::bind(&path), Err(AdminError::NotASocket(_))));
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
         assert!(matches!(
             AdminSocket::bind(&dir.path().join("no/admin.sock")),

@@ -73,10 +73,7 @@ async fn health_lives_and_readiness_says_why_not() {
     assert_eq!(get(address, "/healthz").await.0, 200);
     let (status, body) = get(address, "/readyz").await;
     assert_eq!(status, 503);
-    assert_eq!(
-        body.trim(),
-        r#"{"ready":false,"reasons":["no identity yet"]}"#
-    );
+    assert_eq!(body.trim(), r#"{"ready":false,"reasons":["no identity yet"]}"#);
     *state.0.lock().unwrap() = Readiness {
         ready: true,
         reasons: vec![],

@@ -49,7 +49,13 @@ pub fn classify(bytes: &[u8]) -> Option<Protocol> {
     }
     for byte in bytes.iter().take(LONGEST_METHOD + 1) {
         match byte {
-            b' ' => return Some(if first == b' ' { Protocol::Other } else { Protocol::Http1 }),
+            b' ' => {
+                return Some(if first == b' ' {
+                    Protocol::Other
+                } else {
+                    Protocol::Http1
+                });
+            }
             b if is_token(*b) => {}
             _ => return Some(Protocol::Other),
         }
@@ -106,7 +112,11 @@ mod tests {
         ] {
             for end in 0..=whole.len() {
                 let said = classify(&whole[..end]);
-                assert!(said.is_none() || said == Some(protocol), "{:?} was told {said:?}", &whole[..end]);
+                assert!(
+                    said.is_none() || said == Some(protocol),
+                    "{:?} was told {said:?}",
+                    &whole[..end]
+                );
             }
         }
     }

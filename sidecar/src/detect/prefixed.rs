@@ -30,7 +30,10 @@ pub enum Detected {
 ///
 /// # Errors
 /// The stream's own.
-pub async fn detect<S: AsyncRead + Unpin>(mut stream: S, deadline: Duration) -> io::Result<(Detected, Prefixed<S>)> {
+pub async fn detect<S: AsyncRead + Unpin>(
+    mut stream: S,
+    deadline: Duration,
+) -> io::Result<(Detected, Prefixed<S>)> {
     let mut seen = BytesMut::with_capacity(2048);
     let looking = async {
         loop {
@@ -44,7 +47,9 @@ pub async fn detect<S: AsyncRead + Unpin>(mut stream: S, deadline: Duration) -> 
     };
     let detected = match tokio::time::timeout(deadline, looking).await {
         Ok(detected) => detected.map_err(|error: io::Error| error)?,
-        Err(_) => Detected::TimedOut { silent: seen.is_empty() },
+        Err(_) => Detected::TimedOut {
+            silent: seen.is_empty(),
+        },
     };
     Ok((detected, Prefixed { prefix: seen, stream }))
 }
@@ -59,7 +64,10 @@ pub struct Prefixed<S> {
 impl<S> Prefixed<S> {
     /// The stream as it is, with nothing in front.
     pub fn bare(stream: S) -> Self {
-        Self { prefix: BytesMut::new(), stream }
+        Self {
+            prefix: BytesMut::new(),
+            stream,
+        }
     }
 
     /// The stream underneath.
@@ -69,7 +77,11 @@ impl<S> Prefixed<S> {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         if self.prefix.is_empty() {
             return Pin::new(&mut self.stream).poll_read(cx, buf);
         }
@@ -134,12 +146,21 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn silence_and_half_a_word_are_told_apart() {
         let (_near, far) = tokio::io::duplex(64);
-        assert_eq!(detect(far, Duration::from_secs(5)).await.unwrap().0, Detected::TimedOut { silent: true });
+        assert_eq!(
+            detect(far, Duration::from_secs(5)).await.unwrap().0,
+            Detected::TimedOut { silent: true }
+        );
         let (mut near, far) = tokio::io::duplex(64);
         near.write_all(b"GE").await.unwrap();
-        assert_eq!(detect(far, Duration::from_secs(5)).await.unwrap().0, Detected::TimedOut { silent: false });
+        assert_eq!(
+            detect(far, Duration::from_secs(5)).await.unwrap().0,
+            Detected::TimedOut { silent: false }
+        );
         let (near, far) = tokio::io::duplex(64);
         drop(near);
-        assert_eq!(detect(far, Duration::from_secs(5)).await.unwrap().0, Detected::Closed);
+        assert_eq!(
+            detect(far, Duration::from_secs(5)).await.unwrap().0,
+            Detected::Closed
+        );
     }
 }

@@ -61,7 +61,10 @@ impl InterceptError {
 pub fn bind(port: u16, reach: Reach) -> io::Result<Vec<TcpListener>> {
     let addresses = match reach {
         Reach::Loopback => [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)],
-        Reach::Anywhere => [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)],
+        Reach::Anywhere => [
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        ],
     };
     let mut bound = Vec::new();
     for address in addresses {
@@ -75,7 +78,10 @@ pub fn bind(port: u16, reach: Reach) -> io::Result<Vec<TcpListener>> {
         }
     }
     if bound.is_empty() {
-        return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, format!("no address to listen on port {port}")));
+        return Err(io::Error::new(
+            io::ErrorKind::AddrNotAvailable,
+            format!("no address to listen on port {port}"),
+        ));
     }
     Ok(bound)
 }
@@ -112,16 +118,28 @@ pub fn accepted(stream: TcpStream, peer: SocketAddr, own_ports: &[u16]) -> Resul
     if own_ports.contains(&original.port()) && is_here(original.ip(), local.ip()) {
         return Err(InterceptError::OwnListener(original));
     }
-    Ok(Accepted { stream, peer: canonical(peer), original })
+    Ok(Accepted {
+        stream,
+        peer: canonical(peer),
+        original,
+    })
 }
 
 fn original_destination(stream: &TcpStream, local: SocketAddr) -> Result<SocketAddr, InterceptError> {
     let socket = SockRef::from(stream);
-    let read = if local.is_ipv4() { socket.original_dst_v4() } else { socket.original_dst_v6() };
+    let read = if local.is_ipv4() {
+        socket.original_dst_v4()
+    } else {
+        socket.original_dst_v6()
+    };
     match read {
-        Ok(address) => address.as_socket().map(canonical).ok_or(InterceptError::NotRedirected),
+        Ok(address) => address
+            .as_socket()
+            .map(canonical)
+            .ok_or(InterceptError::NotRedirected),
         // ENOENT: no connection tracking entry; ENOPROTOOPT: no NAT in this kernel or namespace at all.
-        Err(error) if matches!(error.raw_os_error(), Some(code) if code == nix::errno::Errno::ENOENT as i32
+        Err(error)
+            if matches!(error.raw_os_error(), Some(code) if code == nix::errno::Errno::ENOENT as i32
             || code == nix::errno::Errno::ENOPROTOOPT as i32) =>
         {
             Err(InterceptError::NotRedirected)
@@ -133,7 +151,10 @@ fn original_destination(stream: &TcpStream, local: SocketAddr) -> Result<SocketA
 /// Whether a destination is this pod: `REDIRECT` in `PREROUTING` delivers to the incoming interface's own address,
 /// in `OUTPUT` to loopback, where the destination is another host's unless it is ours or loopback by name.
 fn is_here(destination: IpAddr, local: IpAddr) -> bool {
-    destination == local || destination.is_loopback() || destination.is_unspecified() || is_own_address(destination)
+    destination == local
+        || destination.is_loopback()
+        || destination.is_unspecified()
+        || is_own_address(destination)
 }
 
 /// Whether an address belongs to an interface of this network namespace.
@@ -143,7 +164,9 @@ pub fn is_own_address(address: IpAddr) -> bool {
 
 /// The addresses of this network namespace's interfaces, loopback left out.
 pub fn own_addresses() -> Vec<IpAddr> {
-    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return Vec::new() };
+    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else {
+        return Vec::new();
+    };
     interfaces
         .filter_map(|interface| {
             let address = interface.address?;
@@ -171,7 +194,10 @@ mod tests {
         let listener = &listeners[0];
         let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, peer) = listener.accept().await.unwrap();
-        assert!(matches!(accepted(stream, peer, &[]), Err(InterceptError::NotRedirected)));
+        assert!(matches!(
+            accepted(stream, peer, &[]),
+            Err(InterceptError::NotRedirected)
+        ));
     }
 
     #[test]
@@ -185,6 +211,9 @@ mod tests {
 
     #[test]
     fn mapped_addresses_are_plain() {
-        assert_eq!(canonical("[::ffff:10.0.0.1]:80".parse().unwrap()), "10.0.0.1:80".parse().unwrap());
+        assert_eq!(
+            canonical("[::ffff:10.0.0.1]:80".parse().unwrap()),
+            "10.0.0.1:80".parse().unwrap()
+        );
     }
 }
