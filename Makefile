@@ -45,8 +45,9 @@ $(DENY):
 	@if command -v cargo-deny >/dev/null; then mkdir -p $(dir $(DENY)) && ln -sf "$$(command -v cargo-deny)" $(DENY); \
 	else $(CARGO) install --quiet --locked cargo-deny --version 0.20.2 --root target/tools; fi
 
-bench: build ## Measures a hop against a direct call, in one run
-	@bench/hop.sh
+bench: ## Measures a hop against a direct call, in one run
+	@$(CARGO) build --locked --release -p hopguard -p hopguard-tests
+	@bench/hop.py
 
 clean: ## Removes what was built
 	@$(CARGO) clean

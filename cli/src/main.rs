@@ -6,6 +6,7 @@ mod demo;
 mod doctor;
 mod iptables;
 mod policy;
+mod process;
 mod sidecar;
 mod svid;
 mod ui;

@@ -18,6 +18,19 @@ pub struct DialOptions {
     pub timeout: Duration,
 }
 
+impl DialOptions {
+    /// Whether the sidecar may open connections as these options say.
+    ///
+    /// # Errors
+    /// `PermissionDenied` when a mark is asked for and `CAP_NET_ADMIN` is missing: every connection would then fail.
+    pub fn check(&self) -> io::Result<()> {
+        match self.mark {
+            Some(mark) => Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?.set_mark(mark),
+            None => Ok(()),
+        }
+    }
+}
+
 /// Connects to `addr` within `options.timeout`.
 ///
 /// # Errors

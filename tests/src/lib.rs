@@ -1,5 +1,9 @@
 //! The harness of the tests: a deadline instead of a sleep, processes that end with their guard, and the real binary.
 
+mod mesh;
+
+pub use mesh::{Mesh, Options, output_within, succeeded};
+
 use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};

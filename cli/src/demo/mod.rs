@@ -1,12 +1,106 @@
-//! Not built yet: the verb refuses, and does nothing.
+//! `hopguard demo`: a mesh of three services on this machine, in namespaces of its own, and the story of six requests that
+//! cross it. A verb enters, processes that end with it leave; it writes nothing outside of a tmpfs of its own.
+//!
+//! ```text
+//!  outer    in the host's namespaces: the socket by which `demo exec` finds it, signals, cleaning up by ending
+//!  launch   makes user, network, mount and process namespaces
+//!  init     process 1 there: fabric, cluster (the pods), files (configuration), parts (CA, sidecars, applications, idp)
+//!  story    the six scenarios: client calls, records of the sidecars tell what was decided, map draws it
+//! ```
+
+mod app;
+mod client;
+mod cluster;
+mod control;
+mod exec;
+mod fabric;
+mod files;
+mod host_pids;
+mod idp;
+mod init;
+mod launch;
+mod map;
+mod message;
+mod mounts;
+mod namespaces;
+mod outer;
+mod parts;
+mod pod_init;
+mod pods;
+mod privileges;
+mod records;
+mod script;
+mod show;
+mod sidecar_init;
+mod spec;
+mod story;
+mod wire;
+
+use std::fmt::Display;
+
+use clap::Subcommand;
 
 use crate::ui::{Exit, Failure, Ui};
 
 /// Arguments of the verb.
 #[derive(clap::Args)]
-pub struct Args {}
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Args {
+    #[command(subcommand)]
+    verb: Option<Verb>,
+    #[command(flatten)]
+    tell: spec::TellArgs,
+}
 
-/// Refuses.
-pub fn run(_args: Args, _ui: &Ui) -> Result<Exit, Failure> {
-    Err(Failure::new("this verb is not built yet").exit(Exit::NotHere))
+#[derive(Subcommand)]
+enum Verb {
+    /// Bring the mesh up without telling the story, and say on one JSON line when it is ready
+    Up(spec::UpArgs),
+    /// Run a command in a pod of a running demo, as its application or as the pod's root
+    Exec(exec::ExecArgs),
+    /// Print a token of alice or bob, made by the demo's OpenID provider
+    Token(exec::TokenArgs),
+    /// Start, stop or signal a part of a running demo, or show what runs
+    Ctl(exec::CtlArgs),
+    #[command(hide = true)]
+    Launch,
+    #[command(hide = true)]
+    Init,
+    #[command(hide = true)]
+    PodInit(pod_init::Args),
+    #[command(hide = true)]
+    PodPause,
+    #[command(hide = true)]
+    SidecarInit(sidecar_init::Args),
+    #[command(hide = true)]
+    RunAs(privileges::Args),
+    #[command(hide = true)]
+    App(app::Args),
+    #[command(hide = true)]
+    Idp,
+}
+
+/// Runs the demo, or one of the verbs that speak to a running one.
+pub fn run(args: Args, ui: &Ui) -> Result<Exit, Failure> {
+    match args.verb {
+        None => outer::run(args.tell.into_spec()?, ui),
+        Some(Verb::Up(up)) => outer::run(up.into_spec()?, ui),
+        Some(Verb::Exec(exec)) => exec::exec(exec),
+        Some(Verb::Token(token)) => exec::token(&token, ui),
+        Some(Verb::Ctl(ctl)) => exec::ctl(&ctl, ui),
+        Some(Verb::Launch) => launch::run(ui),
+        Some(Verb::Init) => init::run(ui),
+        Some(Verb::PodInit(pod)) => pod_init::run(&pod, ui),
+        Some(Verb::PodPause) => pod_init::pause(ui),
+        Some(Verb::SidecarInit(sidecar)) => sidecar_init::run(&sidecar),
+        Some(Verb::RunAs(run_as)) => privileges::run(&run_as),
+        Some(Verb::App(app)) => app::run(&app),
+        Some(Verb::Idp) => idp::run(),
+    }
+}
+
+/// Turns a system's error into a failure that says what was being done.
+fn failed<E: Display>(doing: &str) -> impl FnOnce(E) -> Failure {
+    let doing = doing.to_owned();
+    move |error| Failure::new(format!("{doing}: {error}"))
 }

@@ -1,1 +1,36 @@
-//! The room `authz`.
+//! The decision: what a mesh knows (`Model`), policy files and the facts of one request or connection enter, one
+//! `Decision` leaves. Pure: no clock, no socket, no file is touched, and no other room is known.
+//!
+//! Cedar is the language. `load` refuses a set whole unless every policy parses, validates strictly (warnings
+//! included), and names only what the mesh has; what it returns holds the slice that the own service enforces. `decide`
+//! evaluates, with Cedar's own evaluator, the policies whose scope fits the request, found by an index, and applies
+//! hopguard's rule, which is stricter than Cedar's: a forbid that matches **or errors** denies, a permit that errors does
+//! not permit, and no permit means deny. Nothing here maps an error to "allowed".
+
+mod compile;
+mod decide;
+mod entities;
+mod expr;
+mod facts;
+mod index;
+mod load;
+mod model;
+mod parse;
+mod problem;
+mod route;
+mod rules;
+mod scan;
+mod schema;
+mod world;
+
+pub use decide::Policies;
+pub use facts::{ClaimValue, Decision, Facts, HttpFacts, Needs, Principal, Reason, User, Verdict, What};
+pub use load::{Checked, check, load};
+pub use model::{
+    ClaimKind, GroupModel, HeaderModel, IssuerModel, Model, PolicyError, PortKind, RouteModel, ServiceModel,
+};
+pub use problem::PolicyProblem;
+pub use schema::schema;
+
+#[cfg(test)]
+mod tests;

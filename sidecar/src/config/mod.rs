@@ -2,6 +2,7 @@
 //! them whole: each gets the options that it owns.
 
 mod document;
+mod fill;
 mod issuer;
 mod keys;
 mod mesh;

@@ -26,6 +26,17 @@ pub enum Detected {
     Closed,
 }
 
+impl Detected {
+    /// A stable label for metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Is(protocol) => protocol.label(),
+            Self::TimedOut { .. } => "timeout",
+            Self::Closed => "closed",
+        }
+    }
+}
+
 /// Reads until the protocol is known, at most for `deadline`.
 ///
 /// # Errors

@@ -1,1 +1,283 @@
-//! The room `flow`.
+//! The story: the order of the stages, for connections that come in, for connections that go out, and for each HTTP
+//! request. No other room knows it. What a stage cannot prove it does not hand on.
+
+mod caller;
+mod ended;
+mod inbound;
+mod outbound;
+mod request;
+mod tell;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+pub use inbound::{hbone, redirected};
+pub use outbound::{Probe, outbound};
+
+use rustls_pki_types::CertificateDer;
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+
+use crate::authn::Authenticator;
+use crate::detect::Prefixed;
+use crate::dial::DialOptions;
+use crate::forward::abort;
+use crate::observe::{Direction, Journal, Kind, Metrics, Proven, Record, UserLog};
+use crate::request::Limits;
+use crate::runtime::Drain;
+use crate::services::{Port, Resolver};
+use crate::snapshot::{Current, Snapshot};
+use crate::tls::{MeshTls, Peer};
+use crate::tunnel::{Pool, TunnelStream};
+
+/// Everything that the stages share.
+pub struct Context {
+    /// Identity, policies and mesh file in force.
+    pub current: Arc<Current>,
+    /// The table of services and its look-ups.
+    pub services: Arc<Resolver>,
+    /// Tunnels to peers.
+    pub pool: Arc<Pool>,
+    /// User tokens.
+    pub authn: Arc<Authenticator>,
+    /// Where records go.
+    pub journal: Arc<Journal>,
+    /// Counters and histograms.
+    pub metrics: Arc<Metrics>,
+    /// How users are written into records.
+    pub users: UserLog,
+    /// The end.
+    pub drain: Drain,
+    /// Hears that the redirect works.
+    pub probe: Probe,
+    /// Settings.
+    pub options: FlowOptions,
+}
+
+/// Settings of the story.
+pub struct FlowOptions {
+    /// The name of the service that this sidecar stands beside.
+    pub service: Arc<str>,
+    /// The sidecar's own listeners: nothing is ever forwarded to them.
+    pub own_ports: Vec<u16>,
+    /// The port on which peers take HBONE.
+    pub hbone_port: u16,
+    /// Whether destinations outside the mesh are let through (`egress = "plain"`).
+    pub egress_plain: bool,
+    /// How connections are opened.
+    pub dial: DialOptions,
+    /// How long first bytes may take.
+    pub detect_timeout: Duration,
+    /// How long a TLS handshake may take.
+    pub handshake_timeout: Duration,
+    /// Bounds of an HTTP head.
+    pub limits: Limits,
+    /// How long an HTTP head may take from its first byte.
+    pub head_timeout: Duration,
+    /// How long an HTTP connection may stand idle between requests, and a body between two pieces.
+    pub idle_timeout: Duration,
+    /// How long an opaque connection may stand idle.
+    pub opaque_idle: Duration,
+    /// The age past which a tunnel is asked to be opened anew.
+    pub tunnel_max_age: Duration,
+    /// How many streams a peer may have open in one tunnel.
+    pub streams_per_tunnel: u32,
+    /// How long what is open may go on once the drain has begun.
+    pub drain_timeout: Duration,
+    /// Server TLS for clients of `public` ports that have no workload identity.
+    pub public_tls: Option<Arc<rustls::ServerConfig>>,
+}
+
+/// Who is at the other end of an inbound connection, as far as it was proven. Only the inbound stages make one.
+struct Secured {
+    /// The peer's SVID; `None` is plaintext, or TLS without a client certificate, on a port whose mode allows it.
+    peer: Option<Peer>,
+    /// How the connection came.
+    via: Via,
+    /// TLS version and key exchange.
+    tls: Option<(&'static str, &'static str)>,
+    /// What the peer's identity rests on.
+    trust: Option<Trust>,
+    /// The socket's other end.
+    src: SocketAddr,
+    /// The declared port.
+    port: Port,
+    /// Where the application is dialled: the pod's own address, never loopback.
+    app: SocketAddr,
+    /// Until when what was proven holds.
+    validity: Validity,
+}
+
+/// What a peer's identity rests on: the chain that it presented, and the configuration under which that was last proven.
+#[derive(Clone)]
+struct Trust {
+    chain: Arc<[CertificateDer<'static>]>,
+    /// [`MeshTls::generation`] of the last proof.
+    proven_under: Arc<AtomicU64>,
+}
+
+impl Trust {
+    /// Of a finished handshake under `tls`; `None` when no certificate came.
+    fn of(tls: &MeshTls, connection: &rustls::CommonState) -> Option<Self> {
+        let chain = connection.peer_certificates()?;
+        let chain = chain.iter().map(|cert| cert.clone().into_owned()).collect();
+        Some(Self {
+            chain,
+            proven_under: Arc::new(AtomicU64::new(tls.generation())),
+        })
+    }
+
+    /// Whether the chain proves the same under the bundles of now. Costs a comparison unless they changed.
+    fn holds(&self, tls: &MeshTls, now: SystemTime) -> bool {
+        if self.proven_under.load(Ordering::Acquire) == tls.generation() {
+            return true;
+        }
+        let holds = tls.recheck_client(&self.chain, now).is_ok();
+        if holds {
+            self.proven_under.store(tls.generation(), Ordering::Release);
+        }
+        holds
+    }
+}
+
+/// How an inbound connection came.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Via {
+    Hbone,
+    Mtls,
+    ServerTls,
+    Plaintext,
+}
+
+/// Until when a connection may live: what was proven at its start holds until one of the two SVIDs ends.
+#[derive(Clone, Copy)]
+struct Validity {
+    /// From here on answers ask the client to come again on a new connection.
+    soft: SystemTime,
+    /// From here on an idle connection is closed.
+    idle: SystemTime,
+    /// Here the rest is cut.
+    hard: SystemTime,
+}
+
+/// What ends a connection that rests on no SVID: far enough away never to matter, near enough for every clock type.
+const YEARS: Duration = Duration::from_secs(10 * 365 * 86_400);
+
+impl Validity {
+    /// A connection established at `now` whose SVIDs end at `ends` (the earlier of the two).
+    fn until(now: SystemTime, ends: SystemTime) -> Self {
+        let life = ends.duration_since(now).unwrap_or_default();
+        // Records are closed before the SVID's last moment, not at it.
+        let margin = (life / 50).min(Duration::from_secs(1));
+        let hard = now + life.saturating_sub(margin);
+        Self {
+            soft: now + life * 8 / 10,
+            idle: now + life * 9 / 10,
+            hard,
+        }
+    }
+
+    fn unlimited(now: SystemTime) -> Self {
+        Self {
+            soft: now + YEARS,
+            idle: now + YEARS,
+            hard: now + YEARS,
+        }
+    }
+}
+
+/// A client's side that can be ended so that nobody takes what was sent for whole.
+trait Abort {
+    /// Prepares for being dropped: a plain socket is reset, where it would otherwise close in order.
+    fn abort(&self);
+}
+
+impl Abort for Prefixed<TcpStream> {
+    fn abort(&self) {
+        abort(self.get_ref());
+    }
+}
+
+/// Without `shutdown` it ends without `close_notify`, which tells the client.
+impl<S> Abort for TlsStream<S> {
+    fn abort(&self) {}
+}
+
+/// Dropped before its end, it is reset.
+impl Abort for TunnelStream {
+    fn abort(&self) {}
+}
+
+/// The time until `then`, zero when it has passed.
+fn time_until(then: SystemTime) -> Duration {
+    then.duration_since(SystemTime::now()).unwrap_or_default()
+}
+
+impl Secured {
+    /// Whether the peer would still be let in under the identity and bundles of `snapshot`.
+    fn still_trusted(&self, snapshot: &Snapshot, now: SystemTime) -> bool {
+        match (&self.peer, &self.trust, &snapshot.tls) {
+            (None, ..) => true,
+            (Some(_), Some(trust), Ok(tls)) => trust.holds(tls, now),
+            // Without an identity of our own there is no mesh traffic; without a chain nothing can be proven again.
+            _ => false,
+        }
+    }
+
+    /// What was proven of the peer, for metrics.
+    fn proven(&self) -> Proven {
+        Proven::of(self.peer.is_some(), false)
+    }
+}
+
+impl Context {
+    /// Writes a record; counts its decision when it is a connection's (a request's is counted by its connection's meter).
+    fn tell(&self, record: Record) {
+        if let (Kind::Connection, Some(decision)) = (record.kind, &record.decision) {
+            self.metrics.decided(&tell::decision_labels(&record, decision));
+        }
+        self.journal.write(record);
+    }
+
+    /// Counts a connection as open for as long as the answer lives.
+    fn open(
+        &self,
+        direction: Direction,
+        protocol: &'static str,
+        proven: Proven,
+    ) -> crate::observe::ConnectionMeter {
+        self.metrics.connection(direction, protocol, proven)
+    }
+
+    /// A declared port of the own service.
+    fn own_port(&self, port: u16) -> Option<Port> {
+        let service = self.services.table().by_name(&self.options.service)?;
+        service
+            .ports
+            .iter()
+            .find(|declared| declared.port == port)
+            .cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_ends_before_the_svid_does() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        for life in [0, 1, 5, 3600] {
+            let ends = now + Duration::from_secs(life);
+            let validity = Validity::until(now, ends);
+            assert!(
+                validity.soft <= validity.idle && validity.idle <= validity.hard && validity.hard <= ends
+            );
+            assert!(life == 0 || validity.hard < ends);
+        }
+        let passed = Validity::until(now, now - Duration::from_secs(9));
+        assert_eq!(passed.hard, now);
+    }
+}

@@ -86,11 +86,30 @@ pub fn bind(port: u16, reach: Reach) -> io::Result<Vec<TcpListener>> {
     Ok(bound)
 }
 
+/// Binds one address; the unspecified IPv6 address takes both families.
+///
+/// # Errors
+/// The system's.
+pub fn bind_at(address: SocketAddr) -> io::Result<TcpListener> {
+    match open(address, false) {
+        // A pod without IPv6: the default of `[::]` means "everywhere".
+        Err(error) if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && family_absent(&error) => open(
+            SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), address.port()),
+            false,
+        ),
+        bound => bound,
+    }
+}
+
 fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
+    // One socket a family: a dual-stack socket reports IPv4 peers in mapped form and needs the other family's option.
+    open(address, true)
+}
+
+fn open(address: SocketAddr, one_family: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
-        // One socket a family: a dual-stack socket reports IPv4 peers in mapped form and needs the other family's option.
-        socket.set_only_v6(true)?;
+        socket.set_only_v6(one_family)?;
     }
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;

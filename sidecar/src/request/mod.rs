@@ -1,1 +1,116 @@
-//! The room `request`.
+//! One reading of a request: the bytes of an HTTP/1.1 head enter, a [`Head`] leaves that has exactly one meaning, or a
+//! [`Refusal`]. Bodies are checked while they pass ([`BodyReader`]), response heads in the same spirit
+//! ([`parse_response`]). It never repairs, never rewrites a path, and does no I/O.
+//!
+//! The rule (POLICY.md, "Request attacks"): refuse what two readers could read in two ways, decide on exactly the bytes
+//! that are forwarded. The raw head is searched for bare CR, bare LF, NUL and other control bytes *before* any parser
+//! may repair it; then `httparse` splits the fields; then the rules of this room apply.
+//!
+//! # What becomes of a request header
+//!
+//! A header is compared by its *folded* name: lower case, and every byte that is neither letter nor digit read as `-`,
+//! because CGI, WSGI and PHP give `X_User-Sub`, `x-user-sub` and `x.user.sub` to the application as one variable.
+//!
+//! | header (folded) | what happens | why |
+//! |---|---|---|
+//! | `host` | exactly one in HTTP/1.1, goes on as it came; with an absolute-form target it is rewritten from the target | RFC 9112 3.2.2 |
+//! | `content-length`, `transfer-encoding` | checked, written again canonically; any other spelling (`content_length`) is a 400 | smuggling |
+//! | `connection`, `keep-alive`, `proxy-connection`, `proxy-authenticate`, `proxy-authorization`, `te`, `http2-settings`, `proxy` | removed | hop by hop (`proxy`: httpoxy) |
+//! | `upgrade` | goes on, with `connection: upgrade`, when `Connection` names it; `h2c` and `TLS` are taken out | RFC 9110 7.8 |
+//! | named in `Connection` | removed, and no policy sees it; naming `host`, `authorization`, `cookie` or a `content-*` field is a 400 | RFC 9110 7.6.1 |
+//! | `x-forwarded-client-cert`, `x-hopguard`, `x-hopguard-*`, `x-user-*`, `x-envoy-*` | removed; ours to write, from what was proven | I1, I4 |
+//! | `forwarded`, `x-forwarded-*`, `x-real-ip` | removed; ours to write | I3, H6 |
+//! | `x-original-url`, `-uri`, `-path`, `-method`, `-host`, `x-rewrite-url`, `x-rewrite-uri` | removed | P27 |
+//! | `x-http-method-override`, `x-http-method`, `x-method-override` | removed | P28 |
+//! | `expect` | `100-continue` goes on (removed in HTTP/1.0); anything else is a 417 | RFC 9110 10.1.1 |
+//! | a name that the sidecar adds | removed, then written once by us | I4 |
+//! | everything else | goes on as it came, in order | |
+//!
+//! A header that does not go on is not seen either: [`Head::header`] and [`Head::declared`] answer as if it had never
+//! been sent, so a decision cannot rest on what the application will not get. Trailers follow the same table; those that
+//! are not removed pass.
+
+mod bearer;
+mod body;
+mod fields;
+mod framing;
+mod head;
+mod host;
+mod path;
+mod raw;
+mod response;
+mod strip;
+mod target;
+mod write;
+
+#[cfg(test)]
+mod tests;
+
+pub use bearer::Bearer;
+pub use body::{BodyReader, Fed};
+pub use fields::{DeclaredHeader, Header};
+pub use head::{Head, Version, parse_head};
+pub use response::{BadResponse, ClientSide, ResponseFraming, ResponseHead, parse_response};
+
+/// What a head may cost, and the one opt-out of the path rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Most bytes of a head: request line, header lines and the empty line. Past it: 431.
+    pub head_bytes: usize,
+    /// Most header lines. Past it: 431.
+    pub headers: usize,
+    /// Most bytes of the request target. Past it: 414.
+    pub target_bytes: usize,
+    /// Lets `;` into paths. Servlet containers cut `;x=1` out of a segment before they route, others take it as text, so
+    /// such a path has two readings. Off (the default of POLICY.md): 400. On: it passes, and then the caller **must**
+    /// decide on each of [`Head::readings`] and let it through only if every one of them is allowed.
+    pub allow_semicolon: bool,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            head_bytes: 32 * 1024,
+            headers: 100,
+            target_bytes: 8 * 1024,
+            allow_semicolon: false,
+        }
+    }
+}
+
+/// How the body of a request is delimited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// No body.
+    None,
+    /// `Content-Length` bytes.
+    Length(u64),
+    /// `Transfer-Encoding: chunked`.
+    Chunked,
+}
+
+/// Why a request is not taken. The connection cannot be used for another request after it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{detail}")]
+pub struct Refusal {
+    /// The HTTP status that tells the client.
+    pub status: u16,
+    /// Stable label for logs and metrics.
+    pub code: &'static str,
+    /// One sentence for people. Holds no header value and no token.
+    pub detail: String,
+}
+
+impl Refusal {
+    fn new(status: u16, code: &'static str, detail: impl Into<String>) -> Self {
+        Self {
+            status,
+            code,
+            detail: detail.into(),
+        }
+    }
+
+    fn bad(code: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(400, code, detail)
+    }
+}

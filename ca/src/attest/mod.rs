@@ -1,0 +1,129 @@
+//! Who is on the other side of a unix socket: what the kernel proves enters, facts leave. The process is held, so that
+//! a reused PID is never taken for it, and is asked again before every answer. Nothing that a caller says is believed,
+//! and what cannot be read is a fact that is not proven, never a fact that is skipped.
+//!
+//! Limits, as with every Workload API on a unix socket: the credentials are those of the process that connected. A
+//! descriptor that it hands to another process speaks for it until it ends. Path and hash narrow a uid down; they do not
+//! keep apart two programs of a uid that is itself hostile (it can trace, preload or re-execute its own programs).
+
+mod executable;
+mod ids;
+mod process;
+
+use std::sync::Arc;
+
+use tokio::net::UnixStream;
+
+use crate::registration::{Ask, Entries, Fact, Facts};
+pub use executable::Inspector;
+use ids::Ids;
+use process::Process;
+
+/// Why a caller is nobody.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AttestError {
+    /// Its PID namespace is not ours or below ours, so nothing more can be learned about it.
+    #[error("the caller's process is not visible in this PID namespace")]
+    Invisible,
+    /// The process that connected has ended; whoever holds the socket now was not attested.
+    #[error("the process that connected (pid {0}) is gone")]
+    Gone(i32),
+    /// The kernel did not tell.
+    #[error("the kernel does not tell who called: {0}")]
+    Kernel(String),
+}
+
+/// The process behind one connection. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    uid: u32,
+    gid: u32,
+    socket: Arc<str>,
+    process: Arc<Process>,
+}
+
+impl Peer {
+    /// Asks the kernel who connected. Must be called in a tokio runtime.
+    ///
+    /// # Errors
+    /// When the process is invisible to us, or has ended already.
+    pub fn of(stream: &UnixStream, socket: Arc<str>) -> Result<Self, AttestError> {
+        let credentials = stream
+            .peer_cred()
+            .map_err(|error| AttestError::Kernel(error.to_string()))?;
+        let pid = credentials
+            .pid()
+            .filter(|pid| *pid > 0)
+            .ok_or(AttestError::Invisible)?;
+        let process = Process::behind(stream, pid, credentials.uid())?;
+        Ok(Self {
+            uid: credentials.uid(),
+            gid: credentials.gid(),
+            socket,
+            process: Arc::new(process),
+        })
+    }
+
+    /// The uid as the kernel writes it: for limits and the log, not for a decision.
+    pub fn uid(&self) -> u32 {
+        self.uid
+    }
+
+    /// The PID when it connected: for the log.
+    pub fn pid(&self) -> i32 {
+        self.process.pid()
+    }
+
+    /// The name of the socket that it came through.
+    pub fn socket(&self) -> &str {
+        &self.socket
+    }
+
+    /// Returns when the process has ended.
+    pub async fn gone(&self) {
+        self.process.gone().await;
+    }
+
+    /// Whether the process still runs.
+    ///
+    /// # Errors
+    /// When it has ended: then nothing may be sent to the holder of the socket.
+    pub fn check(&self) -> Result<(), AttestError> {
+        self.process.check()
+    }
+
+    /// Everything about the caller that these entries need, proven now.
+    ///
+    /// # Errors
+    /// When the process has ended.
+    pub async fn facts(&self, entries: &Entries, inspector: &Inspector) -> Result<Facts, AttestError> {
+        self.check()?;
+        let ids = inspector.ids();
+        let mut facts = Facts {
+            uid: ids.uid(self.uid),
+            gid: ids.gid(self.gid),
+            socket: self.socket.clone(),
+            path: Fact::Unasked,
+            sha256: Fact::Unasked,
+        };
+        // Each turn settles one fact, and there are two.
+        while let Some(ask) = entries.asks(&facts) {
+            match ask {
+                Ask::Path => facts.path = proven(inspector.path(self.uid, &self.process).await),
+                Ask::Sha256 => facts.sha256 = proven(inspector.sha256(self.uid, &self.process).await),
+            }
+        }
+        self.check()?;
+        Ok(facts)
+    }
+}
+
+fn proven<T>(read: Result<T, String>) -> Fact<T> {
+    match read {
+        Ok(value) => Fact::Proven(value),
+        Err(reason) => Fact::Unproven(reason.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

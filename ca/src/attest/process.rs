@@ -1,0 +1,308 @@
+//! A process that is held: by a pidfd that the kernel hands out with the socket (`SO_PEERPIDFD`, Linux 6.5), else by its
+//! directory in /proc and its start time. Either names one process for ever, whatever becomes of its number.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{getsockopt, sockopt::PeerPidfd};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::{Mode, OFlags};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::AttestError;
+
+/// How often a process without a pidfd is looked at.
+const LOOK: std::time::Duration = std::time::Duration::from_millis(500);
+
+#[derive(Debug)]
+pub struct Process {
+    pid: i32,
+    held: Held,
+}
+
+#[derive(Debug)]
+enum Held {
+    Pidfd(AsyncFd<OwnedFd>),
+    Proc { dir: OwnedFd, start: u64 },
+}
+
+impl Process {
+    /// The process that connected this socket.
+    pub fn behind(stream: &impl AsFd, pid: i32, uid: u32) -> Result<Self, AttestError> {
+        let process = match getsockopt(stream, PeerPidfd) {
+            Ok(pidfd) => {
+                let held = watched(pidfd).map_err(|error| AttestError::Kernel(error.to_string()))?;
+                Self {
+                    pid,
+                    held: Held::Pidfd(held),
+                }
+            }
+            Err(Errno::ENOPROTOOPT) => Self::by_start_time(pid, uid)?,
+            Err(Errno::ESRCH | Errno::ENODATA | Errno::EINVAL) => return Err(AttestError::Gone(pid)),
+            Err(errno) => return Err(AttestError::Kernel(errno.to_string())),
+        };
+        process.check()?;
+        Ok(process)
+    }
+
+    /// For kernels without `SO_PEERPIDFD`. The number could have been reused between connect and now; then its new owner
+    /// must at least have the uid that the kernel proved, or it is refused.
+    pub fn by_start_time(pid: i32, uid: u32) -> Result<Self, AttestError> {
+        let gone = |_| AttestError::Gone(pid);
+        let dir = open_dir(pid).map_err(gone)?;
+        let status = read_small(&dir, "status").map_err(gone)?;
+        if effective_uid(&status) != Some(uid) {
+            return Err(AttestError::Gone(pid));
+        }
+        let stat = read_small(&dir, "stat").map_err(gone)?;
+        let start = start_time(&stat).ok_or(AttestError::Gone(pid))?;
+        Ok(Self {
+            pid,
+            held: Held::Proc { dir, start },
+        })
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Whether it still runs (a zombie does not).
+    pub fn check(&self) -> Result<(), AttestError> {
+        let runs = match &self.held {
+            Held::Pidfd(pidfd) => !ended(pidfd.get_ref()),
+            // A directory of a process that ended answers ESRCH, also when the number was given to another.
+            Held::Proc { dir, start } => {
+                read_small(dir, "stat").is_ok_and(|stat| start_time(&stat) == Some(*start))
+            }
+        };
+        if runs {
+            Ok(())
+        } else {
+            Err(AttestError::Gone(self.pid))
+        }
+    }
+
+    /// Returns when it has ended.
+    pub async fn gone(&self) {
+        match &self.held {
+            Held::Pidfd(pidfd) => {
+                while !ended(pidfd.get_ref()) {
+                    match pidfd.readable().await {
+                        Ok(mut guard) => guard.clear_ready(),
+                        // The runtime is going down; whoever waits ends for that reason.
+                        Err(_) => return,
+                    }
+                }
+            }
+            Held::Proc { .. } => {
+                while self.check().is_ok() {
+                    tokio::time::sleep(LOOK).await;
+                }
+            }
+        }
+    }
+
+    /// Its directory in /proc. The caller reads through it and calls [`Self::check`] afterwards: if the process runs
+    /// then, its number was its own all the time.
+    pub fn dir(&self) -> std::io::Result<OwnedFd> {
+        match &self.held {
+            Held::Pidfd(_) => open_dir(self.pid),
+            Held::Proc { dir, .. } => dir.try_clone(),
+        }
+    }
+}
+
+fn open_dir(pid: i32) -> std::io::Result<OwnedFd> {
+    let flags = OFlags::DIRECTORY | OFlags::PATH | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(format!("/proc/{pid}"), flags, Mode::empty())?)
+}
+
+#[expect(
+    deprecated,
+    reason = "its successor is an unsafe function; an OwnedFd keeps what that one asks for"
+)]
+fn watched(pidfd: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::with_interest(pidfd, Interest::READABLE)
+}
+
+/// A pidfd is readable once the process has ended.
+fn ended(pidfd: &OwnedFd) -> bool {
+    let mut wanted = [PollFd::new(pidfd, PollFlags::IN)];
+    let at_once = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    !matches!(rustix::event::poll(&mut wanted, Some(&at_once)), Ok(0))
+}
+
+fn read_small(dir: &OwnedFd, name: &str) -> std::io::Result<Vec<u8>> {
+    use std::io::Read;
+    let file = rustix::fs::openat(dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut bytes = Vec::new();
+    std::fs::File::from(file).take(16 << 10).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Field 22 of /proc/PID/stat (proc(5)), unless the process is dead or a zombie. The second field, the program's name,
+/// is the process's own and may hold blanks and parentheses: only what follows the last `)` is read.
+fn start_time(stat: &[u8]) -> Option<u64> {
+    let text = String::from_utf8_lossy(stat);
+    let (_, rest) = text.rsplit_once(')')?;
+    let mut fields = rest.split_ascii_whitespace();
+    if matches!(fields.next()?, "Z" | "X" | "x") {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
+}
+
+/// The second number after `Uid:` in /proc/PID/status.
+fn effective_uid(status: &[u8]) -> Option<u32> {
+    let text = String::from_utf8_lossy(status);
+    let line = text.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    line.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+    use std::process::{Child, Command, Stdio};
+
+    use super::*;
+
+    fn child() -> Child {
+        Command::new("cat")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap()
+    }
+
+    fn end(mut child: Child) {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    fn uid() -> u32 {
+        rustix::process::geteuid().as_raw()
+    }
+
+    fn pid(child: &Child) -> i32 {
+        i32::try_from(child.id()).unwrap()
+    }
+
+    /// Held by pidfd, as `behind` does it (there the kernel makes the pidfd from the socket).
+    fn by_pidfd(pid: i32) -> Process {
+        let raw = rustix::process::Pid::from_raw(pid).unwrap();
+        let fd = rustix::process::pidfd_open(raw, rustix::process::PidfdFlags::empty()).unwrap();
+        Process {
+            pid,
+            held: Held::Pidfd(watched(fd).unwrap()),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_process_that_ended_is_gone_by_either_proof() {
+        for hold in [by_pidfd as fn(i32) -> Process, |pid| {
+            Process::by_start_time(pid, uid()).unwrap()
+        }] {
+            let child = child();
+            let process = hold(pid(&child));
+            process.check().unwrap();
+            end(child);
+            assert_eq!(process.check(), Err(AttestError::Gone(process.pid())));
+            tokio::time::timeout(std::time::Duration::from_secs(10), process.gone())
+                .await
+                .unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_zombie_is_gone_by_either_proof() {
+        for hold in [by_pidfd as fn(i32) -> Process, |pid| {
+            Process::by_start_time(pid, uid()).unwrap()
+        }] {
+            let mut child = child();
+            let process = hold(pid(&child));
+            child.kill().unwrap();
+            tokio::time::timeout(std::time::Duration::from_secs(10), process.gone())
+                .await
+                .unwrap();
+            assert!(process.check().is_err());
+            child.wait().unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_reused_number_is_not_the_process() {
+        // The number lives on as another process: same /proc entry, other start time.
+        let us = i32::try_from(std::process::id()).unwrap();
+        let Process {
+            held: Held::Proc { dir, start },
+            ..
+        } = Process::by_start_time(us, uid()).unwrap()
+        else {
+            panic!("held by /proc")
+        };
+        let before = Process {
+            pid: us,
+            held: Held::Proc {
+                dir,
+                start: start - 1,
+            },
+        };
+        assert_eq!(before.check(), Err(AttestError::Gone(us)));
+    }
+
+    #[tokio::test]
+    async fn a_number_that_belongs_to_another_uid_is_refused() {
+        let us = i32::try_from(std::process::id()).unwrap();
+        assert!(matches!(
+            Process::by_start_time(us, uid() + 1),
+            Err(AttestError::Gone(_))
+        ));
+    }
+
+    #[tokio::test]
+    async fn the_directory_of_an_ended_process_does_not_open_for_its_successor() {
+        let child = child();
+        let process = Process::by_start_time(pid(&child), uid()).unwrap();
+        let dir = process.dir().unwrap();
+        end(child);
+        assert!(
+            read_small(&dir, "stat").is_err(),
+            "bound to the process, not to its number"
+        );
+    }
+
+    #[tokio::test]
+    async fn the_kernel_names_the_process_behind_a_socket() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let us = i32::try_from(std::process::id()).unwrap();
+        let process = Process::behind(&ours, us, uid()).unwrap();
+        process.check().unwrap();
+    }
+
+    #[test]
+    fn a_name_cannot_forge_the_start_time() {
+        let tail = "S 1 1 1 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4242 1 1 18446744073709551615 1";
+        for name in [
+            "cat",
+            "a b",
+            "x) S 1 1 1 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 7 (",
+            ")))",
+        ] {
+            assert_eq!(
+                start_time(format!("9 ({name}) {tail}").as_bytes()),
+                Some(4242),
+                "{name}"
+            );
+        }
+        for dead in ["Z", "X", "x"] {
+            let stat = format!("9 (cat) {}", tail.replacen('S', dead, 1));
+            assert_eq!(start_time(stat.as_bytes()), None);
+        }
+        assert_eq!(start_time(b"9 (cat) S 1"), None);
+        assert_eq!(start_time(b""), None);
+    }
+}

@@ -1,0 +1,251 @@
+//! The X.509 authority: a SPIFFE ID enters, an X.509-SVID with a fresh key leaves. What a certificate shall be
+//! ([`profile`]) and what came out of signing ([`check`]) are told apart, and nothing leaves that was not checked. It
+//! never signs for another trust domain, and never past its own end.
+
+mod check;
+mod lifetime;
+mod profile;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use aws_lc_rs::rand::{SecureRandom, SystemRandom};
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
+use rcgen::{Issuer, PKCS_ECDSA_P256_SHA256, PublicKeyData, SigningKey};
+use rustls_pki_types::CertificateDer;
+use spiffe::{SpiffeId, TrustDomain};
+use zeroize::Zeroizing;
+
+use crate::keys::{KeyError, Signer};
+pub use lifetime::{Validity, backdate, rotate_at};
+
+/// Why nothing was issued.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthorityError {
+    /// The key cannot be used.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// Building or signing failed.
+    #[error("the certificate could not be made: {0}")]
+    Build(#[from] rcgen::Error),
+    /// What came out is not what the profile says; it was thrown away.
+    #[error("the certificate does not have its profile: {0}")]
+    Profile(String),
+    /// The authority's own certificate is not valid now.
+    #[error("the authority's certificate is valid from {from} to {to} only")]
+    NotValidNow {
+        /// Start of validity.
+        from: String,
+        /// End of validity.
+        to: String,
+    },
+    /// The identity is not ours to give.
+    #[error("`{0}` is not an identity that this authority may give")]
+    NotOurs(SpiffeId),
+    /// The random generator failed.
+    #[error("no random numbers")]
+    Random,
+}
+
+/// An X.509-SVID as its workload gets it.
+pub struct Svid {
+    /// Whose it is.
+    pub id: SpiffeId,
+    /// The leaf; intermediates would follow it.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// Private key, PKCS#8 DER.
+    pub key: Zeroizing<Vec<u8>>,
+    /// Serial number, hexadecimal.
+    pub serial: String,
+    /// When it was issued (not backdated: rotation counts from here).
+    pub issued_at: SystemTime,
+    /// End of validity.
+    pub not_after: SystemTime,
+}
+
+impl std::fmt::Debug for Svid {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Svid")
+            .field("id", &self.id)
+            .field("serial", &self.serial)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The roots of the trust domain: what a workload verifies its peers against.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trust {
+    /// The trust domain.
+    pub domain: TrustDomain,
+    /// Its authorities' certificates; never empty.
+    pub roots: Vec<CertificateDer<'static>>,
+}
+
+/// One signing authority.
+pub struct Authority {
+    domain: TrustDomain,
+    certificate: CertificateDer<'static>,
+    id: String,
+    validity: Validity,
+    public_key: Vec<u8>,
+    issuer: Issuer<'static, RemoteKey>,
+}
+
+impl std::fmt::Debug for Authority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Authority")
+            .field("domain", &self.domain)
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Authority {
+    /// Makes a self-signed root for the trust domain (S-13, S-15), and answers its certificate.
+    ///
+    /// # Errors
+    /// When the key cannot sign, or what it signed is not a root.
+    pub fn create(
+        domain: &TrustDomain,
+        signer: &Arc<dyn Signer>,
+        ttl: Duration,
+        now: SystemTime,
+    ) -> Result<CertificateDer<'static>, AuthorityError> {
+        let serial = serial()?;
+        let validity = Validity::of_authority(now, ttl);
+        let key = RemoteKey(signer.clone());
+        let certificate = profile::root(domain, &validity, &serial)?.self_signed(&key)?;
+        check::root(certificate.der(), domain, signer.public_key())?;
+        Ok(certificate.der().clone())
+    }
+
+    /// An authority from its certificate and the key that belongs to it.
+    ///
+    /// # Errors
+    /// When they do not belong together, the certificate is no root of the trust domain, or it is not valid now.
+    pub fn open(
+        domain: &TrustDomain,
+        certificate: &CertificateDer<'static>,
+        signer: Arc<dyn Signer>,
+        now: SystemTime,
+    ) -> Result<Self, AuthorityError> {
+        let root = check::root(certificate, domain, signer.public_key())?;
+        if !root.validity.contains(now) {
+            return Err(AuthorityError::NotValidNow {
+                from: root.validity.from(),
+                to: root.validity.to(),
+            });
+        }
+        let public_key = signer.public_key().to_vec();
+        Ok(Self {
+            domain: domain.clone(),
+            certificate: certificate.clone(),
+            id: root.serial,
+            validity: root.validity,
+            public_key,
+            issuer: Issuer::from_ca_cert_der(certificate, RemoteKey(signer))?,
+        })
+    }
+
+    /// Its serial number, hexadecimal.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Its certificate.
+    pub fn certificate(&self) -> &CertificateDer<'static> {
+        &self.certificate
+    }
+
+    /// When it ends.
+    pub fn not_after(&self) -> SystemTime {
+        self.validity.not_after
+    }
+
+    /// Issues an SVID with a fresh key.
+    ///
+    /// # Errors
+    /// When the identity is not below our trust domain, when our own certificate is not valid now, when signing fails,
+    /// and when what was signed is not what was asked for.
+    pub fn issue(&self, id: &SpiffeId, ttl: Duration, now: SystemTime) -> Result<Svid, AuthorityError> {
+        if !id.is_member_of(&self.domain) || id.path().is_empty() {
+            return Err(AuthorityError::NotOurs(id.clone()));
+        }
+        if !self.validity.contains(now) {
+            return Err(AuthorityError::NotValidNow {
+                from: self.validity.from(),
+                to: self.validity.to(),
+            });
+        }
+        let validity = Validity::of_svid(now, ttl, &self.validity);
+        let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).map_err(|_| KeyError::Crypto)?;
+        let document = pair.to_pkcs8v1().map_err(|_| KeyError::Crypto)?;
+        let public = LeafKey(&pair);
+        let leaf = profile::leaf(id, &validity, &serial()?)?.signed_by(&public, &self.issuer)?;
+        let serial = check::leaf(
+            leaf.der(),
+            id,
+            &validity,
+            &check::Signed {
+                by: &self.public_key,
+                key: public.der_bytes(),
+            },
+        )?;
+        Ok(Svid {
+            id: id.clone(),
+            chain: vec![leaf.der().clone()],
+            key: Zeroizing::new(document.as_ref().to_vec()),
+            serial,
+            issued_at: now,
+            not_after: validity.not_after,
+        })
+    }
+}
+
+/// 128 random bits, never zero (RFC 5280, 4.1.2.2).
+fn serial() -> Result<[u8; 16], AuthorityError> {
+    let mut bytes = [0; 16];
+    SystemRandom::new()
+        .fill(&mut bytes)
+        .map_err(|_| AuthorityError::Random)?;
+    if bytes == [0; 16] {
+        Err(AuthorityError::Random)
+    } else {
+        Ok(bytes)
+    }
+}
+
+/// A [`Signer`] as rcgen wants it.
+struct RemoteKey(Arc<dyn Signer>);
+
+impl PublicKeyData for RemoteKey {
+    fn der_bytes(&self) -> &[u8] {
+        self.0.public_key()
+    }
+
+    fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
+        &PKCS_ECDSA_P256_SHA256
+    }
+}
+
+impl SigningKey for RemoteKey {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
+        self.0.sign(message).map_err(|_| rcgen::Error::RemoteKeyError)
+    }
+}
+
+/// The public half of a workload's key.
+struct LeafKey<'a>(&'a EcdsaKeyPair);
+
+impl PublicKeyData for LeafKey<'_> {
+    fn der_bytes(&self) -> &[u8] {
+        self.0.public_key().as_ref()
+    }
+
+    fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
+        &PKCS_ECDSA_P256_SHA256
+    }
+}
+
+#[cfg(test)]
+mod tests;

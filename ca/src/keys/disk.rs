@@ -1,0 +1,233 @@
+//! Keys as files: PKCS#8 (DER), mode 0600, each written whole or not at all. It never overwrites a key.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
+use rustix::fs::{CWD, OFlags, RenameFlags};
+use zeroize::Zeroizing;
+
+use super::{KeyError, Signer};
+
+/// A key file longer than this is not one of ours.
+const MAX_KEY_FILE: u64 = 4096;
+const SUFFIX: &str = ".p8";
+
+/// The keeper of key files in one directory.
+#[derive(Debug)]
+pub struct Disk {
+    dir: PathBuf,
+}
+
+impl Disk {
+    /// A keeper in `dir`, which must be reachable for this user alone (the caller checked it).
+    pub fn new(dir: &Path) -> Self {
+        Self { dir: dir.to_owned() }
+    }
+
+    /// Makes a key that survives a crash from here on, and answers its signer.
+    ///
+    /// # Errors
+    /// When a key of that name exists, or it cannot be written.
+    pub fn create(&self, name: &str) -> Result<Arc<dyn Signer>, KeyError> {
+        let path = self.path(name)?;
+        let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).map_err(|_| KeyError::Crypto)?;
+        let document = pair.to_pkcs8v1().map_err(|_| KeyError::Crypto)?;
+        self.write(&path, document.as_ref())
+            .map_err(|source| KeyError::Io { path, source })?;
+        Ok(Arc::new(Key(pair)))
+    }
+
+    /// Loads a key that was made before.
+    ///
+    /// # Errors
+    /// When it is missing, when others own it or could have read it, and when it is no P-256 key.
+    pub fn load(&self, name: &str) -> Result<Arc<dyn Signer>, KeyError> {
+        let path = self.path(name)?;
+        let bytes = read(&path)?;
+        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &bytes)
+            .map_err(|_| KeyError::Malformed(path))?;
+        Ok(Arc::new(Key(pair)))
+    }
+
+    /// The names of all keys here, sorted.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn names(&self) -> Result<Vec<String>, KeyError> {
+        let io = |source| KeyError::Io {
+            path: self.dir.clone(),
+            source,
+        };
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&self.dir).map_err(io)? {
+            let name = entry.map_err(io)?.file_name();
+            if let Some(name) = name.to_str().and_then(|name| name.strip_suffix(SUFFIX)) {
+                names.push(name.to_owned());
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn path(&self, name: &str) -> Result<PathBuf, KeyError> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+        if name.is_empty() || name.len() > 64 || !name.chars().all(plain) {
+            return Err(KeyError::BadName(name.to_owned()));
+        }
+        Ok(self.dir.join(format!("{name}{SUFFIX}")))
+    }
+
+    /// Temporary file, fsync, rename that refuses to replace, fsync of the directory.
+    fn write(&self, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+        let mut temporary = path.as_os_str().to_owned();
+        temporary.push(".new");
+        let _left_by_a_crash = std::fs::remove_file(&temporary);
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        rustix::fs::renameat_with(CWD, Path::new(&temporary), CWD, path, RenameFlags::NOREPLACE)?;
+        File::open(&self.dir)?.sync_all()
+    }
+}
+
+fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, KeyError> {
+    let io = |source| KeyError::Io {
+        path: path.to_owned(),
+        source,
+    };
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
+        .open(path)
+        .map_err(io)?;
+    let found = file.metadata().map_err(io)?;
+    if !found.is_file() || found.len() > MAX_KEY_FILE {
+        return Err(KeyError::Malformed(path.to_owned()));
+    }
+    if found.uid() != rustix::process::geteuid().as_raw() {
+        return Err(KeyError::Foreign {
+            path: path.to_owned(),
+            owner: found.uid(),
+        });
+    }
+    let mode = found.mode() & 0o7777;
+    if mode & 0o077 != 0 {
+        return Err(KeyError::Open {
+            path: path.to_owned(),
+            mode,
+        });
+    }
+    // Capacity for the whole file, so that no half-filled buffer is freed with the key in it.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(4096));
+    file.take(MAX_KEY_FILE).read_to_end(&mut bytes).map_err(io)?;
+    Ok(bytes)
+}
+
+/// The library clears the key's memory when it is freed.
+struct Key(EcdsaKeyPair);
+
+impl Signer for Key {
+    fn public_key(&self) -> &[u8] {
+        self.0.public_key().as_ref()
+    }
+
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, KeyError> {
+        let signature = self
+            .0
+            .sign(&SystemRandom::new(), message)
+            .map_err(|_| KeyError::Crypto)?;
+        Ok(signature.as_ref().to_vec())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
+
+    use super::*;
+
+    #[test]
+    fn a_key_comes_back_the_same_and_signs() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Disk::new(dir.path());
+        let made = disk.create("x509-1").unwrap();
+        let loaded = disk.load("x509-1").unwrap();
+        assert_eq!(made.public_key(), loaded.public_key());
+        let signature = loaded.sign(b"hello").unwrap();
+        let public = UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, made.public_key());
+        public.verify(b"hello", &signature).unwrap();
+        assert_eq!(disk.names().unwrap(), ["x509-1"]);
+    }
+
+    #[test]
+    fn the_file_is_for_us_alone_and_nothing_else_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        Disk::new(dir.path()).create("k").unwrap();
+        let names: Vec<_> = std::fs::read_dir(dir.path())
+            .unwrap()
+            .map(|e| e.unwrap().file_name())
+            .collect();
+        assert_eq!(names, ["k.p8"]);
+        assert_eq!(
+            std::fs::metadata(dir.path().join("k.p8")).unwrap().mode() & 0o7777,
+            0o600
+        );
+    }
+
+    #[test]
+    fn a_key_that_others_could_read_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Disk::new(dir.path());
+        disk.create("k").unwrap();
+        for mode in [0o640, 0o604, 0o660] {
+            let permissions = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(dir.path().join("k.p8"), permissions).unwrap();
+            assert!(matches!(disk.load("k"), Err(KeyError::Open { .. })), "{mode:o}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_never_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Disk::new(dir.path());
+        let first = disk.create("k").unwrap();
+        assert!(matches!(disk.create("k"), Err(KeyError::Io { .. })));
+        assert_eq!(disk.load("k").unwrap().public_key(), first.public_key());
+    }
+
+    #[test]
+    fn what_a_crash_left_does_not_stand_in_the_way() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("k.p8.new"), "half").unwrap();
+        let disk = Disk::new(dir.path());
+        assert!(disk.names().unwrap().is_empty(), "half a key is no key");
+        disk.create("k").unwrap();
+        disk.load("k").unwrap();
+    }
+
+    #[test]
+    fn links_garbage_and_names_that_leave_the_directory_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Disk::new(dir.path());
+        disk.create("k").unwrap();
+        std::os::unix::fs::symlink(dir.path().join("k.p8"), dir.path().join("link.p8")).unwrap();
+        assert!(matches!(disk.load("link"), Err(KeyError::Io { .. })));
+        std::fs::write(dir.path().join("g.p8"), "garbage").unwrap();
+        std::fs::set_permissions(dir.path().join("g.p8"), std::fs::Permissions::from_mode(0o600)).unwrap();
+        assert!(matches!(disk.load("g"), Err(KeyError::Malformed(_))));
+        for name in ["", "../k", "a/b", "a.b", "k\0"] {
+            assert!(matches!(disk.load(name), Err(KeyError::BadName(_))), "{name:?}");
+        }
+    }
+}

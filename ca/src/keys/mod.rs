@@ -1,0 +1,58 @@
+//! The authority's private keys: a name enters, a signer leaves. A private key never leaves this room, is never logged,
+//! and is refused when others could have read it. [`Signer`] is the seam for a key service (KMS, HSM).
+
+mod disk;
+
+pub use disk::Disk;
+
+use std::path::PathBuf;
+
+/// A private key that can be used, but not seen. P-256, SHA-256.
+pub trait Signer: Send + Sync {
+    /// The public key as an uncompressed point (SEC 1, 2.3.3), 65 bytes.
+    fn public_key(&self) -> &[u8];
+
+    /// An ASN.1 DER signature (`Ecdsa-Sig-Value`, RFC 3279) over the SHA-256 of `message`.
+    ///
+    /// # Errors
+    /// When the key cannot be used now.
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, KeyError>;
+}
+
+/// Why a key cannot be made, loaded or used.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// The file cannot be written or read.
+    #[error("key file `{path}`: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Others may have read it.
+    #[error("key file `{path}` has mode {mode:04o}: others may have read it")]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// Somebody else put it there.
+    #[error("key file `{path}` belongs to uid {owner}, not to this process")]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// Its owner.
+        owner: u32,
+    },
+    /// It is not a P-256 private key in PKCS#8, or not a plain file.
+    #[error("key file `{0}` does not hold a P-256 private key (PKCS#8)")]
+    Malformed(PathBuf),
+    /// A name that could leave the directory.
+    #[error("`{0}` is not a name for a key")]
+    BadName(String),
+    /// The cryptographic library refused.
+    #[error("the key could not be generated or used")]
+    Crypto,
+}

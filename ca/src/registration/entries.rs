@@ -1,0 +1,367 @@
+//! The entries file: TOML -> raw -> typed, strict. Every problem is reported with its place, and a file with one problem
+//! is refused whole.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use spiffe::{SpiffeId, TrustDomain};
+use toml::Spanned;
+
+use super::selector::Selector;
+use crate::problem::Problem;
+
+/// S-48.
+const MAX_HINT: usize = 1024;
+/// S-5.
+const MAX_ID: usize = 2048;
+
+/// An identity, and what a process must be proven to be to get it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The identity that is granted.
+    pub id: SpiffeId,
+    /// All of them must hold; never empty.
+    pub selectors: Vec<Selector>,
+    /// Told to the workload, to tell its identities apart.
+    pub hint: Option<Arc<str>>,
+}
+
+/// All entries, in the order of their file: the first that matches a caller is its default identity (S-47).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Entries(Vec<Entry>);
+
+/// What the authority around the file is, where it is known.
+#[derive(Clone, Debug, Default)]
+pub struct Scope {
+    /// Every identity must be in it.
+    pub trust_domain: Option<TrustDomain>,
+    /// The names that `socket:` may use.
+    pub sockets: Option<Vec<Arc<str>>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawFile {
+    #[serde(default)]
+    entry: Vec<Spanned<RawEntry>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawEntry {
+    spiffe_id: Spanned<String>,
+    selectors: Spanned<Vec<Spanned<String>>>,
+    hint: Option<Spanned<String>>,
+}
+
+impl Entries {
+    /// The entries, in the order of their file.
+    pub fn iter(&self) -> impl Iterator<Item = &Entry> {
+        self.0.iter()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none: then nobody gets an identity.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Reads the text of an entries file.
+    ///
+    /// # Errors
+    /// All that is wrong in it. One problem refuses the file.
+    pub fn parse(file: &Path, text: &str, scope: &Scope) -> Result<Self, Vec<Problem>> {
+        let raw: RawFile = toml::from_str(text).map_err(|error| {
+            vec![Problem::toml(file, text, &error).hint(
+                "an entry is a table [[entry]] with `spiffe_id`, `selectors` (a list of strings) and perhaps `hint`",
+            )]
+        })?;
+        let mut reader = Reader {
+            file,
+            text,
+            scope,
+            problems: Vec::new(),
+        };
+        let mut entries = Vec::with_capacity(raw.entry.len());
+        let mut seen = BTreeSet::new();
+        for raw in &raw.entry {
+            let Some(entry) = reader.entry(raw.get_ref()) else {
+                continue;
+            };
+            let mut selectors = entry.selectors.clone();
+            selectors.sort();
+            if seen.insert((entry.id.clone(), selectors)) {
+                entries.push(entry);
+            } else {
+                let message = format!("the entry for `{}` with these selectors is there twice", entry.id);
+                reader.complain(raw.span().start, message, "remove one of them");
+            }
+        }
+        if reader.problems.is_empty() {
+            Ok(Self(entries))
+        } else {
+            Err(reader.problems)
+        }
+    }
+}
+
+struct Reader<'a> {
+    file: &'a Path,
+    text: &'a str,
+    scope: &'a Scope,
+    problems: Vec<Problem>,
+}
+
+impl Reader<'_> {
+    fn complain(&mut self, offset: usize, message: String, hint: &str) {
+        self.problems
+            .push(Problem::at(self.file, self.text, offset, message).hint(hint));
+    }
+
+    fn entry(&mut self, raw: &RawEntry) -> Option<Entry> {
+        let id = self.id(&raw.spiffe_id);
+        let selectors = self.selectors(&raw.selectors);
+        let hint = self.hint(raw.hint.as_ref());
+        Some(Entry {
+            id: id?,
+            selectors: selectors?,
+            hint: hint?,
+        })
+    }
+
+    fn id(&mut self, raw: &Spanned<String>) -> Option<SpiffeId> {
+        let text = raw.get_ref();
+        let at = raw.span().start;
+        let id = match SpiffeId::new(text) {
+            Ok(id) => id,
+            Err(error) => {
+                let message = format!("`{text}` is not a SPIFFE ID: {error}");
+                self.complain(
+                    at,
+                    message,
+                    "write it as spiffe://TRUST-DOMAIN/PATH, like spiffe://mesh.local/ns/shop/sa/web",
+                );
+                return None;
+            }
+        };
+        if id.to_string() != *text {
+            self.complain(
+                at,
+                format!("`{text}` is not in its one form"),
+                &format!("write `{id}`"),
+            );
+        } else if text.len() > MAX_ID {
+            self.complain(
+                at,
+                format!("the SPIFFE ID is longer than {MAX_ID} bytes"),
+                "shorten its path",
+            );
+        } else if id.path().is_empty() {
+            let message = format!("`{text}` is the trust domain itself, which no workload may be");
+            self.complain(at, message, "add a path, like /ns/shop/sa/web");
+        } else if let Some(domain) = self
+            .scope
+            .trust_domain
+            .as_ref()
+            .filter(|domain| !id.is_member_of(domain))
+        {
+            let message = format!("`{text}` is not in the trust domain `{domain}`");
+            self.complain(
+                at,
+                message,
+                &format!("this authority only speaks for spiffe://{domain}/..."),
+            );
+        } else {
+            return Some(id);
+        }
+        None
+    }
+
+    fn selectors(&mut self, raw: &Spanned<Vec<Spanned<String>>>) -> Option<Vec<Selector>> {
+        let mut selectors: Vec<Selector> = Vec::new();
+        let before = self.problems.len();
+        for one in raw.get_ref() {
+            let at = one.span().start;
+            let selector = match Selector::parse(one.get_ref()) {
+                Ok(selector) => selector,
+                Err(error) => {
+                    self.complain(at, error.to_string(), error.hint());
+                    continue;
+                }
+            };
+            if let Some(other) = selectors.iter().find(|other| other.same_kind(&selector)) {
+                let message =
+                    format!("`{selector}` stands beside `{other}`, and all selectors of an entry must hold");
+                self.complain(
+                    at,
+                    message,
+                    "write a second [[entry]] with the same spiffe_id for the other value",
+                );
+                continue;
+            }
+            self.known_socket(at, &selector);
+            selectors.push(selector);
+        }
+        if raw.get_ref().is_empty() {
+            let at = raw.span().start;
+            self.complain(
+                at,
+                "an entry without selectors would match everyone".to_owned(),
+                "add one, like \"unix:uid:1000\"",
+            );
+        }
+        (self.problems.len() == before).then_some(selectors)
+    }
+
+    fn known_socket(&mut self, at: usize, selector: &Selector) {
+        if let (Selector::Socket(name), Some(known)) = (selector, &self.scope.sockets)
+            && !known.contains(name)
+        {
+            let message = format!("no [[workload_api]] of ca.toml has the name `{name}`");
+            self.complain(
+                at,
+                message,
+                &format!("its sockets are named {}", known.join(", ")),
+            );
+        }
+    }
+
+    /// `Some(None)`: there is none. `None`: there is a bad one.
+    fn hint(&mut self, raw: Option<&Spanned<String>>) -> Option<Option<Arc<str>>> {
+        let Some(raw) = raw else { return Some(None) };
+        let text = raw.get_ref();
+        if text.is_empty() || text.len() > MAX_HINT || text.chars().any(char::is_control) {
+            let message = format!("`hint` must have 1 to {MAX_HINT} bytes and no control character");
+            self.complain(
+                raw.span().start,
+                message,
+                "leave it out when the workload has one identity only",
+            );
+            return None;
+        }
+        Some(Some(text.as_str().into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scope() -> Scope {
+        Scope {
+            trust_domain: Some(TrustDomain::new("td").unwrap()),
+            sockets: Some(vec!["default".into()]),
+        }
+    }
+
+    fn parse(text: &str) -> Result<Entries, Vec<Problem>> {
+        Entries::parse(Path::new("entries.toml"), text, &scope())
+    }
+
+    fn only(text: &str) -> Problem {
+        let problems = parse(text).unwrap_err();
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(problems[0].hint.is_some(), "{problems:?}");
+        problems[0].clone()
+    }
+
+    #[test]
+    fn entries_keep_the_order_of_the_file() {
+        let entries = parse(
+            "[[entry]]\nspiffe_id = \"spiffe://td/z\"\nselectors = [\"unix:uid:1\"]\nhint = \"internal\"\n\
+             [[entry]]\nspiffe_id = \"spiffe://td/a\"\nselectors = [\"unix:uid:1\", \"socket:default\"]\n",
+        )
+        .unwrap();
+        let ids: Vec<_> = entries.iter().map(|e| e.id.path().to_owned()).collect();
+        assert_eq!(ids, ["/z", "/a"]);
+        assert_eq!(entries.iter().next().unwrap().hint.as_deref(), Some("internal"));
+    }
+
+    #[test]
+    fn an_empty_file_grants_nothing() {
+        assert!(parse("").unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_problem_names_its_line() {
+        let problem = only(
+            "[[entry]]\nspiffe_id = \"spiffe://td/a\"\nselectors = [\"unix:uid:1\",\n  \"unix:udi:2\"]\n",
+        );
+        assert_eq!((problem.line, problem.column), (4, 3));
+        assert!(problem.message.contains("unix:udi:2"));
+    }
+
+    #[test]
+    fn all_problems_are_told_at_once() {
+        let text = "[[entry]]\nspiffe_id = \"spiffe://td\"\nselectors = []\n[[entry]]\nspiffe_id = \"x\"\nselectors = [\"y\"]\n";
+        let lines: Vec<_> = parse(text).unwrap_err().iter().map(|p| p.line).collect();
+        assert_eq!(lines, [2, 3, 5, 6]);
+    }
+
+    #[test]
+    fn what_would_grant_too_much_or_never_is_refused() {
+        let entry = |id: &str, selectors: &str| {
+            format!("[[entry]]\nspiffe_id = \"{id}\"\nselectors = [{selectors}]\n")
+        };
+        let good = "\"unix:uid:1\"";
+        for (text, word) in [
+            (entry("spiffe://td", good), "trust domain itself"),
+            (entry("spiffe://td/", good), "not a SPIFFE ID"),
+            (entry("spiffe://other/a", good), "not in the trust domain"),
+            (entry("spiffe://TD/a", good), "one form"),
+            (entry("SPIFFE://td/a", good), "one form"),
+            (entry("spiffe://td/../a", good), "not a SPIFFE ID"),
+            (entry("spiffe://td/a%20b", good), "not a SPIFFE ID"),
+            (entry("spiffe://td/a", ""), "match everyone"),
+            (
+                entry("spiffe://td/a", "\"unix:uid:1\", \"unix:uid:2\""),
+                "all selectors",
+            ),
+            (
+                entry("spiffe://td/a", "\"unix:uid:1\", \"unix:uid:1\""),
+                "all selectors",
+            ),
+            (
+                entry("spiffe://td/a", "\"socket:nowhere\""),
+                "no [[workload_api]]",
+            ),
+            (entry("spiffe://td/a", good).repeat(2), "twice"),
+            (entry("spiffe://td/a", good) + "hint = \"\"\n", "`hint`"),
+            (entry("spiffe://td/a", good) + "hint = \"a\\nb\"\n", "`hint`"),
+            (entry("spiffe://td/a", good) + "ttl = \"1h\"\n", "unknown field"),
+            (
+                format!("trust = 1\n{}", entry("spiffe://td/a", good)),
+                "unknown field",
+            ),
+            (
+                "[[entry]]\nselectors = [\"unix:uid:1\"]\n".to_owned(),
+                "spiffe_id",
+            ),
+            ("[[entry]\n".to_owned(), ""),
+        ] {
+            let problem = only(&text);
+            assert!(problem.message.contains(word), "{text}: {problem}");
+        }
+    }
+
+    #[test]
+    fn the_same_selectors_in_another_order_are_the_same_entry() {
+        let text = "[[entry]]\nspiffe_id = \"spiffe://td/a\"\nselectors = [\"unix:uid:1\", \"unix:gid:2\"]\n\
+                    [[entry]]\nspiffe_id = \"spiffe://td/a\"\nselectors = [\"unix:gid:2\", \"unix:uid:1\"]\n";
+        assert_eq!(only(text).line, 4);
+    }
+
+    #[test]
+    fn two_ways_to_one_identity_and_two_identities_for_one_caller_are_fine() {
+        let text = "[[entry]]\nspiffe_id = \"spiffe://td/a\"\nselectors = [\"unix:uid:1\"]\n\
+                    [[entry]]\nspiffe_id = \"spiffe://td/a\"\nselectors = [\"unix:uid:2\"]\n\
+                    [[entry]]\nspiffe_id = \"spiffe://td/b\"\nselectors = [\"unix:uid:1\"]\n";
+        assert_eq!(parse(text).unwrap().len(), 3);
+    }
+}

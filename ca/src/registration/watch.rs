@@ -1,0 +1,347 @@
+//! The entries file, followed as it changes. What leaves is the last good state of the file; a bad one changes nothing.
+//! It polls: that sees renames, symlinks that Kubernetes swaps, and file systems that send no events.
+
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use tokio::sync::watch;
+
+use super::entries::{Entries, Scope};
+use crate::problem::Problem;
+
+/// How often the file's metadata are looked at.
+const POLL: Duration = Duration::from_millis(200);
+/// Every this many polls the contents are read although the metadata stayed: a change within one tick of the file
+/// system's clock, or with its time set back, shows in nothing else.
+const READ_ANYWAY: u32 = 10;
+const MAX_FILE: u64 = 16 << 20;
+
+/// What tells one state of a file from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+type Hash = [u8; 32];
+
+/// Reads and checks the entries file.
+///
+/// # Errors
+/// When it cannot be read, and all that is wrong in it.
+pub fn load(file: &Path, scope: &Scope) -> Result<Entries, Vec<Problem>> {
+    let text = read(file)?;
+    Entries::parse(file, &text, scope)
+}
+
+/// Follows the file for ever and sends each good state that differs from the one before. Problems are logged, once for
+/// each state of the file.
+pub async fn watch(file: PathBuf, scope: Scope, entries: watch::Sender<Arc<Entries>>) {
+    let mut follower = Follower {
+        file,
+        scope,
+        stamp: None,
+        settled: false,
+        seen: None,
+        polls: 0,
+        unreadable: false,
+    };
+    let mut timer = tokio::time::interval(POLL);
+    timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        timer.tick().await;
+        // Reading may hang (a network file system): never on a worker.
+        let polled = tokio::task::spawn_blocking(move || {
+            let news = follower.poll();
+            (follower, news)
+        })
+        .await;
+        let Ok((back, news)) = polled else {
+            tracing::error!("the entries file is no longer followed: its reader panicked");
+            return;
+        };
+        follower = back;
+        match news {
+            News::None => {}
+            News::Entries(new) => publish(&entries, new, &follower.file),
+            News::Problems(problems) => complain(&problems),
+        }
+    }
+}
+
+enum News {
+    None,
+    Entries(Entries),
+    Problems(Vec<Problem>),
+}
+
+struct Follower {
+    file: PathBuf,
+    scope: Scope,
+    stamp: Option<Stamp>,
+    /// The stamp was the same in two polls: whoever writes the file has finished.
+    settled: bool,
+    seen: Option<Hash>,
+    polls: u32,
+    unreadable: bool,
+}
+
+impl Follower {
+    fn poll(&mut self) -> News {
+        let stamp = match stamp(&self.file) {
+            Ok(stamp) => stamp,
+            Err(error) => return self.cannot(Problem::whole(&self.file, error.to_string())),
+        };
+        self.polls = self.polls.wrapping_add(1);
+        if self.stamp != Some(stamp) {
+            // A file that is being written is not read before it has been still for one poll: half a file may be
+            // valid, and would take identities away.
+            self.stamp = Some(stamp);
+            self.settled = false;
+            return News::None;
+        }
+        if self.settled && !self.polls.is_multiple_of(READ_ANYWAY) {
+            return News::None;
+        }
+        self.settled = true;
+        let text = match read(&self.file) {
+            Ok(text) => text,
+            Err(problems) => {
+                return problems
+                    .into_iter()
+                    .next()
+                    .map_or(News::None, |problem| self.cannot(problem));
+            }
+        };
+        self.unreadable = false;
+        let hash = hash(&text);
+        if self.seen.replace(hash) == Some(hash) {
+            return News::None;
+        }
+        match Entries::parse(&self.file, &text, &self.scope) {
+            Ok(entries) => News::Entries(entries),
+            Err(problems) => News::Problems(problems),
+        }
+    }
+
+    /// A file that is gone or unreadable is told once, and read again when it is back.
+    fn cannot(&mut self, problem: Problem) -> News {
+        self.stamp = None;
+        self.settled = false;
+        self.seen = None;
+        if std::mem::replace(&mut self.unreadable, true) {
+            return News::None;
+        }
+        News::Problems(vec![problem.hint(
+            "the entries read before stay in force until the file can be read again",
+        )])
+    }
+}
+
+fn publish(entries: &watch::Sender<Arc<Entries>>, new: Entries, file: &Path) {
+    let count = new.len();
+    let changed = entries.send_if_modified(|held| {
+        let changed = **held != new;
+        if changed {
+            *held = Arc::new(new);
+        }
+        changed
+    });
+    if changed {
+        tracing::info!(file = %file.display(), entries = count, "entries are in force");
+    }
+}
+
+fn complain(problems: &[Problem]) {
+    for problem in problems {
+        tracing::error!(
+            file = %problem.file.display(),
+            line = problem.line,
+            column = problem.column,
+            hint = problem.hint.as_deref(),
+            "the entries file is refused and the old entries stay: {}", problem.message
+        );
+    }
+}
+
+fn stamp(file: &Path) -> std::io::Result<Stamp> {
+    let found = std::fs::metadata(file)?;
+    Ok(Stamp {
+        device: found.dev(),
+        inode: found.ino(),
+        size: found.size(),
+        modified: (found.mtime(), found.mtime_nsec()),
+        changed: (found.ctime(), found.ctime_nsec()),
+    })
+}
+
+fn read(file: &Path) -> Result<String, Vec<Problem>> {
+    let problem =
+        |message: String| vec![Problem::whole(file, message).hint("`entries` of ca.toml names this file")];
+    let found = std::fs::metadata(file).map_err(|error| problem(error.to_string()))?;
+    if !found.is_file() {
+        return Err(problem("it is not a plain file".to_owned()));
+    }
+    let open = std::fs::File::open(file).map_err(|error| problem(error.to_string()))?;
+    let mut text = String::new();
+    open.take(MAX_FILE + 1)
+        .read_to_string(&mut text)
+        .map_err(|error| problem(error.to_string()))?;
+    if text.len() as u64 > MAX_FILE {
+        return Err(problem(format!("it is larger than {} MiB", MAX_FILE >> 20)));
+    }
+    Ok(text)
+}
+
+fn hash(text: &str) -> Hash {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest(&SHA256, text.as_bytes()).as_ref());
+    hash
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    const DEADLINE: Duration = Duration::from_secs(10);
+
+    fn text(paths: &[&str]) -> String {
+        paths
+            .iter()
+            .map(|p| format!("[[entry]]\nspiffe_id = \"spiffe://td/{p}\"\nselectors = [\"unix:uid:1\"]\n"))
+            .collect()
+    }
+
+    fn start(file: &Path) -> watch::Receiver<Arc<Entries>> {
+        let scope = Scope::default();
+        let (sender, receiver) = watch::channel(Arc::new(load(file, &scope).unwrap()));
+        tokio::spawn(watch(file.to_owned(), scope, sender));
+        receiver
+    }
+
+    async fn until(receiver: &mut watch::Receiver<Arc<Entries>>, paths: &[&str]) {
+        let wanted: Vec<_> = paths.iter().map(|p| format!("/{p}")).collect();
+        let same = |entries: &Arc<Entries>| {
+            entries
+                .iter()
+                .map(|e| e.id.path().to_owned())
+                .eq(wanted.iter().cloned())
+        };
+        tokio::time::timeout(DEADLINE, receiver.wait_for(same))
+            .await
+            .expect("in time")
+            .unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_rewritten_a_renamed_and_a_removed_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("entries.toml");
+        std::fs::write(&file, text(&["a"])).unwrap();
+        let mut entries = start(&file);
+        std::fs::write(&file, text(&["a", "b"])).unwrap();
+        until(&mut entries, &["a", "b"]).await;
+        std::fs::write(dir.path().join("new"), text(&["c"])).unwrap();
+        std::fs::rename(dir.path().join("new"), &file).unwrap();
+        until(&mut entries, &["c"]).await;
+        std::fs::remove_file(&file).unwrap();
+        std::fs::write(&file, text(&["c", "d"])).unwrap();
+        until(&mut entries, &["c", "d"]).await;
+    }
+
+    #[tokio::test]
+    async fn a_symlink_that_is_swapped_is_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, paths) in [("v1", "a"), ("v2", "b")] {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+            std::fs::write(dir.path().join(name).join("entries.toml"), text(&[paths])).unwrap();
+        }
+        symlink("v1", dir.path().join("..data")).unwrap();
+        symlink("..data/entries.toml", dir.path().join("entries.toml")).unwrap();
+        let mut entries = start(&dir.path().join("entries.toml"));
+        symlink("v2", dir.path().join("..tmp")).unwrap();
+        std::fs::rename(dir.path().join("..tmp"), dir.path().join("..data")).unwrap();
+        until(&mut entries, &["b"]).await;
+    }
+
+    #[test]
+    fn a_bad_file_changes_nothing_and_is_told_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("entries.toml");
+        std::fs::write(&file, text(&["a"])).unwrap();
+        let mut follower = Follower {
+            file: file.clone(),
+            scope: Scope::default(),
+            stamp: None,
+            settled: false,
+            seen: None,
+            polls: 0,
+            unreadable: false,
+        };
+        let mut polls = |count: usize| -> Vec<News> {
+            (0..count)
+                .map(|_| follower.poll())
+                .filter(|news| !matches!(news, News::None))
+                .collect()
+        };
+        assert!(matches!(polls(30).as_slice(), [News::Entries(_)]));
+        std::fs::write(&file, "[[entry]]\n").unwrap();
+        let news = polls(30);
+        let [News::Problems(problems)] = news.as_slice() else {
+            panic!("told once")
+        };
+        assert_eq!(problems[0].line, 1);
+        std::fs::remove_file(&file).unwrap();
+        assert!(
+            matches!(polls(30).as_slice(), [News::Problems(_)]),
+            "gone is told once"
+        );
+        std::fs::write(&file, text(&["a", "b"])).unwrap();
+        assert!(matches!(polls(30).as_slice(), [News::Entries(_)]));
+    }
+
+    #[test]
+    fn a_file_that_still_grows_is_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("entries.toml");
+        let whole = text(&["a", "b", "c"]);
+        let mut follower = Follower {
+            file: file.clone(),
+            scope: Scope::default(),
+            stamp: None,
+            settled: false,
+            seen: None,
+            polls: 0,
+            unreadable: false,
+        };
+        for cut in [text(&["a"]).len(), text(&["a", "b"]).len(), whole.len()] {
+            std::fs::write(&file, whole.get(..cut).unwrap()).unwrap();
+            assert!(matches!(follower.poll(), News::None));
+        }
+        let News::Entries(entries) = follower.poll() else {
+            panic!("still now")
+        };
+        assert_eq!(entries.len(), 3);
+    }
+
+    #[test]
+    fn a_directory_and_a_file_that_is_too_large_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(load(dir.path(), &Scope::default()).is_err());
+        let file = dir.path().join("large");
+        std::fs::File::create(&file)
+            .unwrap()
+            .set_len(MAX_FILE + 1)
+            .unwrap();
+        assert!(load(&file, &Scope::default()).is_err());
+    }
+}

@@ -1,0 +1,373 @@
+//! The authority as a whole: builds every room from a configuration, serves until it is told to end, and ends within
+//! seconds. The sockets exist only once everything behind them is ready.
+
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustls_pki_types::CertificateDer;
+use spiffe::SpiffeId;
+use tokio::sync::watch;
+
+use crate::authority::{Authority, AuthorityError, Trust};
+use crate::config::Config;
+use crate::datadir::{DataDir, DataDirError};
+use crate::keys::{Disk, KeyError};
+use crate::problem::Problem;
+use crate::registration::{self, Scope};
+use crate::store::{AuthorityRecord, AuthorityState, Issued, Recorder, Sqlite, Store, StoreError};
+use crate::workload::{Bound, Issue, IssueError, Issuer, Shared, SocketError, serve as serve_workloads};
+
+/// How often what has expired is forgotten.
+const PURGE: Duration = Duration::from_secs(600);
+/// How long what has expired is kept.
+const KEEP: Duration = Duration::from_secs(3600);
+/// Before its end the authority warns at every start.
+const WARN_BEFORE: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Why the authority cannot serve.
+#[derive(Debug, thiserror::Error)]
+pub enum CaError {
+    /// A file that the user wrote is wrong.
+    #[error("{}", list(.0))]
+    Files(Vec<Problem>),
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// A key cannot be used.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+    /// The state cannot be read or written.
+    #[error("the state in `{path}`: {source}")]
+    Store {
+        /// The database.
+        path: PathBuf,
+        /// What is wrong.
+        source: StoreError,
+    },
+    /// The data directory belongs to another trust domain.
+    #[error("`{path}` holds the trust domain `{held}`, and ca.toml says `{wanted}`")]
+    OtherTrustDomain {
+        /// The data directory.
+        path: PathBuf,
+        /// Its trust domain.
+        held: String,
+        /// The configured one.
+        wanted: String,
+    },
+    /// The authority's certificate cannot be made or used.
+    #[error("the authority: {0}")]
+    Authority(#[from] AuthorityError),
+    /// A socket cannot be made.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// The server broke.
+    #[error("the Workload API: {0}")]
+    Serve(#[from] tonic::transport::Error),
+}
+
+/// Who has to act.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blame {
+    /// A file is wrong.
+    Config,
+    /// The machine is not as it must be (permissions, directories, another process).
+    User,
+    /// We are.
+    Us,
+}
+
+impl CaError {
+    /// Who has to act.
+    pub fn blame(&self) -> Blame {
+        match self {
+            Self::Files(_) | Self::OtherTrustDomain { .. } => Blame::Config,
+            Self::DataDir(_) | Self::Keys(_) | Self::Socket(_) | Self::Store { .. } => Blame::User,
+            Self::Authority(_) | Self::Serve(_) => Blame::Us,
+        }
+    }
+
+    /// What to do about it.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::Files(problems) => problems
+                .iter()
+                .find_map(|problem| problem.hint.clone())
+                .unwrap_or_default(),
+            Self::DataDir(error) => error.hint(),
+            Self::Socket(error) => error.hint(),
+            Self::Keys(KeyError::Open { path, .. }) => {
+                format!(
+                    "if nobody read it: chmod 600 {}; else start a new trust domain",
+                    path.display()
+                )
+            }
+            Self::Keys(_) | Self::Store { .. } => {
+                "restore `data_dir` from a backup, or give the authority a new one \
+                (a new trust root, which every peer must learn)"
+                    .to_owned()
+            }
+            Self::OtherTrustDomain { .. } => "one `data_dir` serves one trust domain for ever".to_owned(),
+            Self::Authority(AuthorityError::NotValidNow { .. }) => {
+                "check the clock; a root that has ended is replaced by starting with a new `data_dir`"
+                    .to_owned()
+            }
+            Self::Authority(_) | Self::Serve(_) => "this should not happen: please report it".to_owned(),
+        }
+    }
+}
+
+fn list(problems: &[Problem]) -> String {
+    problems
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+/// An authority whose sockets listen.
+pub struct Running {
+    shared: Arc<Shared>,
+    sockets: Vec<Bound>,
+    paths: Vec<PathBuf>,
+    closing: watch::Sender<bool>,
+    store: Arc<Sqlite>,
+    _data_dir: DataDir,
+}
+
+/// Serves until `shutdown` completes: [`start`] and [`Running::run`] in one.
+///
+/// # Errors
+/// As those.
+pub async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), CaError> {
+    start(config).await?.run(shutdown).await
+}
+
+/// Builds everything; when it answers, the sockets listen.
+///
+/// # Errors
+/// When a file is wrong, the data directory or a socket cannot be used, or the root has ended.
+pub async fn start(config: Config) -> Result<Running, CaError> {
+    let scope = Scope {
+        trust_domain: Some(config.trust_domain.clone()),
+        sockets: Some(config.sockets.iter().map(|socket| socket.name.clone()).collect()),
+    };
+    let entries = registration::load(&config.entries, &scope).map_err(CaError::Files)?;
+    let data_dir = DataDir::open(&config.data_dir)?;
+    let store = open_store(&config, data_dir.path()).await?;
+    let issuer = local_issuer(&config, data_dir.path(), store.clone()).await?;
+
+    let (closing, closed) = watch::channel(false);
+    tracing::info!(entries = entries.len(), file = %config.entries.display(), "entries are in force");
+    let (sender, receiver) = watch::channel(Arc::new(entries));
+    tokio::spawn(ending(
+        closed.clone(),
+        registration::watch(config.entries, scope, sender),
+    ));
+    tokio::spawn(ending(closed.clone(), purge(store.clone())));
+
+    let shared = Shared::new(Arc::new(issuer), receiver, closed, config.limits);
+    let sockets = config
+        .sockets
+        .iter()
+        .map(Bound::new)
+        .collect::<Result<Vec<_>, _>>()?;
+    let paths = config.sockets.into_iter().map(|socket| socket.path).collect();
+    Ok(Running {
+        shared,
+        sockets,
+        paths,
+        closing,
+        store,
+        _data_dir: data_dir,
+    })
+}
+
+impl Running {
+    /// The sockets that listen.
+    pub fn sockets(&self) -> &[PathBuf] {
+        &self.paths
+    }
+
+    /// Serves until `shutdown` completes, ends all streams with Unavailable, and returns within 5 seconds.
+    ///
+    /// # Errors
+    /// When the server breaks.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), CaError> {
+        let Self {
+            shared,
+            sockets,
+            closing,
+            store,
+            _data_dir,
+            ..
+        } = self;
+        let mut serving = std::pin::pin!(serve_workloads(shared, sockets));
+        let served = tokio::select! {
+            served = &mut serving => served,
+            () = shutdown => {
+                tracing::info!("ending: streams are told to come back later");
+                closing.send_replace(true);
+                serving.await
+            }
+        };
+        // Nobody waits for a record any more; a clean end spares the next start the log.
+        let _in_time = tokio::time::timeout(Duration::from_secs(1), store.close()).await;
+        Ok(served?)
+    }
+}
+
+async fn ending(mut closed: watch::Receiver<bool>, work: impl Future<Output = ()>) {
+    tokio::select! {
+        _ = closed.wait_for(|closed| *closed) => {}
+        () = work => {}
+    }
+}
+
+async fn open_store(config: &Config, data_dir: &Path) -> Result<Arc<Sqlite>, CaError> {
+    let path = data_dir.join("state.sqlite");
+    let failed = |source| CaError::Store {
+        path: path.clone(),
+        source,
+    };
+    let store = Sqlite::open(&path).await.map_err(failed)?;
+    let wanted = config.trust_domain.as_str();
+    let held = store.bind(wanted).await.map_err(failed)?;
+    if held != wanted {
+        let (path, wanted) = (data_dir.to_owned(), wanted.to_owned());
+        return Err(CaError::OtherTrustDomain { path, held, wanted });
+    }
+    Ok(Arc::new(store))
+}
+
+/// Signs in this process.
+struct LocalIssuer {
+    authority: Authority,
+    svid_ttl: Duration,
+    trust: watch::Sender<Arc<Trust>>,
+    recorder: Recorder,
+}
+
+async fn local_issuer(config: &Config, data_dir: &Path, store: Arc<Sqlite>) -> Result<LocalIssuer, CaError> {
+    let failed = |source| CaError::Store {
+        path: data_dir.join("state.sqlite"),
+        source,
+    };
+    let keys = Disk::new(data_dir);
+    let now = SystemTime::now();
+    let mut records = store.authorities().await.map_err(failed)?;
+    if !records
+        .iter()
+        .any(|record| record.state == AuthorityState::Active)
+    {
+        for orphan in keys.names()? {
+            tracing::warn!(
+                key = orphan,
+                "a key without an authority: it is not used, and not removed"
+            );
+        }
+        let record = new_authority(config, &keys, now)?;
+        store.put_authority(&record).await.map_err(failed)?;
+        records.push(record);
+    }
+    let live = |record: &&AuthorityRecord| record.not_after >= seconds(now);
+    let active = records
+        .iter()
+        .rfind(|record| record.state == AuthorityState::Active);
+    let active = active.ok_or_else(|| failed(StoreError::Corrupt("no active authority".to_owned())))?;
+    let certificate = CertificateDer::from(active.certificate.clone());
+    let authority = Authority::open(&config.trust_domain, &certificate, keys.load(&active.key)?, now)?;
+    let left = authority.not_after().duration_since(now).unwrap_or_default();
+    tracing::info!(
+        authority = authority.id(),
+        seconds_left = left.as_secs(),
+        "the authority is ready"
+    );
+    if left < WARN_BEFORE.max(config.svid_ttl * 2) {
+        tracing::warn!(
+            authority = authority.id(),
+            seconds_left = left.as_secs(),
+            "the authority's certificate ends soon"
+        );
+    }
+    let roots = records
+        .iter()
+        .filter(live)
+        .map(|record| CertificateDer::from(record.certificate.clone()))
+        .collect();
+    let trust = Trust {
+        domain: config.trust_domain.clone(),
+        roots,
+    };
+    let (recorder, work) = Recorder::new(store);
+    tokio::spawn(work);
+    Ok(LocalIssuer {
+        authority,
+        svid_ttl: config.svid_ttl,
+        trust: watch::Sender::new(Arc::new(trust)),
+        recorder,
+    })
+}
+
+/// The key is on the disk before the record that names it.
+fn new_authority(config: &Config, keys: &Disk, now: SystemTime) -> Result<AuthorityRecord, CaError> {
+    let mut suffix = [0; 8];
+    aws_lc_rs::rand::fill(&mut suffix).map_err(|_| AuthorityError::Random)?;
+    let key = format!("x509-{}", hex::encode(suffix));
+    let signer = keys.create(&key)?;
+    let certificate = Authority::create(&config.trust_domain, &signer, config.ca_ttl, now)?;
+    let authority = Authority::open(&config.trust_domain, &certificate, signer, now)?;
+    tracing::info!(authority = authority.id(), trust_domain = %config.trust_domain, "a new trust root was made");
+    Ok(AuthorityRecord {
+        id: authority.id().to_owned(),
+        certificate: certificate.to_vec(),
+        key,
+        state: AuthorityState::Active,
+        not_after: seconds(authority.not_after()),
+    })
+}
+
+impl Issuer for LocalIssuer {
+    fn issue<'a>(&'a self, id: &'a SpiffeId, now: SystemTime) -> Issue<'a> {
+        Box::pin(async move {
+            let failed = |error: &dyn std::fmt::Display| IssueError(error.to_string());
+            let svid = self
+                .authority
+                .issue(id, self.svid_ttl, now)
+                .map_err(|error| failed(&error))?;
+            let record = Issued {
+                serial: svid.serial.clone(),
+                spiffe_id: svid.id.to_string(),
+                authority: self.authority.id().to_owned(),
+                not_after: seconds(svid.not_after),
+            };
+            self.recorder
+                .record(record)
+                .await
+                .map_err(|error| failed(&error))?;
+            Ok(Arc::new(svid))
+        })
+    }
+
+    fn trust(&self) -> watch::Receiver<Arc<Trust>> {
+        self.trust.subscribe()
+    }
+}
+
+async fn purge(store: Arc<Sqlite>) {
+    let mut timer = tokio::time::interval(PURGE);
+    loop {
+        timer.tick().await;
+        match store.purge(seconds(SystemTime::now() - KEEP)).await {
+            Ok(0) => {}
+            Ok(count) => tracing::debug!(count, "expired records were removed"),
+            Err(error) => tracing::error!(%error, "expired records could not be removed"),
+        }
+    }
+}
+
+fn seconds(time: SystemTime) -> i64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}

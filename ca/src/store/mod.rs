@@ -1,0 +1,116 @@
+//! What must survive a restart: the trust domain, the authorities, what was issued and still lives. Records enter and
+//! leave; a private key never enters. The trait is shaped by its callers; each store passes the same suite.
+
+mod recorder;
+mod sqlite;
+#[cfg(test)]
+mod suite;
+
+pub use recorder::Recorder;
+pub use sqlite::Sqlite;
+
+use std::future::Future;
+use std::pin::Pin;
+
+/// A store's answer.
+pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
+
+/// What an authority is used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuthorityState {
+    /// It signs, and is trusted.
+    Active,
+    /// It no longer signs, and is trusted until it expires.
+    Retired,
+}
+
+impl AuthorityState {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Retired => "retired",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        match text {
+            "active" => Some(Self::Active),
+            "retired" => Some(Self::Retired),
+            _ => None,
+        }
+    }
+}
+
+/// An authority as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuthorityRecord {
+    /// Its serial number in hexadecimal.
+    pub id: String,
+    /// Its certificate, DER.
+    pub certificate: Vec<u8>,
+    /// The name of its key in the keeper.
+    pub key: String,
+    /// What it is used for.
+    pub state: AuthorityState,
+    /// End of validity, seconds since 1970.
+    pub not_after: i64,
+}
+
+/// One certificate that was issued.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Issued {
+    /// Serial number in hexadecimal.
+    pub serial: String,
+    /// Whose it is.
+    pub spiffe_id: String,
+    /// Id of the authority that signed it.
+    pub authority: String,
+    /// End of validity, seconds since 1970.
+    pub not_after: i64,
+}
+
+/// The state of one trust domain. What was answered `Ok` survives a crash of the process and of the machine.
+pub trait Store: Send + Sync {
+    /// Binds the store to a trust domain when it is new, and answers the one that it is bound to.
+    fn bind<'a>(&'a self, trust_domain: &'a str) -> Answer<'a, String>;
+
+    /// All authorities, the newest last.
+    fn authorities(&self) -> Answer<'_, Vec<AuthorityRecord>>;
+
+    /// Adds an authority, or changes the state of one that is there.
+    fn put_authority<'a>(&'a self, record: &'a AuthorityRecord) -> Answer<'a, ()>;
+
+    /// Records what is about to be handed out, all or nothing. A serial that is there already is an error.
+    fn record<'a>(&'a self, issued: &'a [Issued]) -> Answer<'a, ()>;
+
+    /// What was issued to an identity and lives at `now`.
+    fn issued<'a>(&'a self, spiffe_id: &'a str, now: i64) -> Answer<'a, Vec<Issued>>;
+
+    /// Forgets what had expired before `now`, and answers how much that was.
+    fn purge(&self, now: i64) -> Answer<'_, u64>;
+}
+
+/// Why the store did not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database refused.
+    #[error("the database failed: {0}")]
+    Database(#[from] sqlx::Error),
+    /// Its schema cannot be brought up to date (a newer hopguard wrote it?).
+    #[error("the database's schema: {0}")]
+    Schema(#[from] sqlx::migrate::MigrateError),
+    /// A record in it makes no sense.
+    #[error("the database holds a bad record: {0}")]
+    Corrupt(String),
+    /// The file cannot be made.
+    #[error("`{path}`: {source}")]
+    File {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The writer has ended; nothing is recorded any more.
+    #[error("the store is closed")]
+    Closed,
+}

@@ -1,0 +1,162 @@
+//! The store in one SQLite file, for one process. WAL with full synchronisation: an answer means that it is on the disk.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
+};
+use sqlx::{ConnectOptions, Row};
+
+use super::{Answer, AuthorityRecord, AuthorityState, Issued, Store, StoreError};
+
+/// The embedded store.
+#[derive(Debug)]
+pub struct Sqlite {
+    pool: SqlitePool,
+}
+
+impl Sqlite {
+    /// Opens the file, makes it (mode 0600) when it is missing, and brings its schema up to date.
+    ///
+    /// # Errors
+    /// When it cannot be opened, is no database, or was written by a newer version.
+    pub async fn open(path: &Path) -> Result<Self, StoreError> {
+        OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)
+            .map_err(|source| StoreError::File {
+                path: path.to_owned(),
+                source,
+            })?;
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(Duration::from_secs(5))
+            .disable_statement_logging();
+        // One connection: writes are grouped by the recorder, reads are rare.
+        let pool = SqlitePoolOptions::new()
+            .max_connections(1)
+            .connect_with(options)
+            .await?;
+        sqlx::migrate!("./migrations").run(&pool).await?;
+        Ok(Self { pool })
+    }
+
+    /// Writes the log back into the file and closes it.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+impl Store for Sqlite {
+    fn bind<'a>(&'a self, trust_domain: &'a str) -> Answer<'a, String> {
+        Box::pin(async move {
+            sqlx::query("INSERT INTO trust_domain (only, name) VALUES (1, ?) ON CONFLICT DO NOTHING")
+                .bind(trust_domain)
+                .execute(&self.pool)
+                .await?;
+            let row = sqlx::query("SELECT name FROM trust_domain")
+                .fetch_one(&self.pool)
+                .await?;
+            Ok(row.try_get("name")?)
+        })
+    }
+
+    fn authorities(&self) -> Answer<'_, Vec<AuthorityRecord>> {
+        Box::pin(async move {
+            let rows =
+                sqlx::query("SELECT id, certificate, key, state, not_after FROM authority ORDER BY rowid")
+                    .fetch_all(&self.pool)
+                    .await?;
+            rows.iter().map(authority).collect()
+        })
+    }
+
+    fn put_authority<'a>(&'a self, record: &'a AuthorityRecord) -> Answer<'a, ()> {
+        Box::pin(async move {
+            sqlx::query(
+                "INSERT INTO authority (id, certificate, key, state, not_after) VALUES (?, ?, ?, ?, ?) \
+                 ON CONFLICT (id) DO UPDATE SET state = excluded.state",
+            )
+            .bind(&record.id)
+            .bind(&record.certificate)
+            .bind(&record.key)
+            .bind(record.state.as_str())
+            .bind(record.not_after)
+            .execute(&self.pool)
+            .await?;
+            Ok(())
+        })
+    }
+
+    fn record<'a>(&'a self, issued: &'a [Issued]) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let mut transaction = self.pool.begin().await?;
+            for one in issued {
+                sqlx::query(
+                    "INSERT INTO issued (serial, spiffe_id, authority, not_after) VALUES (?, ?, ?, ?)",
+                )
+                .bind(&one.serial)
+                .bind(&one.spiffe_id)
+                .bind(&one.authority)
+                .bind(one.not_after)
+                .execute(&mut *transaction)
+                .await?;
+            }
+            transaction.commit().await?;
+            Ok(())
+        })
+    }
+
+    fn issued<'a>(&'a self, spiffe_id: &'a str, now: i64) -> Answer<'a, Vec<Issued>> {
+        Box::pin(async move {
+            let rows = sqlx::query(
+                "SELECT serial, spiffe_id, authority, not_after FROM issued \
+                 WHERE spiffe_id = ? AND not_after >= ? ORDER BY not_after, serial",
+            )
+            .bind(spiffe_id)
+            .bind(now)
+            .fetch_all(&self.pool)
+            .await?;
+            rows.iter().map(issued_row).collect()
+        })
+    }
+
+    fn purge(&self, now: i64) -> Answer<'_, u64> {
+        Box::pin(async move {
+            let done = sqlx::query("DELETE FROM issued WHERE not_after < ?")
+                .bind(now)
+                .execute(&self.pool)
+                .await?;
+            Ok(done.rows_affected())
+        })
+    }
+}
+
+fn authority(row: &SqliteRow) -> Result<AuthorityRecord, StoreError> {
+    let state: String = row.try_get("state")?;
+    Ok(AuthorityRecord {
+        id: row.try_get("id")?,
+        certificate: row.try_get("certificate")?,
+        key: row.try_get("key")?,
+        state: AuthorityState::parse(&state)
+            .ok_or_else(|| StoreError::Corrupt(format!("an authority in the state `{state}`")))?,
+        not_after: row.try_get("not_after")?,
+    })
+}
+
+fn issued_row(row: &SqliteRow) -> Result<Issued, StoreError> {
+    Ok(Issued {
+        serial: row.try_get("serial")?,
+        spiffe_id: row.try_get("spiffe_id")?,
+        authority: row.try_get("authority")?,
+        not_after: row.try_get("not_after")?,
+    })
+}

@@ -1,0 +1,28 @@
+//! The seam to whoever signs. It knows nothing of callers: who may have an identity was decided before it is asked.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use spiffe::SpiffeId;
+use tokio::sync::watch;
+
+use crate::authority::{Svid, Trust};
+
+/// An issuer's answer.
+pub type Issue<'a> = Pin<Box<dyn Future<Output = Result<Arc<Svid>, IssueError>> + Send + 'a>>;
+
+/// Why there is no SVID now. The caller may try again.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct IssueError(pub String);
+
+/// Whoever signs.
+pub trait Issuer: Send + Sync {
+    /// Signs an SVID; what is answered was recorded before.
+    fn issue<'a>(&'a self, id: &'a SpiffeId, now: SystemTime) -> Issue<'a>;
+
+    /// The roots of the trust domain, and their changes.
+    fn trust(&self) -> watch::Receiver<Arc<Trust>>;
+}

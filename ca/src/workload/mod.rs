@@ -1,0 +1,18 @@
+//! The SPIFFE Workload API: connections on unix sockets enter, identities leave, each to the process that the kernel
+//! proved and an entry grants it to. It signs nothing itself: it asks an [`Issuer`], in this process today, on another
+//! machine later. It never sends to a process that it has not attested since the last message.
+
+mod connection;
+mod frames;
+mod headers;
+mod issuer;
+mod limits;
+mod listener;
+mod proto;
+mod service;
+mod session;
+
+pub use issuer::{Issue, IssueError, Issuer};
+pub use limits::Limits;
+pub use listener::{Bound, Socket, SocketError};
+pub use service::{Shared, serve};

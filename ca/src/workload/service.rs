@@ -1,0 +1,231 @@
+//! The Workload API as a gRPC service: the security header, the limits, and a session for each stream. What is not built
+//! yet answers Unimplemented.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt};
+use tonic::transport::Server;
+use tonic::{Request, Response, Status};
+
+use super::issuer::Issuer;
+use super::limits::{Admission, Limits};
+use super::listener::Bound;
+use super::proto::spiffe_workload_api_server::{SpiffeWorkloadApi, SpiffeWorkloadApiServer};
+use super::proto::{
+    JwtBundlesRequest, JwtBundlesResponse, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest,
+    ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svidRequest, X509svidResponse,
+};
+use super::session::Session;
+use crate::attest::{Inspector, Peer};
+use crate::registration::Entries;
+
+const SECURITY_HEADER: &str = "workload.spiffe.io";
+/// Requests are a few hundred bytes at most.
+const MAX_REQUEST: usize = 64 << 10;
+const MAX_HEADERS: u32 = 8 << 10;
+/// A client that does not answer a ping for this long is cut.
+const PING: Duration = Duration::from_secs(30);
+const PONG: Duration = Duration::from_secs(10);
+const RESETS: usize = 20;
+/// Time for clients to read their last message when the authority ends.
+const GOODBYE: Duration = Duration::from_secs(3);
+/// Connections that were admitted and not yet taken up.
+const HANDOVER: usize = 64;
+
+/// What all streams share.
+pub struct Shared {
+    pub(super) issuer: Arc<dyn Issuer>,
+    pub(super) entries: watch::Receiver<Arc<Entries>>,
+    pub(super) closing: watch::Receiver<bool>,
+    pub(super) inspector: Inspector,
+    pub(super) admission: Arc<Admission>,
+}
+
+impl Shared {
+    /// An API that hands out what `issuer` signs to whom `entries` name, until `closing` turns true.
+    pub fn new(
+        issuer: Arc<dyn Issuer>,
+        entries: watch::Receiver<Arc<Entries>>,
+        closing: watch::Receiver<bool>,
+        limits: Limits,
+    ) -> Arc<Self> {
+        let (inspector, admission) = (Inspector::new(), Admission::new(limits));
+        Arc::new(Self {
+            issuer,
+            entries,
+            closing,
+            inspector,
+            admission,
+        })
+    }
+}
+
+/// Serves the API on these sockets until it is closed, and returns within some seconds then.
+///
+/// # Errors
+/// When the server cannot run at all.
+pub async fn serve(shared: Arc<Shared>, sockets: Vec<Bound>) -> Result<(), tonic::transport::Error> {
+    let (sender, connections) = mpsc::channel(HANDOVER);
+    for socket in sockets {
+        tokio::spawn(socket.accept(shared.admission.clone(), sender.clone(), shared.closing.clone()));
+    }
+    drop(sender);
+    let closed = |mut closing: watch::Receiver<bool>| async move {
+        let _closing_or_gone = closing.wait_for(|closing| *closing).await;
+    };
+    let until = closed(shared.closing.clone());
+    let goodbye = async {
+        closed(shared.closing.clone()).await;
+        tokio::time::sleep(GOODBYE).await;
+    };
+    let service = SpiffeWorkloadApiServer::new(Api {
+        shared: shared.clone(),
+    })
+    .max_decoding_message_size(MAX_REQUEST);
+    let serving = Server::builder()
+        .max_concurrent_streams(shared.admission.limits().streams_per_connection)
+        .http2_keepalive_interval(Some(PING))
+        .http2_keepalive_timeout(Some(PONG))
+        .http2_max_header_list_size(MAX_HEADERS)
+        .http2_max_pending_accept_reset_streams(Some(RESETS))
+        .add_service(service)
+        .serve_with_incoming_shutdown(
+            ReceiverStream::new(connections).map(Ok::<_, std::convert::Infallible>),
+            until,
+        );
+    tokio::select! {
+        served = serving => served,
+        // A client that does not read keeps its connection open; it has had its time.
+        () = goodbye => Ok(()),
+    }
+}
+
+struct Api {
+    shared: Arc<Shared>,
+}
+
+impl Api {
+    /// The security header comes before everything else (S-36), then the limits.
+    fn session<T>(&self, request: &Request<T>) -> Result<Session, Status> {
+        security_header(request)?;
+        let peer = request
+            .extensions()
+            .get::<Peer>()
+            .ok_or_else(|| Status::permission_denied("nobody called"))?;
+        if let Err(shed) = self.shared.admission.call(peer.uid(), Instant::now()) {
+            if let Some(unlogged) = self.shared.admission.may_log(peer.uid(), Instant::now()) {
+                tracing::warn!(uid = peer.uid(), pid = peer.pid(), reason = %shed, unlogged, "call refused");
+            }
+            return Err(Status::unavailable(shed.to_string()));
+        }
+        Ok(Session::new(self.shared.clone(), peer.clone()))
+    }
+}
+
+/// Exactly one value, and exactly `true` (S-36).
+fn security_header<T>(request: &Request<T>) -> Result<(), Status> {
+    let mut values = request.metadata().get_all(SECURITY_HEADER).iter();
+    match (values.next(), values.next()) {
+        (Some(value), None) if value.as_encoded_bytes() == b"true" => Ok(()),
+        _ => Err(Status::invalid_argument(
+            "security header missing from request: `workload.spiffe.io: true`",
+        )),
+    }
+}
+
+fn not_yet<A, T>(request: &Request<A>) -> Result<T, Status> {
+    security_header(request)?;
+    Err(Status::unimplemented("JWT-SVIDs are not served yet"))
+}
+
+#[tonic::async_trait]
+impl SpiffeWorkloadApi for Api {
+    type FetchX509SVIDStream = Messages<X509svidResponse>;
+    type FetchX509BundlesStream = Messages<X509BundlesResponse>;
+    type FetchJWTBundlesStream = Messages<JwtBundlesResponse>;
+
+    async fn fetch_x509svid(
+        &self,
+        request: Request<X509svidRequest>,
+    ) -> Result<Response<Messages<X509svidResponse>>, Status> {
+        let session = self.session(&request)?;
+        Ok(Response::new(Messages::new(session, |mut session| {
+            Box::pin(async move {
+                let message = session.identities().await;
+                (session, message)
+            })
+        })))
+    }
+
+    async fn fetch_x509_bundles(
+        &self,
+        request: Request<X509BundlesRequest>,
+    ) -> Result<Response<Messages<X509BundlesResponse>>, Status> {
+        let session = self.session(&request)?;
+        Ok(Response::new(Messages::new(session, |mut session| {
+            Box::pin(async move {
+                let message = session.bundles().await;
+                (session, message)
+            })
+        })))
+    }
+
+    async fn fetch_jwtsvid(
+        &self,
+        request: Request<JwtsvidRequest>,
+    ) -> Result<Response<JwtsvidResponse>, Status> {
+        not_yet(&request)
+    }
+
+    async fn fetch_jwt_bundles(
+        &self,
+        request: Request<JwtBundlesRequest>,
+    ) -> Result<Response<Messages<JwtBundlesResponse>>, Status> {
+        not_yet(&request)
+    }
+
+    async fn validate_jwtsvid(
+        &self,
+        request: Request<ValidateJwtsvidRequest>,
+    ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
+        not_yet(&request)
+    }
+}
+
+type Step<T> = Pin<Box<dyn Future<Output = (Session, Result<T, Status>)> + Send>>;
+
+/// The messages of a session, each made when it is asked for: a client that does not read gets nothing stale.
+struct Messages<T> {
+    next: fn(Session) -> Step<T>,
+    step: Option<Step<T>>,
+}
+
+impl<T> Messages<T> {
+    fn new(session: Session, next: fn(Session) -> Step<T>) -> Self {
+        Self {
+            next,
+            step: Some(next(session)),
+        }
+    }
+}
+
+impl<T> Stream for Messages<T> {
+    type Item = Result<T, Status>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        let Some(step) = &mut this.step else {
+            return Poll::Ready(None);
+        };
+        let (session, message) = ready!(step.as_mut().poll(cx));
+        // A status ends the stream.
+        this.step = message.is_ok().then(|| (this.next)(session));
+        Poll::Ready(Some(message))
+    }
+}

@@ -1,0 +1,281 @@
+//! One stream of one caller: what it may have is decided again before every message, and a message is always the whole
+//! state (S-42). The stream ends with PermissionDenied as soon as the caller may have nothing (S-45), and with
+//! Unavailable when the authority ends.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use aws_lc_rs::rand::{SecureRandom, SystemRandom};
+use tokio::sync::watch;
+use tonic::Status;
+
+use super::proto::{X509BundlesResponse, X509svid, X509svidResponse};
+use super::service::Shared;
+use crate::attest::{AttestError, Peer};
+use crate::authority::{Svid, Trust, rotate_at};
+use crate::registration::{Entries, Grant};
+
+/// A caller is looked at again after this time even when nothing happened: its executable may have been replaced.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const LAST_RETRY: Duration = Duration::from_secs(30);
+
+pub struct Session {
+    shared: Arc<Shared>,
+    peer: Peer,
+    entries: watch::Receiver<Arc<Entries>>,
+    trust: watch::Receiver<Arc<Trust>>,
+    closing: watch::Receiver<bool>,
+    held: Vec<Held>,
+    sent: Option<Arc<Trust>>,
+    retry: Option<Retry>,
+}
+
+struct Held {
+    grant: Grant,
+    svid: Arc<Svid>,
+    rotate_at: SystemTime,
+}
+
+/// A renewal failed; what is held goes on until it ends.
+#[derive(Clone, Copy)]
+struct Retry {
+    at: SystemTime,
+    delay: Duration,
+}
+
+impl Session {
+    pub fn new(shared: Arc<Shared>, peer: Peer) -> Self {
+        let (entries, trust, closing) = (
+            shared.entries.clone(),
+            shared.issuer.trust(),
+            shared.closing.clone(),
+        );
+        Self {
+            shared,
+            peer,
+            entries,
+            trust,
+            closing,
+            held: Vec::new(),
+            sent: None,
+            retry: None,
+        }
+    }
+
+    /// The next message of FetchX509SVID.
+    pub async fn identities(&mut self) -> Result<X509svidResponse, Status> {
+        loop {
+            let grants = self.entitled().await?;
+            let trust = self.trust.borrow_and_update().clone();
+            let renewed = self.renew(grants, SystemTime::now()).await?;
+            let news = renewed || self.sent.as_ref() != Some(&trust);
+            if news && self.still_entitled()? {
+                self.sent = Some(trust.clone());
+                return Ok(self.message(&trust));
+            }
+            if !news {
+                self.wait().await?;
+            }
+        }
+    }
+
+    /// The next message of FetchX509Bundles.
+    pub async fn bundles(&mut self) -> Result<X509BundlesResponse, Status> {
+        loop {
+            self.entitled().await?;
+            let trust = self.trust.borrow_and_update().clone();
+            let news = self.sent.as_ref() != Some(&trust);
+            if news && self.still_entitled()? {
+                let bundles = [(trust.domain.id_string(), bundle(&trust))].into();
+                self.sent = Some(trust);
+                return Ok(X509BundlesResponse {
+                    crl: Vec::new(),
+                    bundles,
+                });
+            }
+            if !news {
+                self.wait().await?;
+            }
+        }
+    }
+
+    /// What the caller may have now, attested now. Never empty.
+    async fn entitled(&mut self) -> Result<Vec<Grant>, Status> {
+        if *self.closing.borrow() {
+            return Err(ending());
+        }
+        let entries = self.entries.borrow_and_update().clone();
+        let facts = self
+            .peer
+            .facts(&entries, &self.shared.inspector)
+            .await
+            .map_err(|error| self.nobody(&error))?;
+        let matching = entries.matching(&facts);
+        if !matching.grants.is_empty() && matching.refused.is_empty() {
+            return Ok(matching.grants);
+        }
+        let log = self.shared.admission.may_log(self.peer.uid(), Instant::now());
+        if let Some(unlogged) = log {
+            for refused in &matching.refused {
+                tracing::warn!(
+                    uid = self.peer.uid(), pid = self.peer.pid(), socket = self.peer.socket(),
+                    spiffe_id = %refused.id, reason = ?refused.reason, unlogged, "an entry is refused"
+                );
+            }
+            if matching.grants.is_empty() {
+                tracing::warn!(
+                    uid = self.peer.uid(),
+                    pid = self.peer.pid(),
+                    socket = self.peer.socket(),
+                    reason = "no entry matches",
+                    unlogged,
+                    "permission denied"
+                );
+            }
+        }
+        if matching.grants.is_empty() {
+            let message =
+                "no entry grants an identity to this process (the authority's log says what was missing)";
+            return Err(Status::permission_denied(message));
+        }
+        Ok(matching.grants)
+    }
+
+    fn nobody(&self, error: &AttestError) -> Status {
+        tracing::debug!(uid = self.peer.uid(), reason = %error, "permission denied");
+        Status::permission_denied(error.to_string())
+    }
+
+    /// Whether what was decided a moment ago still holds: between the decision and here an SVID was signed and recorded.
+    fn still_entitled(&self) -> Result<bool, Status> {
+        self.peer.check().map_err(|error| self.nobody(&error))?;
+        let same = |changed: Result<bool, watch::error::RecvError>| {
+            changed.map(|changed| !changed).map_err(|_| ending())
+        };
+        Ok(same(self.entries.has_changed())? && same(self.trust.has_changed())? && !*self.closing.borrow())
+    }
+
+    /// Brings what is held to what is granted, and issues what is missing or due. Whether anything changed.
+    async fn renew(&mut self, grants: Vec<Grant>, now: SystemTime) -> Result<bool, Status> {
+        let mut before = std::mem::take(&mut self.held);
+        let mut changed = before.len() != grants.len() || before.iter().map(|held| &held.grant).ne(&grants);
+        let wait = self.retry.is_some_and(|retry| now < retry.at);
+        let mut failed = None;
+        let jitter = jitter();
+        for grant in grants {
+            let old = before
+                .iter()
+                .position(|held| held.grant.id == grant.id)
+                .map(|at| before.swap_remove(at));
+            let old = match old {
+                Some(old) if now < old.rotate_at || (wait && now < old.svid.not_after) => {
+                    self.held.push(Held { grant, ..old });
+                    continue;
+                }
+                old => old.filter(|old| now < old.svid.not_after),
+            };
+            match (self.shared.issuer.issue(&grant.id, now).await, old) {
+                (Ok(svid), _) => {
+                    self.log(&svid);
+                    changed = true;
+                    let rotate_at = rotate_at(svid.issued_at, svid.not_after, jitter);
+                    self.held.push(Held {
+                        grant,
+                        svid,
+                        rotate_at,
+                    });
+                }
+                (Err(error), Some(old)) => {
+                    self.held.push(Held { grant, ..old });
+                    failed = Some(error);
+                }
+                (Err(error), None) => {
+                    tracing::error!(uid = self.peer.uid(), spiffe_id = %grant.id, reason = %error, "no SVID could be issued");
+                    return Err(Status::unavailable("no SVID can be issued now"));
+                }
+            }
+        }
+        self.retry = failed
+            .map(|error| self.retry_later(&error.to_string(), now))
+            .or(self.retry.filter(|_| wait));
+        Ok(changed)
+    }
+
+    fn retry_later(&self, error: &str, now: SystemTime) -> Retry {
+        let delay = self
+            .retry
+            .map_or(FIRST_RETRY, |retry| (retry.delay * 2).min(LAST_RETRY));
+        tracing::error!(uid = self.peer.uid(), reason = error, retry = ?delay, "an SVID could not be renewed");
+        Retry {
+            at: now + delay,
+            delay,
+        }
+    }
+
+    fn log(&self, svid: &Svid) {
+        tracing::info!(
+            uid = self.peer.uid(), pid = self.peer.pid(), socket = self.peer.socket(),
+            spiffe_id = %svid.id, serial = svid.serial, "SVID issued"
+        );
+    }
+
+    /// Returns when something may have changed for this caller.
+    async fn wait(&mut self) -> Result<(), Status> {
+        let now = SystemTime::now();
+        let due = self.held.iter().map(|held| held.rotate_at).min();
+        let due = match self.retry {
+            Some(retry) => Some(retry.at),
+            None => due,
+        };
+        let pause = due
+            .map_or(LOOK_AGAIN, |due| due.duration_since(now).unwrap_or_default())
+            .min(LOOK_AGAIN);
+        tokio::select! {
+            _ = self.closing.wait_for(|closing| *closing) => Err(ending()),
+            changed = self.entries.changed() => changed.map_err(|_| ending()),
+            changed = self.trust.changed() => changed.map_err(|_| ending()),
+            () = self.peer.gone() => Err(Status::permission_denied("the process that connected is gone")),
+            () = tokio::time::sleep(pause) => Ok(()),
+        }
+    }
+
+    fn message(&self, trust: &Trust) -> X509svidResponse {
+        let bundle = bundle(trust);
+        let svids = self.held.iter().map(|held| X509svid {
+            spiffe_id: held.svid.id.to_string(),
+            x509_svid: held
+                .svid
+                .chain
+                .iter()
+                .flat_map(|der| der.iter().copied())
+                .collect(),
+            x509_svid_key: held.svid.key.to_vec(),
+            bundle: bundle.clone(),
+            hint: held.grant.hint.as_deref().unwrap_or_default().to_owned(),
+        });
+        X509svidResponse {
+            svids: svids.collect(),
+            crl: Vec::new(),
+            federated_bundles: Default::default(),
+        }
+    }
+}
+
+/// The roots, one after the other, DER (S-49).
+fn bundle(trust: &Trust) -> Vec<u8> {
+    trust.roots.iter().flat_map(|root| root.iter().copied()).collect()
+}
+
+fn ending() -> Status {
+    Status::unavailable("the authority is ending")
+}
+
+/// Between -1 and 1. Without random numbers everybody rotates at the same time, which is still right.
+fn jitter() -> f64 {
+    let mut bytes = [0; 4];
+    match SystemRandom::new().fill(&mut bytes) {
+        Ok(()) => f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX) * 2.0 - 1.0,
+        Err(_) => 0.0,
+    }
+}

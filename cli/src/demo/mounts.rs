@@ -1,0 +1,129 @@
+//! What processes of the demo see of the file system: paths enter, mounts in the own mount namespace leave. Nothing that it
+//! does is seen outside of that namespace.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+use super::failed;
+use crate::ui::Failure;
+
+const NONE: Option<&str> = None;
+
+/// Cuts this mount namespace off from the one it was copied from.
+pub fn detach() -> Result<(), Failure> {
+    mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)
+        .map_err(failed("making the mounts private"))
+}
+
+/// `/proc` of the process namespace that this process lives in.
+pub fn proc() -> Result<(), Failure> {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("proc"), "/proc", Some("proc"), flags, NONE).map_err(|error| {
+        Failure::new(format!("mounting /proc: {error}")).hint(
+            "in a container whose /proc is masked this is not possible (Docker: `--security-opt systempaths=unconfined`)",
+        )
+    })
+}
+
+/// An empty file system in memory at `target`, of at most `megabytes`.
+pub fn memory(target: &str, megabytes: u32) -> Result<(), Failure> {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    let options = format!("mode=0755,size={megabytes}m");
+    mount(
+        Some("hopguard-demo"),
+        target,
+        Some("tmpfs"),
+        flags,
+        Some(options.as_str()),
+    )
+    .map_err(failed(&format!("mounting a tmpfs at {target}")))
+}
+
+/// Takes the tmpfs of the demo at `target` out of this mount namespace.
+pub fn forget(target: &str) -> Result<(), Failure> {
+    umount2(target, MntFlags::MNT_DETACH).map_err(failed(&format!("unmounting {target}")))
+}
+
+/// `source` seen at `target` too.
+pub fn bind(source: &Path, target: &Path) -> Result<(), Failure> {
+    mount(
+        Some(source),
+        target,
+        NONE,
+        MsFlags::MS_BIND | MsFlags::MS_REC,
+        NONE,
+    )
+    .map_err(failed(&format!(
+        "binding {} to {}",
+        source.display(),
+        target.display()
+    )))
+}
+
+/// The same, not to be written through `target`.
+pub fn bind_read_only(source: &Path, target: &Path) -> Result<(), Failure> {
+    bind(source, target)?;
+    let flags =
+        MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(NONE, target, NONE, flags, NONE).map_err(failed(&format!("making {} read-only", target.display())))
+}
+
+/// Makes every mount of the host read-only in this mount namespace, so that even a program run by `demo exec` leaves
+/// nothing behind. Mounts that are covered by others cannot be reached and need not be.
+pub fn host_read_only() -> Result<(), Failure> {
+    let table = fs::read_to_string("/proc/self/mountinfo").map_err(failed("reading the mounts"))?;
+    for (path, flags) in table.lines().filter_map(read_only_line) {
+        let remount = mount(NONE, &path, NONE, flags, NONE);
+        if path == Path::new("/") {
+            remount.map_err(failed("making / read-only"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Mount point of a line of `mountinfo` and the flags that keep it as it is, but read-only (a flag that the host set is
+/// locked in a user namespace, so it must be repeated).
+fn read_only_line(line: &str) -> Option<(PathBuf, MsFlags)> {
+    let mut fields = line.split(' ');
+    let path = unescape(fields.nth(4)?);
+    let mut flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+    for option in fields.next()?.split(',') {
+        flags |= match option {
+            "nosuid" => MsFlags::MS_NOSUID,
+            "nodev" => MsFlags::MS_NODEV,
+            "noexec" => MsFlags::MS_NOEXEC,
+            "noatime" => MsFlags::MS_NOATIME,
+            "nodiratime" => MsFlags::MS_NODIRATIME,
+            "relatime" => MsFlags::MS_RELATIME,
+            _ => MsFlags::empty(),
+        };
+    }
+    Some((PathBuf::from(path), flags))
+}
+
+/// proc(5): space, tab, newline and backslash are written in octal.
+fn unescape(path: &str) -> String {
+    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
+        .iter()
+        .fold(path.to_owned(), |text, (escaped, plain)| {
+            text.replace(escaped, plain)
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mount_keeps_its_flags_when_made_read_only() {
+        let line = r"36 35 98:0 /mnt1 /mnt/two\040words rw,nosuid,noatime master:1 - ext3 /dev/root rw,errors=continue";
+        let (path, flags) = read_only_line(line).unwrap();
+        assert_eq!(path, Path::new("/mnt/two words"));
+        assert!(
+            flags.contains(MsFlags::MS_NOSUID | MsFlags::MS_NOATIME | MsFlags::MS_RDONLY | MsFlags::MS_BIND)
+        );
+        assert!(!flags.contains(MsFlags::MS_NODEV));
+    }
+}

@@ -1,0 +1,621 @@
+//! What the user wants of the redirect: the raw words of a file or of flags enter, an [`Intent`] that cannot be wrong
+//! leaves. It knows nothing of rules.
+
+use std::fmt;
+use std::str::FromStr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// The most entries that one list may have: each becomes a rule that every new connection walks past.
+const MAX_ENTRIES: usize = 1024;
+
+/// Where redirected outbound connections arrive, as in Istio.
+pub const OUTBOUND_PORT: u16 = 15001;
+/// Where redirected inbound connections arrive.
+pub const INBOUND_PORT: u16 = 15006;
+/// The listeners of the sidecar that are reached directly: HBONE, metrics, health.
+pub const SIDECAR_PORTS: [u16; 3] = [15008, 15020, 15021];
+
+/// The redirect as a file (`redirect.toml`) or flags say it, not yet checked as a whole.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawIntent {
+    /// Which inbound TCP ports are redirected: `"all"`, or a list of ports and ranges (`[8080, "9000-9010"]`).
+    pub inbound_ports: InboundPorts,
+    /// Inbound ports left alone besides the sidecar's own.
+    pub exclude_inbound_ports: Vec<PortRange>,
+    /// The sidecar's own listeners that peers reach directly; never redirected.
+    pub sidecar_ports: Vec<u16>,
+    /// Destination ports (TCP, and UDP when that is rejected) left alone.
+    pub exclude_outbound_ports: Vec<PortRange>,
+    /// Destination networks left alone, IPv4 or IPv6.
+    pub exclude_outbound_cidrs: Vec<IpNet>,
+    /// What happens to the application's outbound UDP.
+    pub udp: Udp,
+    /// Whether TCP that should have been redirected and was not is dropped (table filter).
+    pub guard: bool,
+    /// The sidecar's listener for redirected outbound connections.
+    pub outbound_port: u16,
+    /// The sidecar's listener for redirected inbound connections.
+    pub inbound_port: u16,
+    /// For which of IPv4 and IPv6.
+    pub families: Families,
+    /// How the sidecar's own traffic is told from the application's.
+    pub own: RawOwn,
+}
+
+/// How the sidecar's own traffic is told: what matches any of these is the sidecar's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawOwn {
+    /// `SO_MARK` of the sidecar's sockets.
+    pub mark: Option<u32>,
+    /// Numeric users that the sidecar runs as.
+    pub uids: Vec<u32>,
+    /// Numeric primary groups that the sidecar runs as.
+    pub gids: Vec<u32>,
+}
+
+impl Default for RawIntent {
+    fn default() -> Self {
+        Self {
+            inbound_ports: InboundPorts::All,
+            exclude_inbound_ports: Vec::new(),
+            sidecar_ports: SIDECAR_PORTS.to_vec(),
+            exclude_outbound_ports: Vec::new(),
+            exclude_outbound_cidrs: Vec::new(),
+            udp: Udp::Leave,
+            guard: true,
+            outbound_port: OUTBOUND_PORT,
+            inbound_port: INBOUND_PORT,
+            families: Families::Auto,
+            own: RawOwn::default(),
+        }
+    }
+}
+
+/// A checked [`RawIntent`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Intent(RawIntent);
+
+impl Intent {
+    /// The settings, all consistent.
+    pub fn get(&self) -> &RawIntent {
+        &self.0
+    }
+}
+
+impl RawIntent {
+    /// Checks the settings as a whole.
+    ///
+    /// # Errors
+    /// The first contradiction found, with the setting's name.
+    pub fn parse(mut self) -> Result<Intent, IntentError> {
+        self.check_own()?;
+        self.check_sizes()?;
+        self.check_ports()?;
+        for cidr in &mut self.exclude_outbound_cidrs {
+            *cidr = cidr.trunc();
+            if cidr.prefix_len() == 0 {
+                return Err(IntentError::Everything(*cidr));
+            }
+        }
+        Ok(Intent(self))
+    }
+
+    fn check_own(&self) -> Result<(), IntentError> {
+        let own = &self.own;
+        if own.mark.is_none() && own.uids.is_empty() && own.gids.is_empty() {
+            return Err(IntentError::NoOwn);
+        }
+        // A packet of a socket without SO_MARK carries mark 0: it would let every application pass.
+        if own.mark == Some(0) {
+            return Err(IntentError::ZeroMark);
+        }
+        // The kernel's "no id".
+        match own.uids.iter().chain(&own.gids).find(|id| **id == u32::MAX) {
+            Some(id) => Err(IntentError::BadId(*id)),
+            None => Ok(()),
+        }
+    }
+
+    fn check_sizes(&self) -> Result<(), IntentError> {
+        let listed = match &self.inbound_ports {
+            InboundPorts::All => 0,
+            InboundPorts::List(ports) => ports.len(),
+        };
+        for (setting, count) in [
+            ("inbound_ports", listed),
+            ("exclude_inbound_ports", self.exclude_inbound_ports.len()),
+            ("sidecar_ports", self.sidecar_ports.len()),
+            ("exclude_outbound_ports", self.exclude_outbound_ports.len()),
+            ("exclude_outbound_cidrs", self.exclude_outbound_cidrs.len()),
+            ("own.uids", self.own.uids.len()),
+            ("own.gids", self.own.gids.len()),
+        ] {
+            if count > MAX_ENTRIES {
+                return Err(IntentError::TooMany { setting, count });
+            }
+        }
+        Ok(())
+    }
+
+    fn check_ports(&self) -> Result<(), IntentError> {
+        for (setting, port) in [
+            ("outbound_port", self.outbound_port),
+            ("inbound_port", self.inbound_port),
+        ] {
+            if port == 0 {
+                return Err(IntentError::ZeroPort(setting));
+            }
+            // Excluding a redirect target would leave it reachable from outside under its own name.
+            let lists = [("exclude_inbound_ports", &self.exclude_inbound_ports)];
+            for (list, ranges) in lists.iter().copied().chain(self.inbound_list()) {
+                if let Some(range) = ranges.iter().find(|range| range.contains(port)) {
+                    return Err(IntentError::Clash {
+                        setting,
+                        port,
+                        list,
+                        range: *range,
+                    });
+                }
+            }
+            if self.sidecar_ports.contains(&port) {
+                return Err(IntentError::Clash {
+                    setting,
+                    port,
+                    list: "sidecar_ports",
+                    range: PortRange::one(port),
+                });
+            }
+        }
+        if self.outbound_port == self.inbound_port {
+            return Err(IntentError::Clash {
+                setting: "outbound_port",
+                port: self.outbound_port,
+                list: "inbound_port",
+                range: PortRange::one(self.inbound_port),
+            });
+        }
+        if self.sidecar_ports.contains(&0) {
+            return Err(IntentError::ZeroPort("sidecar_ports"));
+        }
+        self.check_listed()
+    }
+
+    /// A port both redirected and left alone is a contradiction, not a priority.
+    fn check_listed(&self) -> Result<(), IntentError> {
+        let Some((list, ranges)) = self.inbound_list() else {
+            return Ok(());
+        };
+        let sidecar = self
+            .sidecar_ports
+            .iter()
+            .map(|port| ("sidecar_ports", PortRange::one(*port)));
+        let excluded = self
+            .exclude_inbound_ports
+            .iter()
+            .map(|range| ("exclude_inbound_ports", *range));
+        for (setting, other) in sidecar.chain(excluded) {
+            if let Some(range) = ranges.iter().find(|range| range.overlaps(other)) {
+                return Err(IntentError::Clash {
+                    setting,
+                    port: other.first().max(range.first()),
+                    list,
+                    range: *range,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn inbound_list(&self) -> Option<(&'static str, &Vec<PortRange>)> {
+        match &self.inbound_ports {
+            InboundPorts::All => None,
+            InboundPorts::List(ports) => Some(("inbound_ports", ports)),
+        }
+    }
+}
+
+/// Why an intent is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IntentError {
+    /// Nothing tells the sidecar's own packets.
+    #[error("nothing tells the sidecar's own traffic: its connections would be redirected to itself")]
+    NoOwn,
+    /// Mark 0 is what unmarked packets carry.
+    #[error("mark 0 is what every unmarked packet carries: all traffic would pass by the sidecar")]
+    ZeroMark,
+    /// The kernel's "no id".
+    #[error("{0} is no user or group id")]
+    BadId(u32),
+    /// Port 0.
+    #[error("port 0 in `{0}`")]
+    ZeroPort(&'static str),
+    /// One port in two settings that exclude each other.
+    #[error("port {port} of `{setting}` is also in `{list}` ({range})")]
+    Clash {
+        /// The first setting.
+        setting: &'static str,
+        /// The port in both.
+        port: u16,
+        /// The second setting.
+        list: &'static str,
+        /// The entry of the second setting.
+        range: PortRange,
+    },
+    /// A list too long.
+    #[error("`{setting}` has {count} entries, at most {MAX_ENTRIES} are allowed")]
+    TooMany {
+        /// The setting.
+        setting: &'static str,
+        /// Its number of entries.
+        count: usize,
+    },
+    /// A network that is the whole family.
+    #[error("`exclude_outbound_cidrs` has {0}, which is every address: nothing would be redirected")]
+    Everything(IpNet),
+    /// Not a port, not a range.
+    #[error("`{0}` is no port or range of ports")]
+    BadPorts(String),
+}
+
+impl IntentError {
+    /// What to do about it.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::NoOwn => "name the sidecar's mark, uid or gid: --mark 1337, or `mark = 1337` in [own]",
+            Self::ZeroMark => "use another mark, the same as `mark` in the sidecar's [traffic]: 1337",
+            Self::BadId(_) => "give the number that `id -u` or `id -g` prints for the sidecar's user",
+            Self::ZeroPort(_) => "ports are 1 to 65535",
+            Self::Clash { .. } => "remove the port from one of the two",
+            Self::TooMany { .. } => "use ranges: \"9000-9010\"",
+            Self::Everything(_) => "leave the redirect out (hopguard iptables undo) or name the networks",
+            Self::BadPorts(_) => "write 8080 or 9000-9010, or the word `all` for inbound ports",
+        }
+    }
+}
+
+/// A port, or a range of ports with both ends in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PortRange {
+    first: u16,
+    last: u16,
+}
+
+impl PortRange {
+    /// Just `port`.
+    pub fn one(port: u16) -> Self {
+        Self {
+            first: port,
+            last: port,
+        }
+    }
+
+    /// `first` to `last`, both included; `None` when reversed or with port 0.
+    pub fn new(first: u16, last: u16) -> Option<Self> {
+        (first > 0 && first <= last).then_some(Self { first, last })
+    }
+
+    /// The lowest port.
+    pub fn first(self) -> u16 {
+        self.first
+    }
+
+    /// The highest port.
+    pub fn last(self) -> u16 {
+        self.last
+    }
+
+    /// Whether `port` is in it.
+    pub fn contains(self, port: u16) -> bool {
+        (self.first..=self.last).contains(&port)
+    }
+
+    fn overlaps(self, other: Self) -> bool {
+        self.first <= other.last && other.first <= self.last
+    }
+}
+
+impl fmt::Display for PortRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.first == self.last {
+            write!(f, "{}", self.first)
+        } else {
+            write!(f, "{}-{}", self.first, self.last)
+        }
+    }
+}
+
+impl FromStr for PortRange {
+    type Err = IntentError;
+
+    fn from_str(text: &str) -> Result<Self, IntentError> {
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        let port = |text: &str| text.trim().parse::<u16>().ok();
+        port(first)
+            .zip(port(last))
+            .and_then(|(first, last)| Self::new(first, last))
+            .ok_or_else(|| IntentError::BadPorts(text.to_owned()))
+    }
+}
+
+impl Serialize for PortRange {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.first == self.last {
+            serializer.serialize_u16(self.first)
+        } else {
+            serializer.collect_str(self)
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for PortRange {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl de::Visitor<'_> for Visitor {
+            type Value = PortRange;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a port (8080) or a range of ports (\"9000-9010\")")
+            }
+
+            fn visit_i64<E: de::Error>(self, value: i64) -> Result<PortRange, E> {
+                u16::try_from(value)
+                    .ok()
+                    .and_then(|port| PortRange::new(port, port))
+                    .ok_or_else(|| E::invalid_value(de::Unexpected::Signed(value), &self))
+            }
+
+            fn visit_u64<E: de::Error>(self, value: u64) -> Result<PortRange, E> {
+                u16::try_from(value)
+                    .ok()
+                    .and_then(|port| PortRange::new(port, port))
+                    .ok_or_else(|| E::invalid_value(de::Unexpected::Unsigned(value), &self))
+            }
+
+            fn visit_str<E: de::Error>(self, value: &str) -> Result<PortRange, E> {
+                value
+                    .parse()
+                    .map_err(|_bad| E::invalid_value(de::Unexpected::Str(value), &self))
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+/// Which inbound ports are redirected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum InboundPorts {
+    /// Every port but the excluded ones.
+    All,
+    /// These alone; none when empty.
+    List(Vec<PortRange>),
+}
+
+impl FromStr for InboundPorts {
+    type Err = IntentError;
+
+    fn from_str(text: &str) -> Result<Self, IntentError> {
+        match text {
+            "all" => Ok(Self::All),
+            "none" => Ok(Self::List(Vec::new())),
+            list => list
+                .split(',')
+                .map(str::parse)
+                .collect::<Result<_, _>>()
+                .map(Self::List),
+        }
+    }
+}
+
+impl Serialize for InboundPorts {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::All => serializer.serialize_str("all"),
+            Self::List(ports) => ports.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for InboundPorts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = InboundPorts;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("\"all\", \"none\" or a list of ports and ranges ([8080, \"9000-9010\"])")
+            }
+
+            fn visit_str<E: de::Error>(self, value: &str) -> Result<InboundPorts, E> {
+                value
+                    .parse()
+                    .map_err(|_bad| E::invalid_value(de::Unexpected::Str(value), &self))
+            }
+
+            fn visit_seq<A: de::SeqAccess<'de>>(self, seq: A) -> Result<InboundPorts, A::Error> {
+                Vec::deserialize(de::value::SeqAccessDeserializer::new(seq)).map(InboundPorts::List)
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+/// What happens to the application's outbound UDP, which is never redirected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Udp {
+    /// It is not touched.
+    Leave,
+    /// Rejected with "port unreachable" (QUIC clients then fall back to TCP), but for loopback, DNS (port 53), what is
+    /// excluded, and the sidecar's own.
+    Reject,
+}
+
+/// For which of IPv4 and IPv6 the redirect is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Families {
+    /// IPv4, and IPv6 where the machine has it.
+    Auto,
+    /// Both, whatever the machine says.
+    Both,
+    /// IPv4 alone.
+    Ipv4,
+    /// IPv6 alone.
+    Ipv6,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn marked() -> RawIntent {
+        RawIntent {
+            own: RawOwn {
+                mark: Some(1337),
+                ..RawOwn::default()
+            },
+            ..RawIntent::default()
+        }
+    }
+
+    fn ports(list: &str) -> Vec<PortRange> {
+        list.split(',').map(|p| p.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn own_traffic_must_be_told() {
+        assert_eq!(RawIntent::default().parse(), Err(IntentError::NoOwn));
+        let zero = RawIntent {
+            own: RawOwn {
+                mark: Some(0),
+                ..RawOwn::default()
+            },
+            ..RawIntent::default()
+        };
+        assert_eq!(zero.parse(), Err(IntentError::ZeroMark));
+        let none = RawIntent {
+            own: RawOwn {
+                uids: vec![u32::MAX],
+                ..RawOwn::default()
+            },
+            ..RawIntent::default()
+        };
+        assert_eq!(none.parse(), Err(IntentError::BadId(u32::MAX)));
+        marked().parse().unwrap();
+    }
+
+    #[test]
+    fn the_redirect_targets_cannot_be_excluded_or_served() {
+        for range in ["15001", "15000-15010", "15006"] {
+            let excluded = RawIntent {
+                exclude_inbound_ports: ports(range),
+                ..marked()
+            };
+            assert!(
+                matches!(excluded.parse(), Err(IntentError::Clash { .. })),
+                "{range}"
+            );
+            let served = RawIntent {
+                inbound_ports: InboundPorts::List(ports(range)),
+                ..marked()
+            };
+            assert!(
+                matches!(served.parse(), Err(IntentError::Clash { .. })),
+                "{range}"
+            );
+        }
+        let same = RawIntent {
+            inbound_port: 15001,
+            ..marked()
+        };
+        assert!(matches!(same.parse(), Err(IntentError::Clash { .. })));
+        let own = RawIntent {
+            sidecar_ports: vec![15006],
+            ..marked()
+        };
+        assert!(matches!(own.parse(), Err(IntentError::Clash { .. })));
+    }
+
+    #[test]
+    fn a_port_is_redirected_or_left_alone_not_both() {
+        let both = RawIntent {
+            inbound_ports: InboundPorts::List(ports("8000-8100")),
+            exclude_inbound_ports: ports("8080"),
+            ..marked()
+        };
+        assert_eq!(
+            both.parse().unwrap_err().to_string(),
+            "port 8080 of `exclude_inbound_ports` is also in `inbound_ports` (8000-8100)"
+        );
+        let sidecar = RawIntent {
+            inbound_ports: InboundPorts::List(ports("15021")),
+            ..marked()
+        };
+        assert!(matches!(
+            sidecar.parse(),
+            Err(IntentError::Clash {
+                setting: "sidecar_ports",
+                ..
+            })
+        ));
+    }
+
+    #[test]
+    fn a_network_that_is_everything_is_refused() {
+        for all in ["0.0.0.0/0", "::/0"] {
+            let intent = RawIntent {
+                exclude_outbound_cidrs: vec![all.parse().unwrap()],
+                ..marked()
+            };
+            assert!(matches!(intent.parse(), Err(IntentError::Everything(_))), "{all}");
+        }
+        let host_bits = RawIntent {
+            exclude_outbound_cidrs: vec!["10.1.2.3/8".parse().unwrap()],
+            ..marked()
+        };
+        assert_eq!(
+            host_bits.parse().unwrap().get().exclude_outbound_cidrs[0].to_string(),
+            "10.0.0.0/8"
+        );
+    }
+
+    #[test]
+    fn ports_are_read_strictly() {
+        for bad in ["", "0", "65536", "9-8", "8080-", "-1", "http", "80,90", "0-10"] {
+            assert!(bad.parse::<PortRange>().is_err(), "{bad}");
+        }
+        assert_eq!(
+            "9000-9010".parse::<PortRange>().unwrap(),
+            PortRange::new(9000, 9010).unwrap()
+        );
+        assert_eq!(
+            "none".parse::<InboundPorts>().unwrap(),
+            InboundPorts::List(vec![])
+        );
+        assert_eq!(
+            "8080,9000-9010".parse::<InboundPorts>().unwrap(),
+            InboundPorts::List(ports("8080,9000-9010"))
+        );
+        assert!("8080,all".parse::<InboundPorts>().is_err());
+    }
+
+    #[test]
+    fn settings_survive_being_written_and_read() {
+        let intent = RawIntent {
+            inbound_ports: InboundPorts::List(ports("8080,9000-9010")),
+            exclude_inbound_ports: ports("22"),
+            exclude_outbound_cidrs: vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()],
+            udp: Udp::Reject,
+            ..marked()
+        };
+        let json = serde_json::to_string(&intent).unwrap();
+        assert_eq!(serde_json::from_str::<RawIntent>(&json).unwrap(), intent);
+        assert!(serde_json::from_str::<RawIntent>("{\"inbound_port\": 1, \"typo\": 2}").is_err());
+        assert!(serde_json::from_str::<RawIntent>("{\"inbound_ports\": [\"all\"]}").is_err());
+    }
+}

@@ -1,0 +1,102 @@
+//! What may be configured about issuers of user tokens. `config` fills these; nothing here is yet known to be sound
+//! (the authenticator checks them).
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use hopguard_jose::Algorithm;
+
+use crate::dial::DialOptions;
+
+/// An issuer whose tokens are accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IssuerOptions {
+    /// Its name in policies, logs and metrics; unique, not empty, without `|`.
+    pub alias: String,
+    /// `iss` of its tokens, to the byte; unique. Its OpenID configuration lies below it.
+    pub issuer: String,
+    /// `aud` must name one of these; at least one.
+    pub audiences: Vec<String>,
+    /// The algorithms that may sign; at least one ([`Algorithm::ALL`] where nothing is configured).
+    pub algorithms: Vec<Algorithm>,
+    /// Where its keys are; `None`: found by OpenID discovery.
+    pub jwks_uri: Option<String>,
+    /// The only roots that its certificates may chain to; `None`: the machine's public roots.
+    pub ca_file: Option<PathBuf>,
+    /// Whether plain http to this machine is allowed.
+    pub allow_http_loopback: bool,
+    /// By how much its clock may differ from ours; at most 60 s, whole seconds count.
+    pub leeway: Duration,
+    /// The claims whose values become roles, as paths: `realm_access.roles`, or a name that itself holds dots.
+    pub roles: Vec<String>,
+    /// The claims that policies see.
+    pub claims: Vec<ClaimOptions>,
+}
+
+/// A claim that policies see.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClaimOptions {
+    /// Its name in policies; unique.
+    pub name: String,
+    /// Where it is in the token, as a path.
+    pub path: String,
+    /// What it must be; anything else is as if it were absent.
+    pub kind: ClaimKind,
+}
+
+/// The type of a claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClaimKind {
+    /// A string.
+    String,
+    /// An array of strings, or one string.
+    Strings,
+    /// A whole number that fits 64 bits.
+    Long,
+    /// `true` or `false`.
+    Bool,
+}
+
+/// How tokens are verified, whoever issued them.
+#[derive(Clone, Debug)]
+pub struct AuthnOptions {
+    /// How identity providers are reached.
+    pub dial: DialOptions,
+    /// The bounds of the cache of verified tokens.
+    pub cache: CacheLimits,
+    /// The longest that one document of a provider may take.
+    pub fetch_timeout: Duration,
+    /// The longest that a token with an unknown `kid` waits for newer keys.
+    pub refetch_wait: Duration,
+}
+
+impl AuthnOptions {
+    /// The defaults: 64k tokens and 32 MiB in the cache, 10 s a document, 2 s a wait.
+    #[must_use]
+    pub fn new(dial: DialOptions) -> Self {
+        Self {
+            dial,
+            cache: CacheLimits::default(),
+            fetch_timeout: Duration::from_secs(10),
+            refetch_wait: Duration::from_secs(2),
+        }
+    }
+}
+
+/// The bounds of the cache of verified tokens.
+#[derive(Clone, Copy, Debug)]
+pub struct CacheLimits {
+    /// The most tokens; 0 turns the cache off.
+    pub entries: usize,
+    /// The most bytes, about.
+    pub bytes: usize,
+}
+
+impl Default for CacheLimits {
+    fn default() -> Self {
+        Self {
+            entries: 64 * 1024,
+            bytes: 32 * 1024 * 1024,
+        }
+    }
+}

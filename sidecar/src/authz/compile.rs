@@ -1,0 +1,183 @@
+//! From checked policies to what decides: the policies that can concern one service enter, its rules by scope and its
+//! actions by route leave. Nothing is checked here any more.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use cedar_policy::{Effect, Entities, Expression, Policy, Schema, pst};
+
+use super::decide::{Action, Actions, Kept, Set};
+use super::entities::Maker;
+use super::expr;
+use super::index::{ActionKey, Audit, Index, Rule};
+use super::model::PolicyError;
+use super::parse::{Parsed, Parsings, Source};
+use super::problem::Span;
+use super::rules::fits;
+use super::world::{METHODS, World};
+
+/// The longest `needs` of a denial, in characters.
+const MAX_LINE: usize = 300;
+
+/// Everything that the own service decides with.
+pub(super) fn compile(
+    world: World,
+    schema: &Schema,
+    source: &Source<'_>,
+    set: Parsings,
+    service: &str,
+) -> Result<Set, PolicyError> {
+    let unknown = || PolicyError::UnknownService {
+        name: service.to_owned(),
+    };
+    let own = world.services.get(service).ok_or_else(unknown)?;
+    let mut rules = Vec::new();
+    for (id, parsed) in set {
+        if fits(&parsed.policy.resource_constraint(), &world, service, own) {
+            let rule = rule(id, &parsed, source);
+            rules.push((parsed.policy, rule));
+        }
+    }
+    let maker = Maker::new(&world)?;
+    Ok(Set {
+        actions: actions(&world, schema, &maker, service)?,
+        service: maker.service(&world, service, &own.namespace),
+        maker,
+        index: Index::new(rules),
+        kept: ArcSwap::from_pointee(Kept::default()),
+        world,
+    })
+}
+
+fn rule(id: String, parsed: &Parsed, source: &Source<'_>) -> Rule {
+    let policy = &parsed.policy;
+    Rule {
+        id: id.into(),
+        effect: policy.effect(),
+        shadow: policy.annotation("mode").is_some(),
+        audit: match policy.annotation("audit") {
+            Some("always") => Audit::Always,
+            Some(_) => Audit::Deny,
+            None => Audit::No,
+        },
+        condition: Expression::from(policy.as_ref().condition()),
+        uses: parsed.reads.uses,
+        without_user: without_user(parsed),
+        asks: asks(parsed, source),
+    }
+}
+
+/// A permit's scope and those of its conditions, `&&` by `&&`, that do not read the user.
+fn without_user(parsed: &Parsed) -> Option<Expression> {
+    if parsed.policy.effect() == Effect::Forbid || !parsed.reads.user {
+        return None;
+    }
+    let pst::Policy::Static(policy) = parsed.policy.to_pst().ok()? else {
+        return None;
+    };
+    let body = policy.body().clone();
+    let mut rest = Vec::new();
+    for clause in body.clauses() {
+        match clause {
+            pst::Clause::When(expr) => rest.extend(conjuncts(expr).map(pst::Clause::When)),
+            pst::Clause::Unless(expr) => rest.push(pst::Clause::Unless(Arc::clone(expr))),
+        }
+    }
+    rest.retain(|clause| !expr::reads_user(clause));
+    let body = body.try_with_clauses(rest).ok()?;
+    let policy = Policy::from_pst(pst::Policy::Static(body.try_into().ok()?)).ok()?;
+    Some(Expression::from(policy.as_ref().condition()))
+}
+
+/// The operands of a chain of `&&`, from left to right.
+fn conjuncts(expr: &Arc<pst::Expr>) -> std::vec::IntoIter<Arc<pst::Expr>> {
+    let mut left_first = Vec::new();
+    let mut rest = vec![expr];
+    while let Some(next) = rest.pop() {
+        match &**next {
+            pst::Expr::BinaryOp {
+                op: pst::BinaryOp::And,
+                left,
+                right,
+            } => rest.extend([right, left]),
+            _ => left_first.push(Arc::clone(next)),
+        }
+    }
+    left_first.into_iter()
+}
+
+/// What a permit asks for, as a denial tells it: by its conditions, and by its scope.
+fn asks(parsed: &Parsed, source: &Source<'_>) -> [Arc<str>; 2] {
+    if parsed.policy.effect() == Effect::Forbid {
+        return ["".into(), "".into()];
+    }
+    if let Some(reason) = parsed.policy.annotation("reason") {
+        return [reason.into(), reason.into()];
+    }
+    let Some(scan) = source.scan(parsed.file) else {
+        return ["".into(), "".into()];
+    };
+    let Span { start, end } = parsed.span;
+    let scope = scan.find(parsed.span, "permit").map_or(start, |span| span.start);
+    let clauses = ["when", "unless"]
+        .iter()
+        .filter_map(|word| scan.find(parsed.span, word));
+    let clauses = clauses.min().map_or(end, |span| span.start);
+    let line = |start, end| one_line(&scan.without_comments(Span { start, end }));
+    let (scope, clauses) = (line(scope, clauses), line(clauses, end));
+    [
+        if clauses.is_empty() {
+            Arc::clone(&scope)
+        } else {
+            clauses
+        },
+        scope,
+    ]
+}
+
+/// Source in one line of bounded length, without the closing `;`.
+fn one_line(source: &str) -> Arc<str> {
+    let words: Vec<&str> = source.split_whitespace().collect();
+    let line = words.join(" ");
+    let line = line.trim_end_matches(';').trim_end();
+    if line.chars().count() <= MAX_LINE {
+        return line.into();
+    }
+    let cut: String = line.chars().take(MAX_LINE - 1).collect();
+    format!("{cut}…").into()
+}
+
+fn actions(world: &World, schema: &Schema, maker: &Maker, service: &str) -> Result<Actions, PolicyError> {
+    let fail = |detail: String| PolicyError::Schema { detail };
+    let entities = schema.action_entities().map_err(|e| fail(e.to_string()))?;
+    let get = |name: &str| action(&entities, maker, name).ok_or_else(|| fail(format!("no action `{name}`")));
+    let mut actions = Actions::default();
+    for name in METHODS.iter().map(|(method, _)| *method).chain(["connect"]) {
+        actions.bare.insert(name, actions.all.len());
+        actions.all.push(get(name)?);
+    }
+    for route in world.services.get(service).into_iter().flat_map(|s| &s.routes) {
+        for method in &route.methods {
+            let params = route.template.params().map(str::to_owned).collect();
+            actions
+                .router
+                .add(&method.method, &route.template, actions.all.len());
+            actions.all.push(Action {
+                route: Some((route.action.as_str().into(), params)),
+                ..get(&method.action)?
+            });
+        }
+    }
+    Ok(actions)
+}
+
+fn action(entities: &Entities, maker: &Maker, id: &str) -> Option<Action> {
+    let uid = maker.action(id);
+    let entity = entities.get(&uid)?.clone();
+    let ancestors = entities.ancestors(&uid)?;
+    Some(Action {
+        keys: ActionKey::of(&uid, ancestors),
+        entity,
+        route: None,
+    })
+}

@@ -1,0 +1,449 @@
+//! The decision rule: policies and facts enter, one decision leaves. A forbid that matches or errors denies; a permit that
+//! errors does not permit; without a permit, no. Shadow policies are evaluated apart, after the verdict, and cannot touch
+//! it.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use cedar_policy::{
+    Effect, Entities, Entity, EntityUid, EvalResult, Request, RestrictedExpression, eval_expression,
+};
+use spiffe::SpiffeId;
+
+use super::entities::{Maker, Misfit, string};
+use super::expr::Uses;
+use super::facts::{Decision, Facts, Needs, Principal, Reason, Verdict, What};
+use super::index::{ActionKey, Audit, Index, PrincipalKey, Rule, Slice};
+use super::route::{Router, canonical_escapes};
+use super::world::{World, method_action};
+
+/// The most (peer, action) pairs whose slice is kept, and the most rules in kept slices together. Past them slices are
+/// found anew for each decision.
+const KEPT_PAIRS: usize = 4096;
+const KEPT_RULES: usize = 1 << 20;
+
+/// The policies that one sidecar enforces: immutable, shared by its workers.
+#[derive(Debug)]
+pub struct Policies {
+    version: String,
+    count: usize,
+    set: Option<Box<Set>>,
+}
+
+/// What a loaded set decides with.
+#[derive(Debug)]
+pub(super) struct Set {
+    pub(super) world: World,
+    pub(super) maker: Maker,
+    pub(super) service: Entity,
+    pub(super) index: Index,
+    pub(super) actions: Actions,
+    pub(super) kept: ArcSwap<Kept>,
+}
+
+/// The actions of the own service.
+#[derive(Debug, Default)]
+pub(super) struct Actions {
+    pub(super) all: Vec<Action>,
+    /// The place in `all` of each method's action and of `connect`.
+    pub(super) bare: HashMap<&'static str, usize>,
+    pub(super) router: Router,
+}
+
+/// One action.
+#[derive(Debug)]
+pub(super) struct Action {
+    pub(super) entity: Entity,
+    pub(super) keys: Vec<ActionKey>,
+    /// `<service>#<route>` and the names of its parameters, for a route.
+    pub(super) route: Option<(Arc<str>, Vec<String>)>,
+}
+
+/// Slices found before.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Kept {
+    plaintext: HashMap<usize, Arc<Prepared>>,
+    workloads: HashMap<Arc<SpiffeId>, Arc<HashMap<usize, Arc<Prepared>>>>,
+    pairs: usize,
+    rules: usize,
+}
+
+/// What is the same for every decision about one peer and action.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    slice: Slice,
+    principal: EntityUid,
+    /// Peer, action and service.
+    entities: Entities,
+}
+
+/// A request that was resolved to an action.
+struct Asked<'a> {
+    place: usize,
+    action: &'a Action,
+    params: Option<Vec<(String, RestrictedExpression)>>,
+}
+
+/// How the rules of one slice came out.
+#[derive(Default)]
+struct Tally<'a> {
+    forbids: Vec<&'a Rule>,
+    failed_forbids: Vec<&'a Rule>,
+    permits: Vec<&'a Rule>,
+    errors: u32,
+}
+
+impl Policies {
+    /// A loaded set.
+    pub(super) fn new(version: String, count: usize, set: Set) -> Self {
+        Self {
+            version,
+            count,
+            set: Some(Box::new(set)),
+        }
+    }
+
+    /// What stands in while nothing could be loaded: it denies everything with `NoPolicies`.
+    pub fn deny_all() -> Self {
+        Self {
+            version: "none".to_owned(),
+            count: 0,
+            set: None,
+        }
+    }
+
+    /// A short hash of mesh and policies; the same on every sidecar that loaded the same. `none` for `deny_all`.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// How many policies were loaded, those of other services included.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// How many of them the own service enforces or watches in shadow.
+    pub fn enforced(&self) -> usize {
+        self.set.as_ref().map_or(0, |set| set.index.len())
+    }
+
+    /// Decides. Total: it has no error, because what cannot be decided is denied.
+    pub fn decide(&self, facts: &Facts<'_>) -> Decision {
+        match self.set.as_deref() {
+            Some(set) if self.count > 0 => set.decide(facts),
+            _ => Decision::deny(Reason::NoPolicies),
+        }
+    }
+}
+
+impl Set {
+    fn decide(&self, facts: &Facts<'_>) -> Decision {
+        let Some(asked) = self.actions.resolve(&facts.what) else {
+            return Decision::deny(Reason::PolicyError);
+        };
+        let route = asked.action.route.as_ref().map(|(name, _)| Arc::clone(name));
+        let decided = self.prepared(facts.principal, &asked).and_then(|prepared| {
+            let mut decision = self.enforce(facts, &asked, &prepared)?;
+            self.shadow(facts, &asked, &prepared, &mut decision);
+            Ok(decision)
+        });
+        Decision {
+            route,
+            ..decided.unwrap_or_else(|Misfit| Decision::deny(Reason::PolicyError))
+        }
+    }
+
+    /// The verdict of the rules in force.
+    fn enforce(&self, facts: &Facts<'_>, asked: &Asked<'_>, prepared: &Prepared) -> Result<Decision, Misfit> {
+        let slice = &prepared.slice;
+        let mut tally = Tally::default();
+        let mut nearest = None;
+        if !slice.forbids.is_empty() || !slice.permits.is_empty() {
+            let world = self.evaluation(facts, asked, prepared, slice.uses)?;
+            tally.add(self.index.rules(&slice.forbids), &world);
+            tally.add(self.index.rules(&slice.permits), &world);
+            if tally.nothing_matched() {
+                let mut permits = self.index.rules(&slice.permits);
+                nearest = permits.find(|rule| rule.all_but_the_user(&world));
+            }
+        }
+        let mut decision = tally.decision();
+        if decision.reason == Reason::NoRule {
+            let no_user = matches!(facts.what, What::Http(http) if http.user.is_none());
+            if nearest.is_some() && no_user {
+                decision.user_would_help = true;
+                decision.reason = Reason::UserRequired;
+            }
+            decision.needs = self.needs(nearest, slice, asked.action);
+        }
+        Ok(decision)
+    }
+
+    /// What it would have taken: best a permit of which only the user is in the way, then one whose scope fits, then one
+    /// that another peer would have matched. Of several, the lowest id.
+    fn needs(&self, nearest: Option<&Rule>, slice: &Slice, action: &Action) -> Option<Needs> {
+        match nearest.or_else(|| self.index.rules(&slice.permits).next()) {
+            Some(rule) => Some(rule.needs(true)),
+            None => self.index.any_permit(&action.keys).map(|rule| rule.needs(false)),
+        }
+    }
+
+    /// What the shadow rules would have changed: the verdict is made again with them, and if it differs they are named.
+    /// Facts that only they read and that do not fit are no reason to deny.
+    fn shadow(&self, facts: &Facts<'_>, asked: &Asked<'_>, prepared: &Prepared, decision: &mut Decision) {
+        let slice = &prepared.slice;
+        let forbidden = decision.verdict == Verdict::Deny && !decision.rules.is_empty();
+        if slice.shadow.is_empty() || forbidden {
+            return; // nothing in shadow turns a denial that a rule made
+        }
+        let Ok(world) = self.evaluation(facts, asked, prepared, slice.shadow_uses) else {
+            return;
+        };
+        let mut tally = Tally::default();
+        tally.add(self.index.rules(&slice.shadow), &world);
+        let denied_by = tally.denied_by();
+        let turned = match decision.verdict {
+            Verdict::Allow => denied_by,
+            Verdict::Deny if denied_by.is_empty() => tally.permits,
+            Verdict::Deny => Vec::new(),
+        };
+        decision.shadow = turned.iter().map(|rule| Arc::clone(&rule.id)).collect();
+    }
+
+    /// The request and the entities for one evaluation, with what the rules read.
+    fn evaluation<'p>(
+        &self,
+        facts: &Facts<'_>,
+        asked: &Asked<'_>,
+        prepared: &'p Prepared,
+        uses: Uses,
+    ) -> Result<(Request, Cow<'p, Entities>), Misfit> {
+        let context = self.maker.context(facts, uses, asked.params.clone())?;
+        let request = Request::new(
+            prepared.principal.clone(),
+            asked.action.entity.uid(),
+            self.service.uid(),
+            context,
+            None,
+        )
+        .map_err(|_| Misfit)?;
+        let user = match &facts.what {
+            What::Http(http) if uses.context("user") => http.user,
+            _ => None,
+        };
+        let entities = match user {
+            Some(user) => {
+                let with_user = prepared
+                    .entities
+                    .clone()
+                    .add_entities([self.maker.user(user, uses)?], None);
+                Cow::Owned(with_user.map_err(|_| Misfit)?)
+            }
+            None => Cow::Borrowed(&prepared.entities),
+        };
+        Ok((request, entities))
+    }
+
+    /// The slice for a peer and an action, from those found before or new.
+    fn prepared(&self, principal: Principal<'_>, asked: &Asked<'_>) -> Result<Arc<Prepared>, Misfit> {
+        let kept = self.kept.load();
+        let found = match principal {
+            Principal::Plaintext => Some(&kept.plaintext),
+            Principal::Workload(id) => kept.workloads.get(id).map(|by_action| &**by_action),
+        };
+        if let Some(found) = found.and_then(|by_action| by_action.get(&asked.place)) {
+            return Ok(Arc::clone(found));
+        }
+        let prepared = Arc::new(self.prepare(principal, asked.action)?);
+        if kept.pairs < KEPT_PAIRS && kept.rules + prepared.slice.len() <= KEPT_RULES {
+            self.kept.rcu(|kept| {
+                let mut kept = Kept::clone(kept);
+                kept.add(principal, asked.place, &prepared);
+                kept
+            });
+        }
+        Ok(prepared)
+    }
+
+    /// Finds the slice anew.
+    fn prepare(&self, principal: Principal<'_>, action: &Action) -> Result<Prepared, Misfit> {
+        let (peer, keys) = self.peer(principal)?;
+        self.prepare_by(peer, &keys, action, &action.keys)
+    }
+
+    /// The peer's entity and all the keys that rules about it stand under.
+    fn peer(&self, principal: Principal<'_>) -> Result<(Entity, Vec<PrincipalKey>), Misfit> {
+        let (entity, ancestors) = match principal {
+            Principal::Plaintext => (self.maker.plaintext(), Vec::new()),
+            Principal::Workload(id) => self.maker.workload(&self.world, id)?,
+        };
+        let keys = PrincipalKey::of(&entity.uid(), &ancestors);
+        Ok((entity, keys))
+    }
+
+    fn prepare_by(
+        &self,
+        peer: Entity,
+        peer_keys: &[PrincipalKey],
+        action: &Action,
+        action_keys: &[ActionKey],
+    ) -> Result<Prepared, Misfit> {
+        let principal = peer.uid();
+        let entities = Entities::from_entities([peer, action.entity.clone(), self.service.clone()], None);
+        Ok(Prepared {
+            slice: self.index.slice(peer_keys, action_keys),
+            principal,
+            entities: entities.map_err(|_| Misfit)?,
+        })
+    }
+}
+
+impl Kept {
+    fn add(&mut self, principal: Principal<'_>, place: usize, prepared: &Arc<Prepared>) {
+        let by_action = match principal {
+            Principal::Plaintext => &mut self.plaintext,
+            Principal::Workload(id) => Arc::make_mut(self.workloads.entry(Arc::new(id.clone())).or_default()),
+        };
+        if by_action.insert(place, Arc::clone(prepared)).is_none() {
+            self.pairs += 1;
+            self.rules += prepared.slice.len();
+        }
+    }
+}
+
+impl Actions {
+    /// The action of what is asked for: of the declared route that fits best, else the method's own.
+    fn resolve<'a>(&'a self, what: &What<'_>) -> Option<Asked<'a>> {
+        let http = match what {
+            What::Connect => return self.asked(*self.bare.get("connect")?, None),
+            What::Http(http) => http,
+        };
+        let path = canonical_escapes(http.path);
+        let Some(found) = self.router.find(http.method, &path) else {
+            return self.asked(*self.bare.get(method_action(http.method))?, None);
+        };
+        let (_, names) = self.all.get(found.route)?.route.as_ref()?;
+        let params = names
+            .iter()
+            .cloned()
+            .zip(found.values.into_iter().map(string))
+            .collect();
+        self.asked(found.route, Some(params))
+    }
+
+    fn asked(&self, place: usize, params: Option<Vec<(String, RestrictedExpression)>>) -> Option<Asked<'_>> {
+        let action = self.all.get(place)?;
+        Some(Asked {
+            place,
+            action,
+            params,
+        })
+    }
+}
+
+impl<'a> Tally<'a> {
+    fn nothing_matched(&self) -> bool {
+        self.forbids.is_empty() && self.failed_forbids.is_empty() && self.permits.is_empty()
+    }
+
+    fn add(
+        &mut self,
+        rules: impl Iterator<Item = &'a Rule>,
+        (request, entities): &(Request, Cow<'_, Entities>),
+    ) {
+        for rule in rules {
+            let result = eval_expression(request, entities, &rule.condition);
+            match (result, rule.effect) {
+                (Ok(EvalResult::Bool(false)), _) => {}
+                (Ok(EvalResult::Bool(true)), Effect::Permit) => self.permits.push(rule),
+                (Ok(EvalResult::Bool(true)), Effect::Forbid) => self.forbids.push(rule),
+                // An error, or a condition that is no Boolean: never taken for true of a permit, nor for false of a forbid.
+                (_, Effect::Permit) => self.errors += 1,
+                (_, Effect::Forbid) => {
+                    self.errors += 1;
+                    self.failed_forbids.push(rule);
+                }
+            }
+        }
+    }
+
+    /// The forbids that deny: those that matched, else those that could not be evaluated.
+    fn denied_by(&self) -> Vec<&'a Rule> {
+        if self.forbids.is_empty() {
+            self.failed_forbids.clone()
+        } else {
+            self.forbids.clone()
+        }
+    }
+
+    fn decision(&self) -> Decision {
+        let denied_by = self.denied_by();
+        let (verdict, reason, rules) = if !self.forbids.is_empty() {
+            (Verdict::Deny, Reason::Forbidden, &denied_by)
+        } else if !denied_by.is_empty() {
+            (Verdict::Deny, Reason::PolicyError, &denied_by)
+        } else if self.permits.is_empty() {
+            (Verdict::Deny, Reason::NoRule, &self.permits)
+        } else {
+            (Verdict::Allow, Reason::Allowed, &self.permits)
+        };
+        Decision {
+            verdict,
+            rules: rules.iter().map(|rule| Arc::clone(&rule.id)).collect(),
+            errors: self.errors,
+            audit: rules.iter().any(|rule| match rule.audit {
+                Audit::No => false,
+                Audit::Always => true,
+                Audit::Deny => verdict == Verdict::Deny,
+            }),
+            ..Decision::deny(reason)
+        }
+    }
+}
+
+impl Rule {
+    /// Whether everything that it asks for beside a user is there.
+    fn all_but_the_user(&self, (request, entities): &(Request, Cow<'_, Entities>)) -> bool {
+        match &self.without_user {
+            Some(rest) => matches!(
+                eval_expression(request, entities, rest),
+                Ok(EvalResult::Bool(true))
+            ),
+            None => false,
+        }
+    }
+
+    /// What it would have taken, as its scope matched or not.
+    fn needs(&self, scope_matched: bool) -> Needs {
+        let [conditions, scope] = &self.asks;
+        Needs {
+            rule: Arc::clone(&self.id),
+            text: if scope_matched { conditions } else { scope }.to_string(),
+        }
+    }
+}
+
+#[cfg(test)]
+impl Policies {
+    /// Decides with an index that is asked for less: the tests show that no kind of key can be left out.
+    pub(super) fn decide_without(
+        &self,
+        facts: &Facts<'_>,
+        peer_key: fn(&PrincipalKey) -> bool,
+        action_key: fn(&ActionKey) -> bool,
+    ) -> Decision {
+        let set = self.set.as_deref().unwrap();
+        let asked = set.actions.resolve(&facts.what).unwrap();
+        let (peer, mut peer_keys) = set.peer(facts.principal).unwrap();
+        peer_keys.retain(|key| !peer_key(key));
+        let mut action_keys = asked.action.keys.clone();
+        action_keys.retain(|key| !action_key(key));
+        let prepared = set
+            .prepare_by(peer, &peer_keys, asked.action, &action_keys)
+            .unwrap();
+        let decided = set.enforce(facts, &asked, &prepared);
+        decided.unwrap_or_else(|Misfit| Decision::deny(Reason::PolicyError))
+    }
+}

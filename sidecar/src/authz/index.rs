@@ -1,0 +1,208 @@
+//! The slice: rules and the keys of one request enter, the few rules whose scope fits it leave. A rule is found by its
+//! principal and action constraint; those whose resource cannot be the own service were left out at load. What the index
+//! gives is exactly the set of rules whose scope matches: it decides nothing else.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use cedar_policy::{
+    ActionConstraint, Effect, EntityTypeName, EntityUid, Expression, Policy, PrincipalConstraint,
+};
+
+use super::expr::Uses;
+
+/// One policy of the own service, ready to be evaluated.
+#[derive(Debug)]
+pub(super) struct Rule {
+    pub(super) id: Arc<str>,
+    pub(super) effect: Effect,
+    /// `@mode("shadow")`.
+    pub(super) shadow: bool,
+    pub(super) audit: Audit,
+    /// Scope and conditions together, as Cedar evaluates them.
+    pub(super) condition: Expression,
+    pub(super) uses: Uses,
+    /// For a permit that reads the user: what it asks for beside the user. True means that only the user is in the way.
+    pub(super) without_user: Option<Expression>,
+    /// What it asks for when its scope matched, and when its principal did not; one line each.
+    pub(super) asks: [Arc<str>; 2],
+}
+
+/// `@audit`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Audit {
+    /// As sampling says.
+    #[default]
+    No,
+    /// Every decision that it makes.
+    Always,
+    /// Every denial that it makes.
+    Deny,
+}
+
+/// What a principal constraint is found by.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum PrincipalKey {
+    /// No constraint.
+    Any,
+    /// `is Type`.
+    Is(EntityTypeName),
+    /// `== uid`.
+    Eq(EntityUid),
+    /// `in uid`, also with `is`.
+    In(EntityUid),
+}
+
+/// What an action constraint is found by.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum ActionKey {
+    /// No constraint.
+    Any,
+    /// `== uid`.
+    Eq(EntityUid),
+    /// `in uid`, or `in [.., uid, ..]`.
+    In(EntityUid),
+}
+
+impl PrincipalKey {
+    /// The keys of a peer: a rule fits it if and only if it stands under one of them.
+    pub(super) fn of(uid: &EntityUid, ancestors: &[EntityUid]) -> Vec<Self> {
+        let mut keys = vec![
+            Self::Any,
+            Self::Is(uid.type_name().clone()),
+            Self::Eq(uid.clone()),
+            Self::In(uid.clone()),
+        ];
+        keys.extend(ancestors.iter().cloned().map(Self::In));
+        keys
+    }
+
+    fn under(policy: &Policy) -> Self {
+        match policy.principal_constraint() {
+            PrincipalConstraint::Any => Self::Any,
+            PrincipalConstraint::In(uid) | PrincipalConstraint::IsIn(_, uid) => Self::In(uid),
+            PrincipalConstraint::Eq(uid) => Self::Eq(uid),
+            PrincipalConstraint::Is(kind) => Self::Is(kind),
+        }
+    }
+}
+
+impl ActionKey {
+    /// The keys of an action.
+    pub(super) fn of<'a>(uid: &EntityUid, ancestors: impl Iterator<Item = &'a EntityUid>) -> Vec<Self> {
+        let mut keys = vec![Self::Any, Self::Eq(uid.clone()), Self::In(uid.clone())];
+        keys.extend(ancestors.cloned().map(Self::In));
+        keys
+    }
+
+    /// One key, or several for a list; each once.
+    fn under(policy: &Policy) -> Vec<Self> {
+        match policy.action_constraint() {
+            ActionConstraint::Any => vec![Self::Any],
+            ActionConstraint::Eq(uid) => vec![Self::Eq(uid)],
+            ActionConstraint::In(uids) => {
+                let distinct: BTreeSet<EntityUid> = uids.into_iter().collect();
+                distinct.into_iter().map(Self::In).collect()
+            }
+        }
+    }
+}
+
+/// The rules of the own service, by scope. A rule's number is its rank by id.
+#[derive(Debug, Default)]
+pub(super) struct Index {
+    rules: Vec<Rule>,
+    by_scope: HashMap<PrincipalKey, HashMap<ActionKey, Vec<u32>>>,
+    permits: HashMap<ActionKey, Vec<u32>>,
+}
+
+/// The rules whose scope fits one peer and action, by rank.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Slice {
+    pub(super) forbids: Vec<u32>,
+    pub(super) permits: Vec<u32>,
+    pub(super) shadow: Vec<u32>,
+    /// What forbids and permits read.
+    pub(super) uses: Uses,
+    /// What the shadow rules read.
+    pub(super) shadow_uses: Uses,
+}
+
+impl Slice {
+    /// How many rules it holds.
+    pub(super) fn len(&self) -> usize {
+        self.forbids.len() + self.permits.len() + self.shadow.len()
+    }
+}
+
+impl Index {
+    /// Indexes the rules; they must come sorted by id.
+    pub(super) fn new(rules: Vec<(Policy, Rule)>) -> Self {
+        let mut index = Self::default();
+        for (rank, (policy, rule)) in (0_u32..).zip(rules) {
+            let by_action = index.by_scope.entry(PrincipalKey::under(&policy)).or_default();
+            for key in ActionKey::under(&policy) {
+                by_action.entry(key.clone()).or_default().push(rank);
+                if rule.effect == Effect::Permit && !rule.shadow {
+                    index.permits.entry(key).or_default().push(rank);
+                }
+            }
+            index.rules.push(rule);
+        }
+        index
+    }
+
+    /// How many rules there are.
+    pub(super) fn len(&self) -> usize {
+        self.rules.len()
+    }
+
+    /// A rule by rank.
+    pub(super) fn rule(&self, rank: u32) -> Option<&Rule> {
+        self.rules.get(usize::try_from(rank).ok()?)
+    }
+
+    /// Rules by their ranks.
+    pub(super) fn rules<'i>(&'i self, ranks: &'i [u32]) -> impl Iterator<Item = &'i Rule> {
+        ranks.iter().filter_map(|rank| self.rule(*rank))
+    }
+
+    /// The rules that stand under one of the principal keys and one of the action keys.
+    pub(super) fn slice(&self, principal: &[PrincipalKey], action: &[ActionKey]) -> Slice {
+        let ranks: BTreeSet<u32> = principal
+            .iter()
+            .filter_map(|key| self.by_scope.get(key))
+            .flat_map(|by_action| {
+                action
+                    .iter()
+                    .filter_map(|key| by_action.get(key))
+                    .flatten()
+                    .copied()
+            })
+            .collect();
+        let mut slice = Slice::default();
+        for rank in ranks {
+            let Some(rule) = self.rule(rank) else { continue };
+            if rule.shadow {
+                slice.shadow.push(rank);
+                slice.shadow_uses = slice.shadow_uses.and(rule.uses);
+                continue;
+            }
+            slice.uses = slice.uses.and(rule.uses);
+            match rule.effect {
+                Effect::Permit => slice.permits.push(rank),
+                Effect::Forbid => slice.forbids.push(rank),
+            }
+        }
+        slice
+    }
+
+    /// The first permit for an action, whoever the peer: the lowest id.
+    pub(super) fn any_permit(&self, action: &[ActionKey]) -> Option<&Rule> {
+        let rank = action
+            .iter()
+            .filter_map(|key| self.permits.get(key)?.first())
+            .min()?;
+        self.rule(*rank)
+    }
+}

@@ -1,0 +1,185 @@
+//! From text to policies: files enter, policies with an `@id` of their own and their places leave. What Cedar's parser
+//! cannot take safely (too deep) never reaches it; templates and nameless policies go no further.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use cedar_policy::{Policy, PolicyId, PolicySet};
+use miette::Diagnostic;
+
+use super::expr::Reads;
+use super::problem::{Problems, Span};
+use super::scan::Scan;
+
+/// The most policies of a set.
+const MAX_POLICIES: usize = 100_000;
+/// How deep an expression may nest, operators of a chain included: Cedar parses, validates and evaluates recursively,
+/// the last on the stack of a data worker. Cedar checks what is left of it, so too deep is an error there, never a crash.
+pub(super) const MAX_DEPTH: usize = 64;
+
+/// One policy and where it stands.
+pub(super) struct Parsed {
+    pub(super) file: usize,
+    pub(super) span: Span,
+    pub(super) policy: Policy,
+    pub(super) reads: Reads,
+}
+
+/// A set, by `@id`.
+pub(super) type Parsings = BTreeMap<String, Parsed>;
+
+/// What is wrong, and what to do.
+pub(super) type Wrong = (String, Option<String>);
+
+/// All files, read.
+pub(super) struct Source<'f> {
+    files: &'f [(PathBuf, String)],
+    scans: Vec<Scan<'f>>,
+}
+
+impl<'f> Source<'f> {
+    /// Reads the files token by token.
+    pub(super) fn new(files: &'f [(PathBuf, String)]) -> Self {
+        Self {
+            files,
+            scans: files.iter().map(|(_, text)| Scan::new(text)).collect(),
+        }
+    }
+
+    /// A file's tokens.
+    pub(super) fn scan(&self, file: usize) -> Option<&Scan<'f>> {
+        self.scans.get(file)
+    }
+
+    /// A file's text.
+    pub(super) fn text(&self, file: usize) -> &'f str {
+        self.files.get(file).map_or("", |(_, text)| text)
+    }
+
+    /// Notes a problem at a place.
+    pub(super) fn problem(&self, problems: &mut Problems, file: usize, span: Span, wrong: Wrong) {
+        match self.files.get(file) {
+            Some((path, text)) => problems.at((path, text), span, wrong.0, wrong.1),
+            None => problems.whole(PathBuf::new(), wrong.0, wrong.1.as_deref()),
+        }
+    }
+
+    /// Every policy that can be read and named.
+    pub(super) fn parse(&self, problems: &mut Problems) -> Parsings {
+        let mut all = Vec::new();
+        for (at, scan) in self.scans.iter().enumerate() {
+            match scan.deeper_than(MAX_DEPTH) {
+                Some(span) => {
+                    let message = format!("an expression nests deeper than {MAX_DEPTH} here");
+                    let hint = "use a set (`[..].contains(..)`) or several policies";
+                    self.problem(problems, at, span, (message, Some(hint.to_owned())));
+                }
+                None => self.parse_file(at, &mut all, problems),
+            }
+            if all.len() > MAX_POLICIES {
+                let message = format!("there are more than {MAX_POLICIES} policies");
+                problems.whole(PathBuf::new(), message, None);
+                return Parsings::new();
+            }
+        }
+        all.sort_by_key(|parsed| (parsed.file, parsed.span));
+        self.named(all, problems)
+    }
+
+    fn parse_file(&self, at: usize, all: &mut Vec<Parsed>, problems: &mut Problems) {
+        let set = match PolicySet::from_str(self.text(at)) {
+            Ok(set) => set,
+            Err(errors) => {
+                for error in errors.iter() {
+                    let (span, wrong) = said(error);
+                    self.problem(problems, at, span.unwrap_or_default(), wrong);
+                }
+                return;
+            }
+        };
+        for template in set.templates() {
+            let loc = template.as_ref().loc();
+            let span = loc.map_or(Span::default(), |l| Span {
+                start: l.start(),
+                end: l.end(),
+            });
+            let message = "a template (`?principal`, `?resource`) cannot be loaded".to_owned();
+            let hint = "write the entity itself".to_owned();
+            self.problem(problems, at, span, (message, Some(hint)));
+        }
+        for policy in set.policies() {
+            let loc = policy.as_ref().loc();
+            let span = loc.map_or(Span::default(), |l| Span {
+                start: l.start(),
+                end: l.end(),
+            });
+            match policy.to_pst() {
+                Ok(pst) => all.push(Parsed {
+                    file: at,
+                    span,
+                    policy: policy.clone(),
+                    reads: Reads::of(&pst),
+                }),
+                Err(error) => self.problem(problems, at, span, (error.to_string(), None)),
+            }
+        }
+    }
+
+    /// The policies by their `@id`, which each must have for itself.
+    fn named(&self, all: Vec<Parsed>, problems: &mut Problems) -> Parsings {
+        let mut set = Parsings::new();
+        for parsed in all {
+            match self.id(&parsed, &set) {
+                Ok(id) => {
+                    let policy = parsed.policy.new_id(PolicyId::new(&id));
+                    set.insert(id, Parsed { policy, ..parsed });
+                }
+                Err(wrong) => self.problem(problems, parsed.file, parsed.span, wrong),
+            }
+        }
+        set
+    }
+
+    fn id(&self, parsed: &Parsed, taken: &Parsings) -> Result<String, Wrong> {
+        let Some(id) = parsed.policy.annotation("id") else {
+            let hint = "write `@id(\"a-name\")` before it: logs and explanations name policies by it";
+            return Err(("this policy has no `@id`".to_owned(), Some(hint.to_owned())));
+        };
+        if !(1..=128).contains(&id.len())
+            || !id
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "-_.:/".contains(c))
+        {
+            return Err((
+                format!("`@id(\"{}\")` is not a name", id.escape_debug()),
+                Some("letters, digits and `-_.:/`, at most 128".to_owned()),
+            ));
+        }
+        match taken.get(id) {
+            None => Ok(id.to_owned()),
+            Some(first) => {
+                let before = self.text(first.file).get(..first.span.start).unwrap_or_default();
+                let path = self
+                    .files
+                    .get(first.file)
+                    .map(|(path, _)| path.display().to_string());
+                let line = before.matches('\n').count() + 1;
+                let hint = format!("the first is at {}:{line}", path.unwrap_or_default());
+                Err((format!("`@id(\"{id}\")` is there twice"), Some(hint)))
+            }
+        }
+    }
+}
+
+/// What Cedar says, and where.
+pub(super) fn said(found: &dyn Diagnostic) -> (Option<Span>, Wrong) {
+    let label = found.labels().and_then(|mut labels| labels.next());
+    let span = label.as_ref().map(|label| Span {
+        start: label.offset(),
+        end: label.offset() + label.len(),
+    });
+    let hint = found.help().map(|help| help.to_string());
+    let hint = hint.or_else(|| label.and_then(|l| l.label().map(str::to_owned)));
+    (span, (found.to_string(), hint))
+}

@@ -1,0 +1,282 @@
+//! Who asks, for whom, and for what: a request's head enters, the facts of its decision leave, or the answer that it gets
+//! instead; and, once it is allowed, its head as the application is to see it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::inbound::principal;
+use super::tell::millis;
+use super::{Context, Secured};
+use crate::authn::{ClaimValue, Rejection, VerifiedUser};
+use crate::authz::{self, Decision, Facts, HttpFacts, Reason, What};
+use crate::observe::{TraceParent, decision_id};
+use crate::request::{Bearer, Head};
+use crate::snapshot::Snapshot;
+
+/// The header that tells the application who the user is, as proven: JSON with `iss`, `sub` and `roles`. Whatever came
+/// under its name from outside was stripped.
+const USER_HEADER: &str = "x-hopguard-user";
+/// The header that tells the application who the calling workload is, as Envoy writes it.
+const PEER_HEADER: &str = "x-forwarded-client-cert";
+
+/// One request and what is known of it so far.
+pub(super) struct Asked<'a> {
+    pub(super) secured: &'a Secured,
+    pub(super) head: Head,
+    pub(super) started: Instant,
+    pub(super) at: SystemTime,
+    pub(super) trace: TraceParent,
+    pub(super) id: Arc<str>,
+}
+
+impl<'a> Asked<'a> {
+    pub(super) fn new(secured: &'a Secured, head: Head) -> Self {
+        let trace = TraceParent::continued(head.header("traceparent"));
+        Self {
+            secured,
+            head,
+            started: Instant::now(),
+            at: SystemTime::now(),
+            trace,
+            id: decision_id(),
+        }
+    }
+
+    pub(super) fn facts<'b>(
+        &'b self,
+        at: SystemTime,
+        user: Option<&'b authz::User>,
+        headers: &'b [(String, Vec<String>)],
+    ) -> Facts<'b> {
+        Facts {
+            principal: principal(self.secured),
+            port: self.secured.port.port,
+            tls: self.secured.tls.is_some(),
+            src_ip: self.secured.src.ip(),
+            now_millis: millis(at),
+            what: What::Http(HttpFacts {
+                method: &self.head.method,
+                path: &self.head.path,
+                host: &self.head.host,
+                headers,
+                user,
+            }),
+        }
+    }
+}
+
+/// A request as far as it was read for the decision.
+pub(super) struct Read {
+    pub(super) verified: Option<Arc<VerifiedUser>>,
+    pub(super) user: Option<authz::User>,
+    pub(super) headers: Vec<(String, Vec<String>)>,
+}
+
+/// What a decision allowed, and on what.
+pub(super) struct Allowed {
+    pub(super) read: Read,
+    pub(super) snapshot: Arc<Snapshot>,
+}
+
+/// A request that is answered by us.
+pub(super) struct No {
+    /// The status.
+    pub(super) status: u16,
+    /// A stable label.
+    pub(super) code: &'static str,
+    /// A sentence for people.
+    pub(super) detail: String,
+    pub(super) extra: Vec<(&'static str, String)>,
+}
+
+pub(super) async fn read(ctx: &Context, asked: &Asked<'_>, snapshot: &Snapshot) -> Result<Read, No> {
+    if !asked.secured.still_trusted(snapshot, asked.at) {
+        let detail = "the peer's certificate is not trusted any more, or our own identity is gone".to_owned();
+        return Err(No {
+            status: 403,
+            code: "peer_distrusted",
+            detail,
+            extra: vec![],
+        });
+    }
+    if !fronts(ctx, asked, snapshot) {
+        let detail = "this sidecar does not stand before a service of that host".to_owned();
+        return Err(No {
+            status: 404,
+            code: "unknown_host",
+            detail,
+            extra: vec![],
+        });
+    }
+    let headers = asked.head.declared(&snapshot.declared).map_err(|refusal| No {
+        status: refusal.status,
+        code: refusal.code,
+        detail: refusal.detail,
+        extra: vec![],
+    })?;
+    let verified = match asked.head.bearer() {
+        Bearer::Absent => None,
+        Bearer::Bad(reason) => return Err(bad_token(reason, reason)),
+        Bearer::Token(token) => Some(ctx.authn.verify(token, asked.at).await.map_err(rejected)?),
+    };
+    let user = verified.as_deref().map(as_user);
+    Ok(Read {
+        verified,
+        user,
+        headers,
+    })
+}
+
+/// Whether the request is for the service that this sidecar stands before, by one of its names or addresses. Without a
+/// host (HTTP/1.0) there is nothing that could be meant instead.
+fn fronts(ctx: &Context, asked: &Asked<'_>, snapshot: &Snapshot) -> bool {
+    let host = asked.head.host.as_str();
+    if host.is_empty() {
+        return true;
+    }
+    let literal = host
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .unwrap_or(host);
+    if let Ok(address) = literal.parse::<std::net::IpAddr>() {
+        return address.to_canonical() == asked.secured.app.ip()
+            || ctx
+                .services
+                .table()
+                .addresses_of(&ctx.options.service)
+                .contains(&address.to_canonical());
+    }
+    snapshot
+        .mesh
+        .service(&ctx.options.service)
+        .is_some_and(|service| service.hosts.iter().any(|known| known == host))
+}
+
+fn rejected(rejection: Rejection) -> No {
+    match rejection {
+        Rejection::Invalid { reason, detail } => bad_token(reason, &detail),
+        Rejection::Unavailable { alias, detail } => No {
+            status: 503,
+            code: "issuer_unavailable",
+            detail: format!("the keys of issuer {alias} are not known yet: {detail}"),
+            extra: vec![("retry-after", "1".to_owned())],
+        },
+    }
+}
+
+/// RFC 6750 section 3.
+fn bad_token(reason: &'static str, detail: &str) -> No {
+    let clean: String = detail
+        .chars()
+        .filter(|c| c.is_ascii_graphic() && !matches!(c, '"' | '\\') || *c == ' ')
+        .collect();
+    let challenge =
+        format!("Bearer realm=\"hopguard\", error=\"invalid_token\", error_description=\"{clean}\"");
+    No {
+        status: 401,
+        code: reason,
+        detail: detail.to_owned(),
+        extra: vec![("www-authenticate", challenge)],
+    }
+}
+
+pub(super) fn denial(decision: &Decision, has_user: bool) -> No {
+    if decision.user_would_help && !has_user {
+        let extra = vec![("www-authenticate", "Bearer realm=\"hopguard\"".to_owned())];
+        let detail = "a user's token is needed here".to_owned();
+        return No {
+            status: 401,
+            code: Reason::UserRequired.label(),
+            detail,
+            extra,
+        };
+    }
+    No {
+        status: 403,
+        code: decision.reason.label(),
+        detail: "the policy does not allow this".to_owned(),
+        extra: vec![],
+    }
+}
+
+/// The head as the application gets it: identity headers from outside stripped, what was proven written.
+pub(super) fn rewritten(asked: &Asked<'_>, allowed: &Allowed) -> Vec<u8> {
+    let mut add: Vec<(&str, String)> = vec![("traceparent", asked.trace.to_string())];
+    if let (Some(peer), Ok(tls)) = (&asked.secured.peer, &allowed.snapshot.tls) {
+        let value = format!(
+            "By={};Hash={};URI={}",
+            tls.identity().id,
+            hex::encode(peer.fingerprint),
+            peer.id
+        );
+        add.push((PEER_HEADER, value));
+    }
+    if let Some(user) = &allowed.read.verified {
+        add.push((USER_HEADER, user_header(user)));
+    }
+    add.push(("x-forwarded-for", asked.secured.src.ip().to_string()));
+    add.push((
+        "x-forwarded-proto",
+        if asked.secured.tls.is_some() {
+            "https"
+        } else {
+            "http"
+        }
+        .to_owned(),
+    ));
+    let add: Vec<(&str, &str)> = add.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    asked.head.forward_bytes(&add)
+}
+
+/// JSON in visible ASCII: what is not is written as `\u` escapes, so that no value can end the header.
+fn user_header(user: &VerifiedUser) -> String {
+    let json =
+        serde_json::json!({"iss": &*user.issuer, "sub": user.subject, "roles": user.roles}).to_string();
+    let mut ascii = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c.is_ascii() && !c.is_ascii_control() {
+            ascii.push(c);
+        } else {
+            let mut units = [0u16; 2];
+            for unit in c.encode_utf16(&mut units) {
+                ascii.push_str(&format!("\\u{unit:04x}"));
+            }
+        }
+    }
+    ascii
+}
+
+pub(super) fn at_seconds(seconds: i64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+}
+
+/// The user as policies see it.
+fn as_user(user: &VerifiedUser) -> authz::User {
+    authz::User {
+        alias: user.alias.to_string(),
+        issuer: user.issuer.to_string(),
+        subject: user.subject.clone(),
+        audience: user.audience.clone(),
+        scope: user.scope.clone(),
+        roles: user.roles.clone(),
+        azp: user.azp.clone(),
+        acr: user.acr.clone(),
+        amr: user.amr.clone(),
+        auth_time: user.auth_time,
+        exp: user.exp,
+        claims: user
+            .claims
+            .iter()
+            .map(|(name, value)| (name.clone(), as_claim(value)))
+            .collect(),
+    }
+}
+
+fn as_claim(value: &ClaimValue) -> authz::ClaimValue {
+    match value {
+        ClaimValue::String(text) => authz::ClaimValue::String(text.clone()),
+        ClaimValue::Strings(texts) => authz::ClaimValue::Strings(texts.clone()),
+        ClaimValue::Long(number) => authz::ClaimValue::Long(*number),
+        ClaimValue::Bool(truth) => authz::ClaimValue::Bool(*truth),
+    }
+}

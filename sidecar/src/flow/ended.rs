@@ -1,0 +1,84 @@
+//! What ends something that was let in: its time, its user's time, or a decision that would be another one today.
+
+use std::time::SystemTime;
+
+use super::caller::at_seconds;
+use super::{Context, Secured, time_until};
+use crate::authn::VerifiedUser;
+use crate::authz::{Decision, Verdict};
+use crate::snapshot::Snapshot;
+
+/// Why something open is ended.
+pub(super) enum End {
+    /// An SVID that it rests on ends.
+    Svid,
+    /// The user's token ends.
+    Token,
+    /// The user's token would not be taken today: its key or its issuer is gone.
+    Revoked,
+    /// Under the bundles or the identity of now the peer would not be let in.
+    Distrusted,
+    /// Decided again after a change, it is denied.
+    Denied(Box<Decision>),
+}
+
+impl End {
+    /// A stable label for records and metrics.
+    pub(super) fn label(&self) -> &'static str {
+        match self {
+            Self::Svid => "svid_expired",
+            Self::Token => "token_expired",
+            Self::Revoked => "token_revoked",
+            Self::Distrusted => "peer_distrusted",
+            Self::Denied(_) => "denied_after_change",
+        }
+    }
+}
+
+/// What bounds something that was let in.
+pub(super) struct Bounds<'a> {
+    /// The generation of the snapshot that it was decided on.
+    pub(super) decided: u64,
+    /// The user that it was decided for.
+    pub(super) user: Option<&'a VerifiedUser>,
+}
+
+/// Resolves when what was let in must end. `again` decides it on a snapshot as it was decided first.
+pub(super) async fn ended(
+    ctx: &Context,
+    secured: &Secured,
+    bounds: Bounds<'_>,
+    again: impl Fn(&Snapshot) -> Decision,
+) -> End {
+    let mut changes = ctx.current.changes();
+    let Bounds { mut decided, user } = bounds;
+    let token = user.map(|user| at_seconds(user.exp));
+    let hard = secured.validity.hard;
+    let until = token.map_or(hard, |token| token.min(hard));
+    loop {
+        // Looked at before waiting: a change between the first decision and the subscription is not lost.
+        let snapshot = ctx.current.load();
+        if snapshot.generation != decided {
+            decided = snapshot.generation;
+            if !secured.still_trusted(&snapshot, SystemTime::now()) {
+                return End::Distrusted;
+            }
+            if user.is_some_and(|user| ctx.authn.recheck(user, SystemTime::now()).is_err()) {
+                return End::Revoked;
+            }
+            let decision = again(&snapshot);
+            if decision.verdict == Verdict::Deny {
+                return End::Denied(Box::new(decision));
+            }
+        }
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() {
+                // Nobody is left who could say what holds.
+                return End::Svid;
+            },
+            () = tokio::time::sleep(time_until(until)) => {
+                return if token.is_some_and(|token| token <= hard) { End::Token } else { End::Svid };
+            }
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! Connections that go out: the application's, redirected to us. A known destination is reached by HBONE as the identity
+//! it must prove; an unknown one follows the egress setting. When it cannot be, an HTTP/1 client gets an answer with the
+//! reason, anything else a reset.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::ended::End;
+use super::tell::{Story, Told};
+use super::{Context, time_until};
+use crate::detect::{Detected, Prefixed, Protocol, detect};
+use crate::forward::{ErrorAnswer, Progress, abort, copy_both, error_response};
+use crate::intercept::{accepted, canonical};
+use crate::observe::{Direction, Proven, decision_id};
+use crate::services::Found;
+use crate::tls::MeshTls;
+use crate::tunnel::{Opened, Target, TunnelError};
+
+/// Hears that the redirect is in place: the sidecar connects, unmarked, to an address that nobody has, and the redirect
+/// must bring that connection to its own listener.
+#[derive(Default)]
+pub struct Probe {
+    v4: AtomicBool,
+    v6: AtomicBool,
+}
+
+impl Probe {
+    /// Documentation addresses (RFC 5737, RFC 3849): no packet to them is ever meant for anyone.
+    pub const V4: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 104)), 9);
+    /// See [`Probe::V4`].
+    pub const V6: SocketAddr = SocketAddr::new(
+        IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0x686f, 0x7067)),
+        9,
+    );
+
+    /// Whether a probe of this family has arrived.
+    pub fn heard(&self, probe: SocketAddr) -> bool {
+        self.flag(probe).is_some_and(|flag| flag.load(Ordering::Acquire))
+    }
+
+    /// Forgets, so that the next probe counts afresh.
+    pub fn forget(&self, probe: SocketAddr) {
+        if let Some(flag) = self.flag(probe) {
+            flag.store(false, Ordering::Release);
+        }
+    }
+
+    fn hear(&self, original: SocketAddr) -> bool {
+        self.flag(original)
+            .map(|flag| flag.store(true, Ordering::Release))
+            .is_some()
+    }
+
+    fn flag(&self, address: SocketAddr) -> Option<&AtomicBool> {
+        match address {
+            Self::V4 => Some(&self.v4),
+            Self::V6 => Some(&self.v6),
+            _ => None,
+        }
+    }
+}
+
+/// How long the first bytes of a client may take that is to be told why it failed.
+const TELL_WAIT: Duration = Duration::from_secs(1);
+
+/// How much a refused client may still send before it is cut.
+const TELL_DRAIN: usize = 256 * 1024;
+
+/// One redirected connection of the application.
+pub async fn outbound(ctx: Arc<Context>, stream: TcpStream, peer: SocketAddr) {
+    let story = Story::outbound(canonical(peer));
+    let accepted = match accepted(stream, peer, &ctx.options.own_ports) {
+        Ok(accepted) => accepted,
+        Err(error) => return story.refused(&ctx, error.label(), &error.to_string()),
+    };
+    if ctx.probe.hear(accepted.original) {
+        return;
+    }
+    let story = story.to(accepted.original);
+    let mut found = ctx.services.table().find(accepted.original);
+    if found.is_none() && ctx.services.resolve_miss(accepted.original).await {
+        // Once on a miss: the service may have moved since its name was last looked up.
+        found = ctx.services.table().find(accepted.original);
+    }
+    match found {
+        Some(found) => to_peer(&ctx, story, accepted.stream, found, accepted.original).await,
+        None if ctx.options.egress_plain => {
+            to_the_world(&ctx, story, accepted.stream, accepted.original).await
+        }
+        None => {
+            let why = Why {
+                status: 502,
+                reason: "egress_denied",
+                detail: "no service of the mesh has this address",
+            };
+            fail(&ctx, story, accepted.stream, &why).await;
+        }
+    }
+}
+
+async fn to_peer(ctx: &Arc<Context>, story: Story, stream: TcpStream, found: Found, original: SocketAddr) {
+    let story = story.service(&found.service.name);
+    let tls = match &ctx.current.load().tls {
+        Ok(tls) => Arc::clone(tls),
+        Err(reason) => {
+            let why = Why {
+                status: 503,
+                reason: "no_identity",
+                detail: reason,
+            };
+            return fail(ctx, story, stream, &why).await;
+        }
+    };
+    let story = story.own(&tls.identity().id);
+    let target = Target {
+        tunnel_addr: SocketAddr::new(original.ip(), ctx.options.hbone_port),
+        authority: original,
+        expected: Arc::clone(&found.service.spiffe_ids),
+        headers: vec![
+            ("traceparent", story.trace().to_string()),
+            (
+                "forwarded",
+                format!(
+                    "for=\"{}\";host={}",
+                    story.from(),
+                    found.service.name.replace('/', ".")
+                ),
+            ),
+        ],
+    };
+    match open(ctx, &tls, &target).await {
+        Ok(opened) => tunnelled(ctx, story, stream, opened).await,
+        Err(error) => {
+            let (status, reason) = answer_for(&error);
+            let detail = error.to_string();
+            fail(
+                ctx,
+                story,
+                stream,
+                &Why {
+                    status,
+                    reason,
+                    detail: &detail,
+                },
+            )
+            .await;
+        }
+    }
+}
+
+async fn open(ctx: &Context, tls: &Arc<MeshTls>, target: &Target) -> Result<Opened, TunnelError> {
+    ctx.pool.open(tls, target, SystemTime::now()).await
+}
+
+/// What the application is told: 502 when the peer is not who it must be or refuses us, 503 when it cannot be reached.
+fn answer_for(error: &TunnelError) -> (u16, &'static str) {
+    let status = match error {
+        TunnelError::Refused { status: 503, .. } => 503,
+        // It is there and not who it must be, or it does not want us.
+        TunnelError::Refused { .. } | TunnelError::Handshake { .. } => 502,
+        _ => 503,
+    };
+    (status, error.label())
+}
+
+async fn tunnelled(ctx: &Arc<Context>, story: Story, mut stream: TcpStream, mut opened: Opened) {
+    let story = story.peer(&opened.peer, &opened.session);
+    let progress = Progress::default();
+    let open = ctx.open(Direction::Outbound, "hbone", Proven::Workload);
+    let told = tokio::select! {
+        copied = copy_both(&mut stream, &mut opened.stream, ctx.options.opaque_idle, &progress) => {
+            if copied.end.is_abort() {
+                abort(&stream);
+            }
+            Told::copied(&copied)
+        }
+        () = tokio::time::sleep(time_until(opened.valid_until)) => {
+            abort(&stream);
+            Told::cut(&End::Svid, &progress)
+        }
+        () = identity_lost(ctx) => {
+            abort(&stream);
+            Told::cut(&End::Distrusted, &progress)
+        }
+    };
+    let (sent, received) = progress.counts();
+    open.carried(sent, received);
+    story.passed(ctx, "tunnelled", &told);
+}
+
+/// Resolves when we have no identity any more: then there is no mesh traffic in its name.
+async fn identity_lost(ctx: &Context) {
+    let mut changes = ctx.current.changes();
+    while ctx.current.load().tls.is_ok() {
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// `egress = "plain"`: no identity is proven and none is checked, and the record says so.
+async fn to_the_world(ctx: &Arc<Context>, story: Story, mut stream: TcpStream, original: SocketAddr) {
+    let mut world = match crate::dial::connect(original, &ctx.options.dial).await {
+        Ok(world) => world,
+        Err(error) => {
+            let detail = error.to_string();
+            return fail(
+                ctx,
+                story,
+                stream,
+                &Why {
+                    status: 503,
+                    reason: "unreachable",
+                    detail: &detail,
+                },
+            )
+            .await;
+        }
+    };
+    let progress = Progress::default();
+    let open = ctx.open(Direction::Outbound, "plain", Proven::Nothing);
+    let copied = copy_both(&mut stream, &mut world, ctx.options.opaque_idle, &progress).await;
+    if copied.end.is_abort() {
+        abort(&stream);
+        abort(&world);
+    }
+    open.carried(copied.a_to_b, copied.b_to_a);
+    story.passed(ctx, "egress_plain", &Told::copied(&copied));
+}
+
+/// Why a connection of the application goes nowhere.
+struct Why<'a> {
+    status: u16,
+    reason: &'static str,
+    detail: &'a str,
+}
+
+/// An answer with the reason for a client that speaks HTTP/1, a reset for any other.
+async fn fail(ctx: &Arc<Context>, story: Story, stream: TcpStream, why: &Why<'_>) {
+    let id = decision_id();
+    let looked = detect(stream, TELL_WAIT).await;
+    let (detected, stream) = match looked {
+        Ok(looked) => looked,
+        Err(error) => return story.refused(ctx, why.reason, &format!("{}; then: {error}", why.detail)),
+    };
+    let told = matches!(detected, Detected::Is(Protocol::Http1));
+    if told {
+        answer(stream, why, &id).await;
+    } else {
+        abort(stream.get_ref());
+    }
+    story.failed(ctx, why.reason, why.detail, &id);
+}
+
+async fn answer(mut stream: Prefixed<TcpStream>, why: &Why<'_>, id: &str) {
+    let answer = ErrorAnswer {
+        status: why.status,
+        code: why.reason,
+        detail: why.detail,
+        id: Some(id),
+        headers: &[("x-hopguard-id", id)],
+        close: true,
+        to_head: false,
+    };
+    let bytes = error_response(&answer);
+    let telling = async {
+        stream.write_all(&bytes).await?;
+        stream.shutdown().await?;
+        // Bytes left unread at close would turn the answer into a reset before the client has read it.
+        let mut left = TELL_DRAIN;
+        let mut scratch = [0u8; 4096];
+        while left > 0 {
+            let read = stream.read(&mut scratch).await?;
+            if read == 0 {
+                break;
+            }
+            left = left.saturating_sub(read);
+        }
+        Ok::<(), std::io::Error>(())
+    };
+    let _gone_either_way = tokio::time::timeout(TELL_WAIT, telling).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_probe_is_heard_by_its_family_alone() {
+        let probe = Probe::default();
+        assert!(!probe.hear("192.0.2.104:10".parse().unwrap()));
+        assert!(probe.hear(Probe::V4));
+        assert!(probe.heard(Probe::V4) && !probe.heard(Probe::V6));
+        probe.forget(Probe::V4);
+        assert!(!probe.heard(Probe::V4));
+    }
+}

@@ -1,0 +1,310 @@
+//! What a certificate must be to stand for a workload: the leaf rules of X509-SVID section 5.2 and SPIFFE-ID section 2.
+//! A DER certificate enters, its SPIFFE ID and validity leave. It never builds a path nor looks at the clock.
+
+use std::time::SystemTime;
+
+use rustls_pki_types::CertificateDer;
+use spiffe::SpiffeId;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::{GeneralName, ParsedExtension};
+use x509_parser::oid_registry::{
+    OID_X509_EXT_BASIC_CONSTRAINTS, OID_X509_EXT_KEY_USAGE, OID_X509_EXT_SUBJECT_ALT_NAME,
+};
+use x509_parser::prelude::FromDer;
+
+use super::der;
+
+/// The longest SPIFFE ID that is accepted, in bytes (SPIFFE-ID 2.3).
+const MAX_ID: usize = 2048;
+
+/// What a leaf says about its holder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leaf {
+    /// The one SPIFFE ID in it.
+    pub id: SpiffeId,
+    /// Not valid before.
+    pub not_before: SystemTime,
+    /// Not valid after.
+    pub not_after: SystemTime,
+}
+
+/// Why a certificate cannot stand for a workload.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LeafProblem {
+    /// Not an X.509 certificate, or an extension that matters cannot be read.
+    #[error("malformed certificate: {0}")]
+    Malformed(String),
+    /// Not exactly one URI name (X509-SVID 2).
+    #[error("{0} URI names in the certificate, an SVID has exactly one")]
+    UriNames(usize),
+    /// The URI is no SPIFFE ID.
+    #[error("the URI name is not a SPIFFE ID: {0}")]
+    BadId(&'static str),
+    /// The ID of a trust domain, not of a workload.
+    #[error("the SPIFFE ID has no path, it names a trust domain and not a workload")]
+    NoPath,
+    /// A signing certificate (X509-SVID 4.1).
+    #[error("a certificate authority (cA = true) cannot stand for a workload")]
+    IsAuthority,
+    /// keyUsage allows what a leaf must not do, or not what it must (X509-SVID 4.3).
+    #[error("key usage: {0}")]
+    KeyUsage(&'static str),
+}
+
+/// Reads a leaf by the rules.
+///
+/// # Errors
+/// The first rule that it breaks.
+pub fn leaf(cert: &CertificateDer<'_>) -> Result<Leaf, LeafProblem> {
+    let parsed = parse(cert)?;
+    check_extensions(&parsed)?;
+    Ok(Leaf {
+        id: parse_id(only_uri(&parsed)?)?,
+        not_before: der::time(parsed.validity().not_before.timestamp()),
+        not_after: der::time(parsed.validity().not_after.timestamp()),
+    })
+}
+
+/// Reads a SPIFFE ID strictly: lowercase scheme and trust domain, a path, at most 2048 bytes, nothing that another
+/// reader could normalize.
+///
+/// # Errors
+/// [`LeafProblem::BadId`] or [`LeafProblem::NoPath`].
+pub fn parse_id(text: &str) -> Result<SpiffeId, LeafProblem> {
+    if text.len() > MAX_ID {
+        return Err(LeafProblem::BadId("longer than 2048 bytes"));
+    }
+    let id = SpiffeId::new(text).map_err(|e| LeafProblem::BadId(why(&e)))?;
+    // The crate accepts uppercase and lowers it; we take an ID only as it will be compared and logged.
+    if id.to_string() != text {
+        return Err(LeafProblem::BadId(
+            "not in canonical form (uppercase scheme or trust domain)",
+        ));
+    }
+    if id.path().is_empty() {
+        return Err(LeafProblem::NoPath);
+    }
+    Ok(id)
+}
+
+fn why(error: &spiffe::SpiffeIdError) -> &'static str {
+    use spiffe::SpiffeIdError as E;
+    match error {
+        E::Empty | E::MissingTrustDomain => "no trust domain",
+        E::WrongScheme => "the scheme is not spiffe",
+        E::BadTrustDomainChar => "a character that a trust domain cannot have",
+        E::BadPathSegmentChar => "a character that a path cannot have",
+        E::EmptySegment | E::TrailingSlash => "an empty path segment",
+        E::DotSegment => "a dot segment",
+        E::SpiffeIdTooLong { .. } | E::TrustDomainTooLong { .. } => "too long",
+        _ => "malformed",
+    }
+}
+
+pub(super) fn parse<'a>(cert: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, LeafProblem> {
+    let (rest, parsed) =
+        X509Certificate::from_der(cert.as_ref()).map_err(|e| LeafProblem::Malformed(e.to_string()))?;
+    if rest.is_empty() {
+        Ok(parsed)
+    } else {
+        Err(LeafProblem::Malformed("bytes after the certificate".into()))
+    }
+}
+
+/// The one URI name; other kinds of names are free (X509-SVID 2).
+pub(super) fn only_uri<'a>(cert: &'a X509Certificate<'_>) -> Result<&'a str, LeafProblem> {
+    let names = cert
+        .subject_alternative_name()
+        .map_err(|e| LeafProblem::Malformed(e.to_string()))?
+        .map_or(&[][..], |san| san.value.general_names.as_slice());
+    let mut uris = Vec::new();
+    for name in names {
+        match name {
+            GeneralName::URI(uri) => uris.push(*uri),
+            GeneralName::Invalid(..) => {
+                return Err(LeafProblem::Malformed("a subject alternative name".into()));
+            }
+            _ => {}
+        }
+    }
+    match uris.as_slice() {
+        [one] => Ok(one),
+        many => Err(LeafProblem::UriNames(many.len())),
+    }
+}
+
+fn check_extensions(cert: &X509Certificate<'_>) -> Result<(), LeafProblem> {
+    let malformed = |e: x509_parser::error::X509Error| LeafProblem::Malformed(e.to_string());
+    // The parser reports what it cannot read as if it were absent, which would pass the rules below.
+    for ext in cert.extensions() {
+        let matters = [
+            OID_X509_EXT_BASIC_CONSTRAINTS,
+            OID_X509_EXT_KEY_USAGE,
+            OID_X509_EXT_SUBJECT_ALT_NAME,
+        ]
+        .contains(&ext.oid);
+        if matters && matches!(ext.parsed_extension(), ParsedExtension::ParseError { .. }) {
+            return Err(LeafProblem::Malformed(format!("extension {}", ext.oid)));
+        }
+    }
+    if cert
+        .basic_constraints()
+        .map_err(malformed)?
+        .is_some_and(|bc| bc.value.ca)
+    {
+        return Err(LeafProblem::IsAuthority);
+    }
+    let Some(usage) = cert.key_usage().map_err(malformed)? else {
+        return Ok(());
+    };
+    if usage.value.key_cert_sign() {
+        return Err(LeafProblem::KeyUsage("keyCertSign is for authorities"));
+    }
+    if usage.value.crl_sign() {
+        return Err(LeafProblem::KeyUsage("cRLSign is for authorities"));
+    }
+    if !usage.value.digital_signature() {
+        return Err(LeafProblem::KeyUsage("digitalSignature is missing"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::testing::{Ca, uri};
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyUsagePurpose, SanType};
+
+    fn read(change: impl FnOnce(&mut CertificateParams)) -> Result<Leaf, LeafProblem> {
+        leaf(&Ca::new("mesh.test").issue("/a", change).chain[0])
+    }
+
+    #[test]
+    fn a_good_leaf_and_what_is_free_in_it() {
+        assert_eq!(read(|_| {}).unwrap().id.to_string(), "spiffe://mesh.test/a");
+        read(|p| p.is_ca = IsCa::NoCa).expect("no basicConstraints at all");
+        read(|p| p.key_usages.clear()).expect("no keyUsage at all");
+        read(|p| {
+            p.subject_alt_names
+                .push(SanType::DnsName("a.mesh.test".try_into().unwrap()));
+            p.subject_alt_names
+                .push(SanType::IpAddress("10.0.0.1".parse().unwrap()));
+        })
+        .expect("other kinds of names");
+    }
+
+    #[test]
+    fn each_rule_refuses() {
+        let usage = |p: &mut CertificateParams, u| p.key_usages = vec![KeyUsagePurpose::DigitalSignature, u];
+        assert_eq!(
+            read(|p| p.subject_alt_names.clear()),
+            Err(LeafProblem::UriNames(0))
+        );
+        assert_eq!(
+            read(|p| p.subject_alt_names.push(uri("https://x"))),
+            Err(LeafProblem::UriNames(2))
+        );
+        assert_eq!(
+            read(|p| p.subject_alt_names.push(uri("spiffe://mesh.test/b"))),
+            Err(LeafProblem::UriNames(2))
+        );
+        assert_eq!(
+            read(|p| p.subject_alt_names = vec![SanType::DnsName("spiffe://mesh.test/a".try_into().unwrap())]),
+            Err(LeafProblem::UriNames(0))
+        );
+        assert_eq!(
+            read(|p| p.is_ca = IsCa::Ca(BasicConstraints::Unconstrained)),
+            Err(LeafProblem::IsAuthority)
+        );
+        assert!(matches!(
+            read(|p| usage(p, KeyUsagePurpose::KeyCertSign)),
+            Err(LeafProblem::KeyUsage(_))
+        ));
+        assert!(matches!(
+            read(|p| usage(p, KeyUsagePurpose::CrlSign)),
+            Err(LeafProblem::KeyUsage(_))
+        ));
+        assert!(matches!(
+            read(|p| p.key_usages = vec![KeyUsagePurpose::KeyAgreement]),
+            Err(LeafProblem::KeyUsage(_))
+        ));
+        let good = Ca::new("mesh.test").issue("/a", |_| {}).chain[0].to_vec();
+        for cut in [0, 1, good.len() / 2, good.len() - 1] {
+            assert!(matches!(
+                leaf(&CertificateDer::from(&good[..cut])),
+                Err(LeafProblem::Malformed(_))
+            ));
+        }
+        let longer = [good, vec![0]].concat();
+        assert!(matches!(
+            leaf(&CertificateDer::from(longer)),
+            Err(LeafProblem::Malformed(_))
+        ));
+    }
+
+    #[test]
+    fn two_names_extensions_and_unreadable_ones_are_refused() {
+        // A second subjectAltName extension, and one whose content is no sequence of names.
+        let san = |content: Vec<u8>| rcgen::CustomExtension::from_oid_content(&[2, 5, 29, 17], content);
+        let other = [&[0x30, 0x0d, 0x86, 0x0b][..], b"spiffe://x/"].concat();
+        assert!(matches!(
+            read(|p| p.custom_extensions.push(san(other))),
+            Err(LeafProblem::Malformed(_))
+        ));
+        assert!(matches!(
+            read(|p| {
+                p.subject_alt_names.clear();
+                p.custom_extensions.push(san(vec![0x04, 0x01, 0x00]));
+            }),
+            Err(LeafProblem::Malformed(_))
+        ));
+        let basic = rcgen::CustomExtension::from_oid_content(&[2, 5, 29, 19], vec![0x02, 0x01, 0x00]);
+        assert!(matches!(
+            read(|p| {
+                p.is_ca = IsCa::NoCa;
+                p.custom_extensions.push(basic);
+            }),
+            Err(LeafProblem::Malformed(_))
+        ));
+    }
+
+    #[test]
+    fn ids_are_read_strictly() {
+        let long = format!("spiffe://mesh.test/{}", "a".repeat(2048));
+        let edge = format!("spiffe://mesh.test/{}", "a".repeat(2048 - 19));
+        assert!(parse_id(&edge).is_ok());
+        assert!(parse_id("spiffe://10.0.0.1/a").is_ok());
+        assert!(parse_id("spiffe://mesh.test/A/b-c_d.e").is_ok());
+        for bad in [
+            "",
+            "spiffe://",
+            "spiffe:///a",
+            "SPIFFE://mesh.test/a",
+            "spiffe://Mesh.test/a",
+            "https://mesh.test/a",
+            "spiffe:/mesh.test/a",
+            "spiffe://mesh.test/",
+            "spiffe://mesh.test/a/",
+            "spiffe://mesh.test//a",
+            "spiffe://mesh.test/./a",
+            "spiffe://mesh.test/a/../b",
+            "spiffe://mesh.test/%61",
+            "spiffe://mesh.test/a%2fb",
+            "spiffe://mesh.test/a?b=c",
+            "spiffe://mesh.test/a#b",
+            "spiffe://mesh.test:443/a",
+            "spiffe://u@mesh.test/a",
+            "spiffe://[::1]/a",
+            "spiffe://mesh.test/a b",
+            "spiffe://mesh.test/ä",
+            "spiffe://mesh.test/a\0",
+            " spiffe://mesh.test/a",
+            "spiffe://mesh.test/a\n",
+            "spiffe://mesh.test\\a",
+            &long,
+        ] {
+            assert!(matches!(parse_id(bad), Err(LeafProblem::BadId(_))), "{bad:?}");
+        }
+        assert_eq!(parse_id("spiffe://mesh.test"), Err(LeafProblem::NoPath));
+    }
+}

@@ -1,0 +1,157 @@
+//! Names of headers and what becomes of them: a name enters, its class leaves. The table of the room's first page in code.
+
+/// What a header name means to us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Class {
+    Host,
+    ContentLength,
+    TransferEncoding,
+    Connection,
+    Upgrade,
+    Expect,
+    /// Ends at this hop.
+    Hop,
+    /// Claims who or where: never believed, never passed on.
+    Claim,
+    /// Another spelling of a framing name, which a careless application reads as that name.
+    Disguised,
+    /// Everything else.
+    Plain,
+}
+
+/// Classifies a field name (a token).
+pub(super) fn class(name: &str) -> Class {
+    for (known, class) in KNOWN {
+        if name.eq_ignore_ascii_case(known) {
+            return *class;
+        }
+    }
+    if ["content-length", "transfer-encoding"]
+        .iter()
+        .any(|known| folds_to(name, known))
+    {
+        return Class::Disguised;
+    }
+    if HOP.iter().any(|known| folds_to(name, known)) {
+        return Class::Hop;
+    }
+    if is_claim(name) {
+        return Class::Claim;
+    }
+    Class::Plain
+}
+
+const KNOWN: &[(&str, Class)] = &[
+    ("host", Class::Host),
+    ("content-length", Class::ContentLength),
+    ("transfer-encoding", Class::TransferEncoding),
+    ("connection", Class::Connection),
+    ("upgrade", Class::Upgrade),
+    ("expect", Class::Expect),
+];
+
+const HOP: &[&str] = &[
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "te",
+    "http2-settings",
+    "proxy",
+];
+
+const CLAIMS: &[&str] = &[
+    "forwarded",
+    "x-hopguard",
+    "x-real-ip",
+    "x-original-url",
+    "x-original-uri",
+    "x-original-path",
+    "x-original-method",
+    "x-original-host",
+    "x-rewrite-url",
+    "x-rewrite-uri",
+    "x-http-method-override",
+    "x-http-method",
+    "x-method-override",
+];
+
+// `x-forwarded-client-cert` among them.
+const CLAIM_PREFIXES: &[&str] = &["x-hopguard-", "x-user-", "x-envoy-", "x-forwarded-"];
+
+/// Whether a header of this name claims an identity, an origin, another target or another method.
+pub(super) fn is_claim(name: &str) -> bool {
+    CLAIMS.iter().any(|known| folds_to(name, known))
+        || CLAIM_PREFIXES
+            .iter()
+            .any(|prefix| name.len() > prefix.len() && starts_folded(name, prefix))
+}
+
+/// Whether only the sidecar writes headers of this name.
+pub(super) fn is_ours(name: &str) -> bool {
+    folds_to(name, "x-hopguard") || starts_folded(name, "x-hopguard-") && name.len() > "x-hopguard-".len()
+}
+
+/// Whether a trailer of this name is taken out: what frames, routes, authenticates or claims is never honoured there
+/// (RFC 9110 6.5.1).
+pub(super) fn dropped_trailer(name: &str) -> bool {
+    class(name) != Class::Plain
+        || END_TO_END.iter().any(|known| folds_to(name, known))
+        || folds_to(name, "trailer")
+}
+
+/// Fields that are meant for the application, so that naming one in `Connection` is an attack on it (RFC 9110 7.6.1).
+pub(super) fn is_end_to_end(name: &str) -> bool {
+    END_TO_END.iter().any(|known| folds_to(name, known))
+}
+
+const END_TO_END: &[&str] = &[
+    "host",
+    "authorization",
+    "cookie",
+    "cache-control",
+    "content-encoding",
+    "content-length",
+    "content-range",
+    "content-type",
+    "expect",
+    "range",
+    "transfer-encoding",
+];
+
+/// Whether both names are one to an application that reads `-`, `_` and other punctuation as the same.
+pub(super) fn same_folded(a: &str, b: &str) -> bool {
+    a.len() == b.len() && a.bytes().zip(b.bytes()).all(|(a, b)| fold(a) == fold(b))
+}
+
+fn folds_to(name: &str, known: &str) -> bool {
+    same_folded(name, known)
+}
+
+fn starts_folded(name: &str, prefix: &str) -> bool {
+    name.bytes().zip(prefix.bytes()).all(|(a, b)| fold(a) == b)
+}
+
+fn fold(byte: u8) -> u8 {
+    if byte.is_ascii_alphanumeric() {
+        byte.to_ascii_lowercase()
+    } else {
+        b'-'
+    }
+}
+
+/// RFC 9110 5.6.2.
+pub(super) fn is_token(text: &[u8]) -> bool {
+    !text.is_empty() && text.iter().all(|&byte| is_token_byte(byte))
+}
+
+fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// A value that may stand in a header line: no control byte but HTAB.
+pub(super) fn is_field_value(value: &[u8]) -> bool {
+    value
+        .iter()
+        .all(|&byte| byte == b'\t' || (byte >= 0x20 && byte != 0x7f))
+}

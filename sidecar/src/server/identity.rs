@@ -1,0 +1,82 @@
+//! Our own identity as it comes and goes: states of the Workload API client enter, the snapshot in force leaves.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::task::JoinHandle;
+
+use crate::config::WhichSvid;
+use crate::identity::{IdentityError, IdentityState, Pick, WorkloadApiOptions, default_endpoint, watch};
+use crate::observe::Label;
+use crate::tls::MeshTls;
+
+use super::ServerError;
+use super::ready::State;
+
+/// Starts the client.
+///
+/// # Errors
+/// No endpoint is configured.
+pub(super) fn start(state: &Arc<State>) -> Result<JoinHandle<IdentityError>, ServerError> {
+    let settings = &state.sidecar.identity;
+    let endpoint = settings
+        .workload_api
+        .clone()
+        .or_else(default_endpoint)
+        .ok_or(ServerError::Setting {
+            what: "identity.workload_api",
+            detail: "not set, and neither is SPIFFE_ENDPOINT_SOCKET".to_owned(),
+        })?;
+    let pick = match &settings.which {
+        WhichSvid::Id(id) => Pick::Id(id.clone()),
+        WhichSvid::Hint(hint) => Pick::Hint(hint.clone()),
+        WhichSvid::OfTheService => {
+            let snapshot = state.ctx.current.load();
+            let service = snapshot.mesh.service(&state.sidecar.service);
+            Pick::OneOf(
+                service
+                    .map(|service| service.spiffe_ids.clone())
+                    .unwrap_or_default(),
+            )
+        }
+    };
+    let state = Arc::clone(state);
+    Ok(tokio::spawn(watch(
+        WorkloadApiOptions { endpoint, pick },
+        move |news| take(&state, news),
+    )))
+}
+
+fn take(state: &State, news: IdentityState) {
+    let ctx = &state.ctx;
+    let identity = match news {
+        IdentityState::Ready(identity) => identity,
+        IdentityState::Waiting { reason } => {
+            tracing::warn!(%reason, "waiting for an identity: no mesh traffic passes");
+            return ctx.current.set_tls(Err(Arc::from(reason)));
+        }
+        IdentityState::Lost { reason } => {
+            tracing::error!(%reason, "the identity is lost: no mesh traffic passes");
+            ctx.metrics.svid_rotated("lost");
+            return ctx.current.set_tls(Err(Arc::from(reason)));
+        }
+    };
+    match MeshTls::new(Arc::clone(&identity)) {
+        Ok(tls) => {
+            let tls = Arc::new(tls);
+            ctx.current.set_tls(Ok(Arc::clone(&tls)));
+            ctx.pool.adopt(&tls, SystemTime::now());
+            ctx.metrics.svid_rotated("ok");
+            ctx.metrics.svid_expiry(
+                Label::from(Arc::<str>::from(identity.id.trust_domain_name())),
+                identity.not_after,
+            );
+            tracing::info!(spiffe_id = %identity.id, not_after = ?identity.not_after, "identity in force");
+        }
+        Err(error) => {
+            // What is held goes on until it ends by itself.
+            ctx.metrics.svid_rotated("unusable");
+            tracing::error!(%error, "an identity came that cannot be used; the one before stays");
+        }
+    }
+}

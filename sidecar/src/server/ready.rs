@@ -1,0 +1,208 @@
+//! Whether the sidecar is ready, and what its admin socket tells: the state of the process enters, reasons and sections
+//! leave. Nothing here changes anything but its own notes.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use serde_json::{Value, json};
+
+use crate::admin::{AdminState, Readiness};
+use crate::config::Sidecar;
+use crate::flow::Context;
+
+use super::probe::Redirect;
+
+/// The shared state of the process.
+pub(super) struct State {
+    pub(super) ctx: Arc<Context>,
+    pub(super) sidecar: Sidecar,
+    notes: Mutex<Notes>,
+}
+
+#[derive(Default)]
+struct Notes {
+    listening: bool,
+    draining: bool,
+    /// Why the last set of files was refused.
+    refused: Option<String>,
+    /// Whether a good set was ever in force.
+    files_good: bool,
+    /// The redirect as last seen; `None` before the first look.
+    redirect: Option<Redirect>,
+}
+
+impl State {
+    pub(super) fn new(ctx: Arc<Context>, sidecar: Sidecar, refused: Option<String>) -> Arc<Self> {
+        let notes = Notes {
+            files_good: refused.is_none(),
+            refused,
+            ..Notes::default()
+        };
+        Arc::new(Self {
+            ctx,
+            sidecar,
+            notes: Mutex::new(notes),
+        })
+    }
+
+    pub(super) fn listening(&self) {
+        self.notes().listening = true;
+    }
+
+    pub(super) fn draining(&self) {
+        self.notes().draining = true;
+    }
+
+    pub(super) fn files_taken(&self) {
+        let mut notes = self.notes();
+        notes.refused = None;
+        notes.files_good = true;
+    }
+
+    pub(super) fn files_refused(&self, trouble: String) {
+        self.notes().refused = Some(trouble);
+    }
+
+    pub(super) fn refused(&self) -> bool {
+        self.notes().refused.is_some()
+    }
+
+    /// Notes what a probe found; whether that is news.
+    pub(super) fn redirect_seen(&self, found: Redirect) -> bool {
+        let mut notes = self.notes();
+        let news = notes.redirect.as_ref() != Some(&found);
+        notes.redirect = Some(found);
+        news
+    }
+
+    fn notes(&self) -> MutexGuard<'_, Notes> {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn identity(&self) -> Value {
+        match &self.ctx.current.load().tls {
+            Ok(tls) => {
+                let identity = tls.identity();
+                json!({
+                    "spiffe_id": identity.id.to_string(),
+                    "not_before": unix(identity.not_before),
+                    "not_after": unix(identity.not_after),
+                    "trust_domains": identity.bundles.iter().map(|(name, _)| name.to_string()).collect::<Vec<_>>(),
+                })
+            }
+            Err(reason) => json!({"waiting": &**reason}),
+        }
+    }
+
+    fn services(&self) -> Value {
+        let table = self.ctx.services.table();
+        let services: Vec<Value> = table
+            .services()
+            .map(|service| {
+                json!({
+                    "name": &*service.name,
+                    "addresses": table.addresses_of(&service.name),
+                    "spiffe_ids": service.spiffe_ids.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                    "ports": service.ports.iter().map(|port| json!({
+                        "port": port.port, "protocol": port.protocol.label(), "mode": port.mode.label(),
+                    })).collect::<Vec<_>>(),
+                })
+            })
+            .collect();
+        let problems: Vec<Value> = self
+            .ctx
+            .services
+            .problems()
+            .into_iter()
+            .map(|problem| json!({"host": problem.host, "message": problem.message}))
+            .collect();
+        json!({"services": services, "problems": problems})
+    }
+
+    fn policy(&self) -> Value {
+        let snapshot = self.ctx.current.load();
+        let notes = self.notes();
+        json!({
+            "version": snapshot.policies.version(),
+            "policies": snapshot.policies.count(),
+            "enforced_here": snapshot.policies.enforced(),
+            "generation": snapshot.generation,
+            "refused": notes.refused,
+        })
+    }
+
+    fn config(&self) -> Value {
+        let snapshot = self.ctx.current.load();
+        json!({
+            "file": self.sidecar.file,
+            "service": self.sidecar.service,
+            "mesh": {"file": snapshot.mesh.file, "hash": snapshot.mesh.hash},
+            "policies": self.sidecar.policies,
+            "version": env!("CARGO_PKG_VERSION"),
+        })
+    }
+}
+
+impl AdminState for State {
+    fn section(&self, name: &str) -> Option<Value> {
+        let value = match name {
+            "status" => {
+                json!({"readiness": self.readiness(), "identity": self.identity(), "policy": self.policy()})
+            }
+            "config" => self.config(),
+            "services" => self.services(),
+            "policy" => self.policy(),
+            "identity" => self.identity(),
+            "issuers" => serde_json::to_value(self.ctx.authn.status(SystemTime::now())).ok()?,
+            "tunnels" => {
+                let (tunnels, streams) = self.ctx.pool.usage();
+                json!({"tunnels": tunnels, "streams": streams})
+            }
+            _ => return None,
+        };
+        Some(value)
+    }
+
+    fn readiness(&self) -> Readiness {
+        let mut reasons = Vec::new();
+        let identity = match &self.ctx.current.load().tls {
+            Ok(tls) if tls.identity().not_after <= SystemTime::now() => {
+                Some("the own SVID has expired".to_owned())
+            }
+            Ok(_) => None,
+            Err(reason) => Some(reason.to_string()),
+        };
+        reasons.extend(identity.map(|reason| format!("no identity: {reason}")));
+        let notes = self.notes();
+        if !notes.listening {
+            reasons.push("not listening yet".to_owned());
+        }
+        if notes.draining {
+            reasons.push("draining".to_owned());
+        }
+        if let (false, Some(trouble)) = (notes.files_good, &notes.refused) {
+            reasons.push(format!("no policy set: {trouble}"));
+        }
+        if self.sidecar.traffic.probe {
+            match &notes.redirect {
+                Some(Redirect::InPlace) => {}
+                Some(Redirect::Missing(family)) => {
+                    reasons.push(format!(
+                        "the redirect is not in place for {family}: run `hopguard iptables apply`"
+                    ));
+                }
+                None => reasons.push("the redirect has not been seen yet".to_owned()),
+            }
+        }
+        Readiness {
+            ready: reasons.is_empty(),
+            reasons,
+        }
+    }
+}
+
+fn unix(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs()
+}

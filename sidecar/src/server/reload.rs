@@ -1,0 +1,135 @@
+//! Files that change while the sidecar runs: mesh file, policies, issuers' CA files. A good set is put in force whole; a
+//! bad one changes nothing, and log, metrics and readiness say why.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::spawn_blocking;
+
+use crate::config::{ConfigProblem, Fingerprint, Mesh, load_mesh};
+use crate::observe::KnownWorkloads;
+
+use super::build;
+use super::ready::State;
+
+/// Time between two looks. Two that agree make a change, so that a file in the middle of being written is not taken for whole.
+const LOOK: Duration = Duration::from_millis(200);
+/// After a refused set the files are looked at afresh this often even when nothing changed: what they refer to may have.
+const AGAIN: u32 = 50;
+
+/// Looks until the process ends.
+pub(super) async fn watch(state: Arc<State>) {
+    let mut in_force = fingerprint(&state).await;
+    let mut last = in_force.clone();
+    let mut looks_since_refusal = 0;
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let now = fingerprint(&state).await;
+        let settled = now == last;
+        last.clone_from(&now);
+        looks_since_refusal += 1;
+        let again = state.refused() && looks_since_refusal >= AGAIN;
+        if !settled || (now == in_force && !again) {
+            continue;
+        }
+        in_force = now;
+        looks_since_refusal = 0;
+        let reloading = Arc::clone(&state);
+        // Parsing and validating a large set takes long enough to hold up everything else on this thread.
+        let loaded = spawn_blocking(move || load(&reloading)).await;
+        match loaded {
+            Ok(Ok(set)) => apply(&state, set),
+            Ok(Err(trouble)) => refuse(&state, trouble),
+            Err(error) => refuse(&state, format!("loading failed: {error}")),
+        }
+    }
+}
+
+/// Has everything that is open decided again when an issuer's keys change.
+pub(super) async fn follow_keys(state: Arc<State>) {
+    let mut changes = state.ctx.authn.changes();
+    while changes.changed().await.is_ok() {
+        state.ctx.current.touch();
+    }
+}
+
+async fn fingerprint(state: &Arc<State>) -> Fingerprint {
+    let state = Arc::clone(state);
+    spawn_blocking(move || look(&state)).await.unwrap_or_default()
+}
+
+fn look(state: &State) -> Fingerprint {
+    let mesh = &state.ctx.current.load().mesh;
+    let mut files: Vec<PathBuf> = vec![state.sidecar.mesh.clone()];
+    files.extend(
+        mesh.issuer_options()
+            .into_iter()
+            .filter_map(|issuer| issuer.ca_file),
+    );
+    Fingerprint::of(
+        files.iter().map(PathBuf::as_path),
+        [Path::new(&state.sidecar.policies)],
+    )
+}
+
+/// A set that was checked as far as files go.
+struct Set {
+    mesh: Arc<Mesh>,
+    policies: Arc<crate::authz::Policies>,
+}
+
+fn load(state: &State) -> Result<Set, String> {
+    let sidecar = &state.sidecar;
+    let mesh = load_mesh(&sidecar.mesh).map_err(|problems| lines(&problems))?;
+    if mesh.service(&sidecar.service).is_none() {
+        let file = sidecar.mesh.display();
+        return Err(format!(
+            "{file}: the own service `{}` is not in it any more (hint: rename it back, or restart)",
+            sidecar.service
+        ));
+    }
+    let policies = build::policies(sidecar, &mesh)?;
+    Ok(Set {
+        mesh: Arc::new(mesh),
+        policies,
+    })
+}
+
+fn lines(problems: &[ConfigProblem]) -> String {
+    problems
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+/// Puts a set in force: services and issuers first, each of which refuses without having changed anything.
+fn apply(state: &State, set: Set) {
+    let ctx = &state.ctx;
+    let before = Arc::clone(&ctx.current.load().mesh);
+    if let Err(error) = ctx.services.reconfigure(set.mesh.services()) {
+        return refuse(state, format!("{}: {error}", state.sidecar.mesh.display()));
+    }
+    if let Err(error) = ctx.authn.reconfigure(set.mesh.issuer_options()) {
+        if let Err(worse) = ctx.services.reconfigure(before.services()) {
+            tracing::error!(%worse, "the services of before could not be put back");
+        }
+        return refuse(state, format!("{}: {error}", state.sidecar.mesh.display()));
+    }
+    ctx.metrics
+        .set_known(KnownWorkloads::new(set.mesh.known_workloads()));
+    ctx.metrics.forget_issuers();
+    ctx.metrics
+        .config_info(&set.mesh.hash, set.policies.version(), env!("CARGO_PKG_VERSION"));
+    ctx.metrics.config_reloaded("files", "ok");
+    tracing::info!(policies = set.policies.count(), version = set.policies.version(), mesh = %set.mesh.hash, "files reloaded");
+    ctx.current.set_files(set.policies, set.mesh);
+    state.files_taken();
+}
+
+fn refuse(state: &State, trouble: String) {
+    state.ctx.metrics.config_reloaded("files", "refused");
+    tracing::error!(%trouble, "changed files were refused; what was in force stays in force");
+    state.files_refused(trouble);
+}

@@ -1,0 +1,70 @@
+"""A process connects to the Workload API and its child calls through that connection, in bare HTTP/2.
+`stay`: the parent lives on. `leave`: it ends before the call. `later`: it ends after the first message.
+Prints how many messages came, and whether the server ended the stream."""
+
+import os
+import select
+import signal
+import socket
+import sys
+import time
+
+path, mode = sys.argv[1:]
+
+
+def frame(kind, flags, stream, payload=b""):
+    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+
+
+def field(name, value):
+    return b"\x00" + bytes([len(name)]) + name + bytes([len(value)]) + value
+
+
+HEAD = b"".join(
+    field(*pair)
+    for pair in [
+        (b":method", b"POST"),
+        (b":scheme", b"http"),
+        (b":path", b"/SpiffeWorkloadAPI/FetchX509SVID"),
+        (b":authority", b"localhost"),
+        (b"content-type", b"application/grpc"),
+        (b"te", b"trailers"),
+        (b"workload.spiffe.io", b"true"),
+    ]
+)
+CALL = frame(1, 4, 1, HEAD) + frame(0, 1, 1, bytes(5))
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0)
+
+connection = socket.socket(socket.AF_UNIX)
+connection.connect(path)
+connection.sendall(PREFACE)
+parent = os.getpid()
+if os.fork():
+    # The parent never calls; it is there or it is not.
+    if mode != "leave":
+        signal.pause()
+    os._exit(0)
+
+
+while mode == "leave" and os.getppid() == parent:
+    time.sleep(0.01)
+connection.sendall(CALL)
+got, messages, ended = b"", 0, False
+end = time.monotonic() + (2 if mode == "stay" else 20)
+while not ended and (left := end - time.monotonic()) > 0:
+    if not select.select([connection], [], [], left)[0]:
+        break
+    more = connection.recv(65536)
+    if not more:
+        ended = True
+    got += more
+    while len(got) >= 9 and len(got) >= 9 + (length := int.from_bytes(got[:3], "big")):
+        kind, flags, stream = got[3], got[4], int.from_bytes(got[5:9], "big")
+        got = got[9 + length :]
+        messages += kind == 0 and stream == 1 and length > 0
+        ended |= stream == 1 and (kind == 3 or flags & 1 == 1)
+    if messages and mode == "later" and os.getppid() == parent:
+        os.kill(parent, signal.SIGKILL)
+if mode == "stay":
+    os.kill(parent, signal.SIGKILL)
+print(messages, "ended" if ended else "open", flush=True)

@@ -1,0 +1,94 @@
+//! The entries file is followed: a good change reaches open streams within a second, a bad one changes nothing.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::support::*;
+
+#[test]
+fn an_entry_that_is_added_is_an_identity_within_a_second() {
+    let authority = Authority::start(&for_us("a"));
+    let client = call(&authority, &["--timeout", "120"]);
+    assert_eq!(client.next()["ids"], json!(["spiffe://mesh.local/a"]));
+    // The best of three: the machine may be busy with something else.
+    let mut took = Vec::new();
+    for name in ["b", "c", "d"] {
+        let start = Instant::now();
+        authority.write_entries(&(for_us("a") + &for_us(name)));
+        assert_eq!(
+            client.next()["ids"],
+            json!(["spiffe://mesh.local/a", format!("spiffe://mesh.local/{name}")])
+        );
+        took.push(start.elapsed());
+    }
+    assert!(took.iter().min().unwrap() < &Duration::from_secs(1), "{took:?}");
+}
+
+#[test]
+fn what_is_unchanged_is_not_issued_anew() {
+    let authority = Authority::start(&for_us("a"));
+    let client = call(&authority, &[]);
+    let before = client.next();
+    authority.write_entries(&(for_us("a") + &for_us("b")));
+    let after = client.next();
+    assert_eq!(before["serials"][0], after["serials"][0], "the same SVID of a");
+    authority.write_entries(&(for_us("a") + &for_us("b") + &entry("c", &["unix:uid:4242".to_owned()])));
+    authority.logged(&["entries are in force", "\"entries\":3"]);
+    assert!(
+        client.silent_for(Duration::from_millis(500)),
+        "not this caller's business"
+    );
+}
+
+#[test]
+fn an_entry_that_is_taken_away_ends_the_stream() {
+    let authority = Authority::start(&(for_us("a") + &for_us("b")));
+    let client = call(&authority, &[]);
+    let bundles = call(&authority, &["--method", "FetchX509Bundles"]);
+    assert_eq!(
+        client.next()["ids"],
+        json!(["spiffe://mesh.local/a", "spiffe://mesh.local/b"])
+    );
+    bundles.next();
+    authority.write_entries(&for_us("b"));
+    assert_eq!(client.next()["ids"], json!(["spiffe://mesh.local/b"]));
+    authority.write_entries("");
+    assert_eq!(client.next()["status"], "PERMISSION_DENIED");
+    assert_eq!(bundles.next()["status"], "PERMISSION_DENIED");
+}
+
+#[test]
+fn a_bad_file_is_named_with_its_line_and_the_old_entries_stay() {
+    let authority = Authority::start(&for_us("a"));
+    let client = call(&authority, &[]);
+    client.next();
+    authority.write_entries(
+        &(for_us("b") + "[[entry]]\nspiffe_id = \"spiffe://other/x\"\nselectors = [\"unix:uid:1\"]\n"),
+    );
+    let line = authority.logged(&["the entries file is refused", "not in the trust domain"]);
+    assert_eq!(line["line"], 5, "{line}");
+    assert!(
+        line["hint"].as_str().unwrap().contains("spiffe://mesh.local/"),
+        "{line}"
+    );
+    assert!(line["file"].as_str().unwrap().ends_with("entries.toml"), "{line}");
+    assert_eq!(
+        first(&authority, &[])["ids"],
+        json!(["spiffe://mesh.local/a"]),
+        "the old one decides"
+    );
+    std::fs::remove_file(authority.path("entries.toml")).unwrap();
+    authority.logged(&["the entries file is refused", "No such file"]);
+    assert_eq!(
+        first(&authority, &[])["ids"],
+        json!(["spiffe://mesh.local/a"]),
+        "a missing file changes nothing"
+    );
+    authority.write_entries(&for_us("c"));
+    assert_eq!(
+        client.next()["ids"],
+        json!(["spiffe://mesh.local/c"]),
+        "the next good one is in force"
+    );
+}
