@@ -72,7 +72,7 @@ pub struct MeshRoute {
 pub struct MeshGroup {
     /// Its name.
     pub name: String,
-    /// Exact SPIFFE IDs, or patterns that end in `/*` or `/**`.
+    /// Exact SPIFFE IDs, or patterns: a segment `*` is any one, a last `**` one or more.
     pub patterns: Vec<String>,
 }
 

@@ -1,3 +1,4 @@
+use super::super::meters::RequestLabels;
 use super::*;
 
 fn value(text: &str, series: &str) -> Option<f64> {
@@ -100,6 +101,43 @@ fn a_connection_is_open_until_its_meter_is_dropped() {
     );
 }
 
+const PLAN: &[(&str, f64)] = &[
+    (
+        "hopguard_token_checks_total{issuer=\"corp\",result=\"expired\",cache_hit=\"true\"}",
+        1.0,
+    ),
+    (
+        "hopguard_tls_handshakes_total{direction=\"inbound\",version=\"TLSv1.3\",kx_group=\"X25519MLKEM768\",result=\"ok\"}",
+        1.0,
+    ),
+    (
+        "hopguard_plaintext_accepted_total{port=\"8080\",src=\"unknown\"}",
+        1.0,
+    ),
+    ("hopguard_protocol_detect_seconds_count{result=\"http1\"}", 1.0),
+    ("hopguard_jwks_age_seconds{issuer=\"corp\"}", 7.0),
+    ("hopguard_jwks_fetch_total{issuer=\"corp\",result=\"ok\"}", 1.0),
+    (
+        "hopguard_svid_expiry_timestamp_seconds{trust_domain=\"mesh.local\"}",
+        2e9,
+    ),
+    (
+        "hopguard_bundle_expiry_timestamp_seconds{trust_domain=\"mesh.local\"}",
+        2e9,
+    ),
+    ("hopguard_svid_rotations_total{result=\"ok\"}", 1.0),
+    (
+        "hopguard_config_info{mesh=\"aa\",policy=\"bb\",version=\"0.1.0\"}",
+        1.0,
+    ),
+    (
+        "hopguard_config_reload_total{what=\"policy\",result=\"refused\"}",
+        1.0,
+    ),
+    ("hopguard_dropped_records_total", 1.0),
+    ("hopguard_metric_series_refused_total", 0.0),
+];
+
 #[test]
 fn every_name_of_the_plan_is_there_once_it_has_a_value() {
     let metrics = Metrics::new();
@@ -117,43 +155,8 @@ fn every_name_of_the_plan_is_there_once_it_has_a_value() {
     metrics.config_reloaded("policy", "refused");
     metrics.dropped_records().inc();
     let text = metrics.encode();
-    for (series, expected) in [
-        (
-            "hopguard_token_checks_total{issuer=\"corp\",result=\"expired\",cache_hit=\"true\"}",
-            1.0,
-        ),
-        (
-            "hopguard_tls_handshakes_total{direction=\"inbound\",version=\"TLSv1.3\",kx_group=\"X25519MLKEM768\",result=\"ok\"}",
-            1.0,
-        ),
-        (
-            "hopguard_plaintext_accepted_total{port=\"8080\",src=\"unknown\"}",
-            1.0,
-        ),
-        ("hopguard_protocol_detect_seconds_count{result=\"http1\"}", 1.0),
-        ("hopguard_jwks_age_seconds{issuer=\"corp\"}", 7.0),
-        ("hopguard_jwks_fetch_total{issuer=\"corp\",result=\"ok\"}", 1.0),
-        (
-            "hopguard_svid_expiry_timestamp_seconds{trust_domain=\"mesh.local\"}",
-            2e9,
-        ),
-        (
-            "hopguard_bundle_expiry_timestamp_seconds{trust_domain=\"mesh.local\"}",
-            2e9,
-        ),
-        ("hopguard_svid_rotations_total{result=\"ok\"}", 1.0),
-        (
-            "hopguard_config_info{mesh=\"aa\",policy=\"bb\",version=\"0.1.0\"}",
-            1.0,
-        ),
-        (
-            "hopguard_config_reload_total{what=\"policy\",result=\"refused\"}",
-            1.0,
-        ),
-        ("hopguard_dropped_records_total", 1.0),
-        ("hopguard_metric_series_refused_total", 0.0),
-    ] {
-        assert_eq!(value(&text, series), Some(expected), "{series} in {text}");
+    for (series, expected) in PLAN {
+        assert_eq!(value(&text, series), Some(*expected), "{series} in {text}");
     }
     for series in [
         "process_resident_memory_bytes",
