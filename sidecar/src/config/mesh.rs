@@ -137,7 +137,7 @@ pub fn parse_mesh(path: &Path, text: &str) -> Result<Mesh, Vec<ConfigProblem>> {
     let mesh = read(&document, text);
     let problems = document.into_problems();
     match mesh {
-        Some(mesh) if problems.is_empty() => Ok(mesh),
+        Some(mesh) if problems.is_empty() => mesh.problem_of_the_model().map_or(Ok(mesh), |problem| Err(vec![problem])),
         _ => Err(problems),
     }
 }
