@@ -4,6 +4,7 @@
 mod bulk;
 mod edges;
 mod failures;
+mod foreign;
 mod ordinary;
 mod streaming;
 
