@@ -63,6 +63,27 @@ async fn a_half_close_stays_a_half_close() {
     assert_eq!(in_time(a.read(&mut [0; 1])).await.unwrap(), 0);
 }
 
+/// Streams that keep what is written until they are flushed, as TLS may.
+#[tokio::test(start_paused = true)]
+async fn what_was_written_does_not_wait_in_a_buffer() {
+    let ((mut a, a_side), (mut b, b_side)) = (duplex(64), duplex(64));
+    let copy = tokio::spawn(async move {
+        let (mut a_side, mut b_side) = (
+            tokio::io::BufStream::new(a_side),
+            tokio::io::BufStream::new(b_side),
+        );
+        copy_both(&mut a_side, &mut b_side, PATIENCE, &Progress::default()).await
+    });
+    for turn in 0..10 {
+        a.write_u8(turn).await.unwrap();
+        assert_eq!(in_time(b.read_u8()).await.unwrap(), turn);
+        b.write_u8(turn).await.unwrap();
+        assert_eq!(in_time(a.read_u8()).await.unwrap(), turn);
+    }
+    drop((a, b));
+    in_time(copy).await.unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn nothing_moved_for_the_idle_time_is_the_end() {
     let (mut a, mut b, _, copy) = between(8, SHORT);
