@@ -137,7 +137,10 @@ pub fn parse_mesh(path: &Path, text: &str) -> Result<Mesh, Vec<ConfigProblem>> {
     let mesh = read(&document, text);
     let problems = document.into_problems();
     match mesh {
-        Some(mesh) if problems.is_empty() => Ok(mesh),
+        Some(mesh) if problems.is_empty() => match mesh.problem_of_the_model() {
+            None => Ok(mesh),
+            Some(problem) => Err(vec![problem]),
+        },
         _ => Err(problems),
     }
 }
