@@ -106,7 +106,10 @@ impl Tail {
 
 fn hop(pod: &str, record: &Value, reasons: &BTreeMap<String, String>) -> Option<Hop> {
     let text = |pointer: &str| record.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
-    if text("/direction")? != "inbound" {
+    let verdict = text("/decision/verdict");
+    let outbound = text("/direction")? == "outbound";
+    // What was let out is told by whoever let it in.
+    if outbound && verdict.as_deref() == Some("allow") {
         return None;
     }
     let rule = text("/decision/rule")
@@ -124,7 +127,7 @@ fn hop(pod: &str, record: &Value, reasons: &BTreeMap<String, String>) -> Option<
         dst: pod.to_owned(),
         user: text("/user/sub"),
         // A connection that ended before it could be decided on was not let in.
-        verdict: text("/decision/verdict").unwrap_or_else(|| "deny".to_owned()),
+        verdict: verdict.unwrap_or_else(|| "deny".to_owned()),
         rule,
         reason: text("/decision/reason")
             .or_else(|| text("/error"))
@@ -236,15 +239,11 @@ mod tests {
     }
 
     #[test]
-    fn outbound_records_are_no_hops() {
-        assert!(
-            hop(
-                "web",
-                &json!({"direction": "outbound", "decision": {"verdict": "allow"}}),
-                &BTreeMap::new()
-            )
-            .is_none()
-        );
+    fn of_outbound_records_only_refusals_are_hops() {
+        let record = |verdict: &str| json!({"direction": "outbound", "dst": {"addr": "10.77.0.15:80"}, "decision": {"verdict": verdict}});
+        assert!(hop("web", &record("allow"), &BTreeMap::new()).is_none());
+        let refused = hop("web", &record("deny"), &BTreeMap::new()).unwrap();
+        assert_eq!((refused.src.as_str(), refused.dst.as_str()), ("web", "stranger"));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Loading: policy files as text enter, a set that can be trusted leaves, or every reason why not. Nothing is loaded in
 //! part: one problem refuses the set, and the caller keeps the one it has.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use aws_lc_rs::digest;
@@ -12,7 +12,7 @@ use super::compile::compile;
 use super::decide::Policies;
 use super::model::{Model, PolicyError};
 use super::parse::{Parsings, Source, said};
-use super::problem::{PolicyProblem, Problems};
+use super::problem::{PolicyProblem, Problems, Span};
 use super::rules::{Placed, findings, fits};
 use super::schema;
 use super::world::{ServiceFacts, World};
@@ -64,7 +64,7 @@ pub struct Checked {
     pub version: String,
     /// How many policies it has.
     pub count: usize,
-    /// How many of them each service enforces or watches in shadow.
+    /// How many of them each service that can be called enforces or watches in shadow.
     pub services: Vec<(String, usize)>,
 }
 
@@ -88,7 +88,13 @@ pub fn check(model: &Model, files: &[(PathBuf, String)]) -> Result<Checked, Vec<
             Some(Checked {
                 version: version(&mesh.schema_text, files),
                 count: set.len(),
-                services: mesh.world.services.iter().map(concerned).collect(),
+                services: mesh
+                    .world
+                    .services
+                    .iter()
+                    .filter(|(_, s)| s.http || s.opaque)
+                    .map(concerned)
+                    .collect(),
             })
         },
         files,
@@ -212,6 +218,8 @@ fn validate(source: &Source<'_>, schema: &Schema, set: &Parsings, problems: &mut
         Err(error) => return problems.whole(PathBuf::new(), error.to_string(), None),
     };
     let result = Validator::new(schema.clone()).validate(&all, ValidationMode::Strict);
+    // Cedar tells a fault once for each action that the policy is about; here once, with one of them.
+    let mut told: BTreeMap<(usize, Span, String, Option<String>), BTreeSet<String>> = BTreeMap::new();
     let mut report = |id: &PolicyId, found: &dyn Diagnostic| {
         let id: &str = id.as_ref();
         let Some(parsed) = set.get(id) else {
@@ -220,18 +228,40 @@ fn validate(source: &Source<'_>, schema: &Schema, set: &Parsings, problems: &mut
         let (span, (message, hint)) = said(found);
         // The place says which policy; Cedar's way of saying it too would come twice.
         let message = message.replace(&format!("for policy `{id}`, "), "");
-        source.problem(
-            problems,
-            parsed.file,
-            span.unwrap_or(parsed.span),
-            (message, hint),
-        );
+        let (message, action) = split_action(&message);
+        let place = (parsed.file, span.unwrap_or(parsed.span), message, hint);
+        told.entry(place).or_default().extend(action);
     };
     for error in result.validation_errors() {
         report(error.policy_id(), error);
     }
     for warning in result.validation_warnings() {
         report(warning.policy_id(), warning);
+    }
+    for ((file, span, mut message, hint), actions) in told {
+        if let Some(first) = actions.first() {
+            let more = match actions.len() {
+                1 => String::new(),
+                count => format!(" and {} more", count - 1),
+            };
+            message = message.replacen(ACTION, &format!("`{first}`{more}"), 1);
+        }
+        source.problem(problems, file, span, (message, hint));
+    }
+}
+
+/// Where a message names an action, while messages that differ by nothing else are brought together.
+const ACTION: &str = "\u{0}";
+
+/// The first action that a message names, apart from the message.
+fn split_action(message: &str) -> (String, Option<String>) {
+    let parts = message.split_once("Action::\"").and_then(|(before, rest)| {
+        let (id, after) = rest.split_once('"')?;
+        Some((format!("{before}{ACTION}{after}"), format!("Action::\"{id}\"")))
+    });
+    match parts {
+        Some((message, action)) => (message, Some(action)),
+        None => (message.to_owned(), None),
     }
 }
 

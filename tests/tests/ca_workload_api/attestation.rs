@@ -179,48 +179,40 @@ fn an_executable_that_we_may_not_see_is_refused_and_not_skipped() {
 
 #[test]
 fn a_path_of_another_mount_namespace_is_refused() {
-    let mut command = Command::new("unshare");
-    command.args(if is_root() {
-        &["--mount"][..]
-    } else {
-        &["--user", "--map-current-user", "--mount"]
-    });
-    if !command.arg("true").status().is_ok_and(|status| status.success()) {
+    let unshared = || {
+        let mut command = Command::new("unshare");
+        command.arg("--mount");
+        if !is_root() {
+            command.args(["--user", "--map-current-user"]);
+        }
+        command
+    };
+    if !unshared()
+        .arg("true")
+        .status()
+        .is_ok_and(|status| status.success())
+    {
         eprintln!("this machine forbids mount namespaces to this user");
         return;
     }
-    let mut authority = Authority::files("", "1h", "");
     let entries = entry("path", &[path_of(&interpreter())]) + &entry("hash", &[hash_of(&interpreter())]);
-    std::fs::write(authority.path("entries.toml"), entries).unwrap();
-    authority.run(hopguard());
-    let mut command = Command::new("unshare");
-    command.args(if is_root() {
-        &["--mount"][..]
-    } else {
-        &["--user", "--map-current-user", "--mount"]
-    });
+    let authority = Authority::start(&entries);
+    let mut command = unshared();
     command.arg(python());
     let endpoint = authority.endpoint();
     let header = "workload.spiffe.io=true";
     let said = Client::of(command, &["raw", &endpoint, "--header", header, "--first"]).next();
-    if is_root() {
-        // What is hashed is what runs, wherever it lies.
-        assert_eq!(
-            said["ids"],
-            serde_json::json!(["spiffe://mesh.local/hash"]),
-            "{said}"
-        );
-        authority.logged(&[
-            "an entry is refused",
-            "spiffe://mesh.local/path",
-            "another mount namespace",
-        ]);
-    } else {
-        assert_eq!(
-            said["status"], "PERMISSION_DENIED",
-            "a process of another user namespace is not ours to see"
-        );
-    }
+    // What is hashed is what runs, wherever it lies.
+    assert_eq!(
+        said["ids"],
+        serde_json::json!(["spiffe://mesh.local/hash"]),
+        "{said}"
+    );
+    authority.logged(&[
+        "an entry is refused",
+        "spiffe://mesh.local/path",
+        "another mount namespace",
+    ]);
 }
 
 #[test]

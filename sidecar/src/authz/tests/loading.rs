@@ -49,6 +49,19 @@ fn every_policy_has_an_id_of_its_own() {
 }
 
 #[test]
+fn a_policy_without_a_name_is_checked_all_the_same() {
+    let text = "@id(\"a\") permit(principal, action, resource);\n@audit(\"deny\") @id(\"a\") @note(\"x\")\nforbid(principal in Group::\"g\", action, resource)\nwhen { context.tsl };";
+    let problems = refused(text);
+    let places: Vec<(usize, usize)> = problems.iter().map(|p| (p.line, p.column)).collect();
+    assert_eq!(
+        places,
+        [(2, 16), (2, 25), (3, 21), (4, 8)],
+        "{}",
+        shown(&problems)
+    );
+}
+
+#[test]
 fn unknown_annotations_are_errors() {
     let with = |annotation: &str| format!("@id(\"a\")\n{annotation}\npermit(principal, action, resource);");
     problem(&with("@note(\"x\")"), 2, &["`@note` is not known"]);
