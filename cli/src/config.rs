@@ -202,11 +202,14 @@ impl Found {
     }
 }
 
-fn of_mesh(mesh: &config::Mesh) -> String {
-    let count = |number: usize, what: &str| match number {
+fn count(number: usize, what: &str) -> String {
+    match number {
         1 => format!("1 {what}"),
         number => format!("{number} {what}s"),
-    };
+    }
+}
+
+fn of_mesh(mesh: &config::Mesh) -> String {
     format!(
         "mesh `{}`: {}, {}, {}",
         mesh.trust_domain,
@@ -218,13 +221,13 @@ fn of_mesh(mesh: &config::Mesh) -> String {
 
 fn sidecar(path: &Path) -> Result<String, Vec<ConfigProblem>> {
     let loaded = config::load(path)?;
-    let policies = config::read_policies(&loaded.sidecar.policies).map_err(|problem| vec![problem])?;
+    let policies = loaded.policies()?;
     Ok(format!(
-        "sidecar of `{}` in {}, {} policy file{}",
+        "sidecar of `{}` in {}, policy set {} with {}",
         loaded.sidecar.service,
         of_mesh(&loaded.mesh),
-        policies.len(),
-        if policies.len() == 1 { "" } else { "s" }
+        policies.version(),
+        count(policies.count(), "rule")
     ))
 }
 
@@ -324,7 +327,7 @@ mod tests {
         for (name, text) in FIRST {
             assert_eq!(std::fs::read_to_string(folder.join(name)).unwrap(), text);
         }
-        let files = ["mesh.toml", "sidecar.toml"].map(|name| folder.join(name));
+        let files = ["mesh.toml", "sidecar.toml", "ca.toml", "entries.toml"].map(|name| folder.join(name));
         for file in &files {
             let found = look(file);
             assert!(found.problems.is_empty(), "{:?}", found.problems);

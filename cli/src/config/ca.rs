@@ -41,6 +41,9 @@ mod tests {
         let text = "[[entry]]\nspiffe_id = \"x\"\nselectors = [\"unix:uid:1\"]\n";
         std::fs::write(&path, text).unwrap();
         let problems = check(&path, text).unwrap_err();
-        assert_eq!((problems[0].file.as_path(), problems[0].line), (path.as_path(), 2));
+        assert_eq!(
+            (problems[0].file.as_path(), problems[0].line),
+            (path.as_path(), 2)
+        );
     }
 }

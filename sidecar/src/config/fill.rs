@@ -1,28 +1,21 @@
-//! The options of other rooms, filled from files: typed configuration enters, each room's own type leaves. It decides
-//! nothing that the files do not say.
+//! From the mesh file to the options of other rooms: typed configuration enters, each room's own values leave. Nothing is
+//! checked here again.
 
-use std::time::Duration;
+use std::path::PathBuf;
 
-use spiffe::SpiffeId;
-
+use super::{ConfigProblem, Loaded, Mesh, MeshClaimKind, MeshIssuer, read_policies};
 use crate::authn::{Algorithm, ClaimKind, ClaimOptions, IssuerOptions};
-use crate::authz::{self, GroupModel, HeaderModel, IssuerModel, Model, PortKind, RouteModel, ServiceModel};
-use crate::dial::DialOptions;
-use crate::identity::Pick;
-use crate::request::{self, DeclaredHeader};
+use crate::authz::{
+    self, GroupModel, HeaderModel, IssuerModel, Model, Policies, PolicyProblem, PortKind, RouteModel,
+    ServiceModel,
+};
 use crate::services::Protocol;
-use crate::tunnel::PoolOptions;
-
-use super::issuer::{MeshClaim, MeshClaimKind, MeshIssuer};
-use super::mesh::{Mesh, MeshService};
-use super::problem::ConfigProblem;
-use super::sidecar::{Sidecar, WhichSvid};
 
 impl Mesh {
     /// The mesh as policies see it.
     pub fn authz_model(&self) -> Model {
         Model {
-            trust_domain: self.trust_domain.to_string(),
+            trust_domain: self.trust_domain.as_str().to_owned(),
             services: self.services.iter().map(service_model).collect(),
             groups: self
                 .groups
@@ -44,35 +37,49 @@ impl Mesh {
     }
 
     /// The issuers as the verifier of tokens takes them.
-    pub fn issuers(&self) -> Vec<IssuerOptions> {
+    pub fn issuer_options(&self) -> Vec<IssuerOptions> {
         self.issuers.iter().map(issuer_options).collect()
     }
 
-    /// The headers that are read from requests for policies.
-    pub fn declared_headers(&self) -> Vec<DeclaredHeader> {
-        self.headers
-            .iter()
-            .map(|header| DeclaredHeader {
-                cedar: header.cedar_name.clone(),
-                name: header.name.clone(),
-                list: header.list,
-            })
-            .collect()
-    }
-
-    /// What the decision finds wrong with the mesh as a whole: routes that are ambiguous, for example. `load_mesh` asks.
+    /// What the decision finds wrong with the mesh as a whole: routes that are ambiguous, for example.
     pub(super) fn problem_of_the_model(&self) -> Option<ConfigProblem> {
-        authz::schema(&self.authz_model()).err().map(|error| {
-            ConfigProblem::whole(
-                &self.file,
-                error.to_string(),
-                "change it so that policies can be checked against it",
-            )
-        })
+        let error = authz::schema(&self.authz_model()).err()?;
+        let hint = "policies could not be checked against it: change what is named";
+        Some(ConfigProblem::whole(&self.file, error.to_string(), hint))
     }
 }
 
-fn service_model(service: &MeshService) -> ServiceModel {
+impl Loaded {
+    /// Reads the policy folder and checks it for the own service, as the sidecar does at start.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn policies(&self) -> Result<Policies, Vec<ConfigProblem>> {
+        let files = read_policies(&self.sidecar.policies).map_err(|problem| vec![problem])?;
+        let model = self.mesh.authz_model();
+        authz::load(&model, &files, &self.sidecar.service).map_err(|problems| {
+            let placed = |problem| self.policy_problem(&files, problem);
+            problems.into_iter().map(placed).collect()
+        })
+    }
+
+    fn policy_problem(&self, files: &[(PathBuf, String)], problem: PolicyProblem) -> ConfigProblem {
+        let file = if problem.file.as_os_str().is_empty() {
+            &self.mesh.file
+        } else {
+            &problem.file
+        };
+        match files.iter().find(|(path, _)| path == file) {
+            Some((_, text)) if problem.line > 0 => {
+                let span = problem.offset..problem.offset.saturating_add(problem.len);
+                ConfigProblem::in_text((file, text), span, problem.message, problem.hint)
+            }
+            _ => ConfigProblem::at(file, None, (0, 0), problem.message, problem.hint),
+        }
+    }
+}
+
+fn service_model(service: &super::MeshService) -> ServiceModel {
     ServiceModel {
         name: service.name.clone(),
         ports: service
@@ -103,120 +110,99 @@ fn issuer_model(issuer: &MeshIssuer) -> IssuerModel {
         claims: issuer
             .claims
             .iter()
-            .map(|claim| {
-                let kind = match claim.kind {
-                    MeshClaimKind::String => authz::ClaimKind::String,
-                    MeshClaimKind::Strings => authz::ClaimKind::Strings,
-                    MeshClaimKind::Long => authz::ClaimKind::Long,
-                    MeshClaimKind::Bool => authz::ClaimKind::Bool,
-                };
-                (claim.name.clone(), kind)
-            })
+            .map(|claim| (claim.name.clone(), policy_kind(claim.kind)))
             .collect(),
     }
 }
 
+fn policy_kind(kind: MeshClaimKind) -> authz::ClaimKind {
+    match kind {
+        MeshClaimKind::String => authz::ClaimKind::String,
+        MeshClaimKind::Strings => authz::ClaimKind::Strings,
+        MeshClaimKind::Long => authz::ClaimKind::Long,
+        MeshClaimKind::Bool => authz::ClaimKind::Bool,
+    }
+}
+
 fn issuer_options(issuer: &MeshIssuer) -> IssuerOptions {
+    // The names were checked against the same list; one that the verifier does not know is not allowed rather than guessed.
+    let algorithms = Algorithm::ALL
+        .iter()
+        .copied()
+        .filter(|algorithm| issuer.algorithms.contains(&algorithm.name()))
+        .collect();
     IssuerOptions {
         alias: issuer.alias.clone(),
         issuer: issuer.issuer.clone(),
         audiences: issuer.audiences.clone(),
-        // Each is one of the registered names; a unit test holds that all of them are known.
-        algorithms: issuer
-            .algorithms
-            .iter()
-            .filter_map(|name| name.parse::<Algorithm>().ok())
-            .collect(),
+        algorithms,
         jwks_uri: issuer.jwks_uri.clone(),
         ca_file: issuer.ca_file.clone(),
         allow_http_loopback: issuer.allow_http_loopback,
         leeway: issuer.leeway,
         roles: issuer.roles.clone(),
-        claims: issuer.claims.iter().map(claim_options).collect(),
+        claims: issuer
+            .claims
+            .iter()
+            .map(|claim| ClaimOptions {
+                name: claim.name.clone(),
+                path: claim.path.clone(),
+                kind: token_kind(claim.kind),
+            })
+            .collect(),
     }
 }
 
-fn claim_options(claim: &MeshClaim) -> ClaimOptions {
-    ClaimOptions {
-        name: claim.name.clone(),
-        path: claim.path.clone(),
-        kind: match claim.kind {
-            MeshClaimKind::String => ClaimKind::String,
-            MeshClaimKind::Strings => ClaimKind::Strings,
-            MeshClaimKind::Long => ClaimKind::Long,
-            MeshClaimKind::Bool => ClaimKind::Bool,
-        },
-    }
-}
-
-/// The longest that a request's target may be, in bytes (POLICY P23).
-const TARGET_BYTES: usize = 8192;
-/// How long a tunnel without a stream is kept.
-const TUNNEL_IDLE: Duration = Duration::from_secs(60);
-
-impl Sidecar {
-    /// How the sidecar opens its own connections.
-    pub fn dial(&self) -> DialOptions {
-        DialOptions {
-            mark: self.traffic.mark,
-            timeout: self.limits.connect_timeout,
-        }
-    }
-
-    /// How tunnels are pooled.
-    pub fn pool(&self) -> PoolOptions {
-        PoolOptions {
-            dial: self.dial(),
-            max_age: self.limits.tunnel_max_age,
-            streams_per_tunnel: self.limits.streams_per_tunnel,
-            idle: TUNNEL_IDLE,
-        }
-    }
-
-    /// What a request's head may take.
-    pub fn request_limits(&self) -> request::Limits {
-        request::Limits {
-            head_bytes: self.limits.head_bytes,
-            headers: self.limits.headers,
-            target_bytes: TARGET_BYTES.min(self.limits.head_bytes),
-            // A path with `;` has two readings; no route asks for that yet.
-            allow_semicolon: false,
-        }
-    }
-
-    /// Which of several SVIDs is taken; `service` are the IDs of the own service.
-    pub fn pick(&self, service: &[SpiffeId]) -> Pick {
-        match &self.identity.which {
-            WhichSvid::OfTheService => Pick::OneOf(service.to_vec()),
-            WhichSvid::Id(id) => Pick::Id(id.clone()),
-            WhichSvid::Hint(hint) => Pick::Hint(hint.clone()),
-        }
+fn token_kind(kind: MeshClaimKind) -> ClaimKind {
+    match kind {
+        MeshClaimKind::String => ClaimKind::String,
+        MeshClaimKind::Strings => ClaimKind::Strings,
+        MeshClaimKind::Long => ClaimKind::Long,
+        MeshClaimKind::Bool => ClaimKind::Bool,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+    use std::time::Duration;
 
     use super::super::{ALGORITHMS, load, parse_mesh};
     use super::*;
 
     #[test]
-    fn every_algorithm_that_may_be_configured_is_known_to_the_verifier() {
-        for name in ALGORITHMS {
-            assert_eq!(name.parse::<Algorithm>().unwrap().name(), name);
-        }
-        assert_eq!(ALGORITHMS.len(), Algorithm::ALL.len());
+    fn every_algorithm_that_may_be_configured_is_known_to_the_verifier_and_no_other() {
+        let known: Vec<&str> = Algorithm::ALL.iter().map(|algorithm| algorithm.name()).collect();
+        assert_eq!(known, ALGORITHMS);
+    }
+
+    fn example() -> Loaded {
+        let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/local/sidecar.toml");
+        load(Path::new(example)).unwrap()
     }
 
     #[test]
-    fn the_example_makes_a_schema_and_its_policies_load() {
-        let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/local/sidecar.toml");
-        let loaded = load(Path::new(example)).unwrap();
-        let files = super::super::read_policies(&loaded.sidecar.policies).unwrap();
-        let model = loaded.mesh.authz_model();
-        let policies = authz::load(&model, &files, &loaded.sidecar.service);
-        assert!(policies.is_ok(), "{:?}", policies.err());
+    fn the_policies_of_the_example_load() {
+        assert_eq!(example().policies().unwrap().count(), 2);
+    }
+
+    #[test]
+    fn problems_of_policies_come_in_their_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut loaded = example();
+        loaded.sidecar.policies = dir.path().to_owned();
+        let text = "@id(\"a\")\npermit(principal in Group::\"nobody\", action, resource);\n";
+        std::fs::write(dir.path().join("a.cedar"), text).unwrap();
+        let problems = loaded.policies().unwrap_err();
+        assert_eq!(problems[0].file, dir.path().join("a.cedar"));
+        assert_eq!(problems[0].line, 2, "{problems:?}");
+        assert!(problems[0].message.contains("nobody"), "{problems:?}");
+        loaded.sidecar.policies = dir.path().join("missing");
+        assert!(
+            loaded.policies().unwrap_err()[0]
+                .message
+                .contains("cannot be read")
+        );
     }
 
     #[test]
@@ -234,6 +220,7 @@ mod tests {
             ]
         "#;
         let problems = parse_mesh(Path::new("mesh.toml"), text).unwrap_err();
+        assert_eq!(problems[0].file, Path::new("mesh.toml"));
         assert!(problems[0].message.contains("ambiguous"), "{problems:?}");
     }
 
@@ -253,7 +240,7 @@ mod tests {
             x_region = { name = "x-region" }
         "#;
         let mesh = parse_mesh(Path::new("mesh.toml"), text).unwrap();
-        let issuer = &mesh.issuers()[0];
+        let issuer = mesh.issuer_options().remove(0);
         assert_eq!(issuer.algorithms, [Algorithm::EdDSA]);
         assert_eq!(issuer.leeway, Duration::from_secs(7));
         assert_eq!(issuer.claims[0].kind, ClaimKind::Strings);
@@ -263,6 +250,6 @@ mod tests {
             model.issuers[0].claims,
             [("tenant".to_owned(), authz::ClaimKind::Strings)]
         );
-        assert_eq!(mesh.declared_headers()[0].name, "x-region");
+        assert_eq!(model.headers[0].name, "x_region");
     }
 }

@@ -1,7 +1,7 @@
 //! The metrics of a sidecar: counts and times enter through handles that a worker keeps, one text leaves at a scrape. No
 //! label is a user, a path, a host or an address, and no family has more than a thousand series.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -53,6 +53,7 @@ struct ProcessMetrics {
     cpu_told: Mutex<f64>,
     open_fds: Gauge,
     max_fds: Gauge,
+    start_time: Seconds,
 }
 
 struct Builder {
@@ -190,6 +191,7 @@ impl Metrics {
                 cpu_told: Mutex::new(0.0),
                 open_fds: b.one("process_open_fds", "Open file descriptors"),
                 max_fds: b.one("process_max_fds", "File descriptors that may be open"),
+                start_time: b.one("process_start_time_seconds", "When the process began, in Unix seconds"),
             },
             known: ArcSwap::from_pointee(KnownWorkloads::default()),
             on_scrape: Mutex::new(Vec::new()),
@@ -235,10 +237,16 @@ impl Metrics {
         self.decisions.get(&labels.values()).inc();
     }
 
-    /// Counts a token that was checked: `issuer` is the configured alias or `unknown`, `result` a stable label.
-    pub fn token_checked(&self, issuer: Label, result: &'static str, cache_hit: bool) {
+    /// Tells how many tokens of an issuer were checked so far with this result: `issuer` is the configured alias, empty
+    /// when no issuer could be told; `result` is a stable label. Counted elsewhere, told at a scrape.
+    pub fn token_checks_total(&self, issuer: Label, result: &'static str, cache_hit: bool, total: u64) {
         let hit = if cache_hit { "true" } else { "false" };
-        self.token_checks.get(&[issuer, result.into(), hit.into()]).inc();
+        let issuer = match issuer.as_str() {
+            "" => Label::fixed("unknown"),
+            _ => issuer,
+        };
+        let checks = self.token_checks.get(&[issuer, result.into(), hit.into()]);
+        checks.inner().store(total, Ordering::Relaxed);
     }
 
     /// Counts a handshake; `version` and `kx` are empty where it did not get so far, `result` is a stable label.
@@ -271,9 +279,10 @@ impl Metrics {
         self.jwks_age.get(&[issuer]).set(age);
     }
 
-    /// Counts a fetch of keys.
-    pub fn jwks_fetched(&self, issuer: Label, result: &'static str) {
-        self.jwks_fetches.get(&[issuer, result.into()]).inc();
+    /// Tells how many fetches of an issuer's keys had this result so far. Counted elsewhere, told at a scrape.
+    pub fn jwks_fetches_total(&self, issuer: Label, result: &'static str, total: u64) {
+        let fetches = self.jwks_fetches.get(&[issuer, result.into()]);
+        fetches.inner().store(total, Ordering::Relaxed);
     }
 
     /// Forgets issuers that are no longer configured: the next scrape tells those that are.
@@ -360,6 +369,9 @@ impl ProcessMetrics {
         }
         if let Some(fds) = now.max_fds {
             self.max_fds.set(number(fds));
+        }
+        if let Some(start) = now.start_time {
+            self.start_time.set(start);
         }
         if let Some(seconds) = now.cpu_seconds {
             // A counter only grows, so it is told what came since.

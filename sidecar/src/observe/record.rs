@@ -274,9 +274,6 @@ pub struct Decision {
     /// The `@id`s of the rules that decided: `rule` is the first, `rules` are all where there are several.
     #[serde(flatten, serialize_with = "rules")]
     pub rules: Vec<Text>,
-    /// Why, in words.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub detail: Option<Text>,
     /// On a denial without a rule: the permit that was nearest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub needs: Option<Need>,
@@ -466,7 +463,6 @@ mod tests {
             verdict: "allow",
             reason: "allowed",
             rules: vec!["web-reads".into()],
-            detail: None,
             needs: None,
             shadow: vec![],
             policy_version: "abc".into(),
@@ -500,7 +496,6 @@ mod tests {
                 verdict: "deny",
                 reason: "forbidden",
                 rules,
-                detail: None,
                 needs: None,
                 shadow: vec![],
                 policy_version: "abc".into(),

@@ -103,8 +103,12 @@ fn a_connection_is_open_until_its_meter_is_dropped() {
 
 const PLAN: &[(&str, f64)] = &[
     (
+        "hopguard_token_checks_total{issuer=\"unknown\",result=\"malformed\",cache_hit=\"false\"}",
+        2.0,
+    ),
+    (
         "hopguard_token_checks_total{issuer=\"corp\",result=\"expired\",cache_hit=\"true\"}",
-        1.0,
+        9.0,
     ),
     (
         "hopguard_tls_handshakes_total{direction=\"inbound\",version=\"TLSv1.3\",kx_group=\"X25519MLKEM768\",result=\"ok\"}",
@@ -116,7 +120,7 @@ const PLAN: &[(&str, f64)] = &[
     ),
     ("hopguard_protocol_detect_seconds_count{result=\"http1\"}", 1.0),
     ("hopguard_jwks_age_seconds{issuer=\"corp\"}", 7.0),
-    ("hopguard_jwks_fetch_total{issuer=\"corp\",result=\"ok\"}", 1.0),
+    ("hopguard_jwks_fetch_total{issuer=\"corp\",result=\"ok\"}", 3.0),
     (
         "hopguard_svid_expiry_timestamp_seconds{trust_domain=\"mesh.local\"}",
         2e9,
@@ -142,12 +146,14 @@ const PLAN: &[(&str, f64)] = &[
 fn every_name_of_the_plan_is_there_once_it_has_a_value() {
     let metrics = Metrics::new();
     let later = UNIX_EPOCH + Duration::from_secs(2_000_000_000);
-    metrics.token_checked("corp".into(), "expired", true);
+    metrics.token_checks_total("corp".into(), "expired", true, 7);
+    metrics.token_checks_total("corp".into(), "expired", true, 9);
+    metrics.token_checks_total("".into(), "malformed", false, 2);
     metrics.handshake(Direction::Inbound, "TLSv1.3", "X25519MLKEM768", "ok");
     metrics.plaintext_accepted(8080, "unknown".into());
     metrics.detected("http1", Duration::from_micros(30));
     metrics.jwks_age("corp".into(), Some(Duration::from_secs(7)));
-    metrics.jwks_fetched("corp".into(), "ok");
+    metrics.jwks_fetches_total("corp".into(), "ok", 3);
     metrics.svid_expiry("mesh.local".into(), later);
     metrics.bundle_expiry([("mesh.local".into(), later)]);
     metrics.svid_rotated("ok");
@@ -162,6 +168,7 @@ fn every_name_of_the_plan_is_there_once_it_has_a_value() {
         "process_resident_memory_bytes",
         "process_open_fds",
         "process_max_fds",
+        "process_start_time_seconds",
     ] {
         assert!(value(&text, series).unwrap() > 0.0, "{series}");
     }
