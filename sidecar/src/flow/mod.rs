@@ -233,8 +233,10 @@ impl Secured {
 }
 
 impl Context {
-    /// Writes a record; counts its decision when it is a connection's (a request's is counted by its connection's meter).
-    fn tell(&self, record: Record) {
+    /// Writes a record, with the time of its end; counts its decision when it is a connection's (a request's is counted by
+    /// its connection's meter).
+    fn tell(&self, mut record: Record) {
+        record.ts = SystemTime::now();
         if let (Kind::Connection, Some(decision)) = (record.kind, &record.decision) {
             self.metrics.decided(&tell::decision_labels(&record, decision));
         }
