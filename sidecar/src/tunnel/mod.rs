@@ -14,6 +14,7 @@ mod driver;
 mod incoming;
 mod life;
 mod pool;
+mod registry;
 mod serve;
 mod settings;
 mod stream;

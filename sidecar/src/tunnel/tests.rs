@@ -819,6 +819,9 @@ async fn a_new_identity_gets_new_tunnels_and_old_streams_go_on() {
     ask(&mut new.stream, b"new").await.unwrap();
     pool.retire_all();
     ask(&mut new.stream, b"retired").await.unwrap();
+    assert_eq!(pool.living(), 2);
+    drop((old, new));
+    eventually("drained", || pool.living() == 0).await;
     assert!(!pool.open(&rotated, &target, now()).await.unwrap().reused);
 }
 
