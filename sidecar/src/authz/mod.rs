@@ -13,6 +13,7 @@ mod entities;
 mod expr;
 mod facts;
 mod index;
+mod kept;
 mod load;
 mod model;
 mod parse;

@@ -7,6 +7,7 @@ mod naming;
 mod oracle;
 mod rule;
 mod sample;
+mod scanning;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
