@@ -56,10 +56,15 @@ fn settings(args: &Args) -> (Settings, Option<Group>) {
             let check = Check::ok("settings", path.display().to_string());
             (settings, Some(Group::new("files", vec![check])))
         }
-        Err(problem) => {
-            let hint = format!("hopguard config check {}", path.display());
-            let check = Check::fail("settings", problem, hint);
-            (Settings::default(), Some(Group::new("files", vec![check])))
+        Err(problems) => {
+            let hint = format!(
+                "hopguard config check {} shows them with their lines",
+                path.display()
+            );
+            let checks = problems
+                .into_iter()
+                .map(|problem| Check::fail("settings", problem, hint.clone()));
+            (Settings::default(), Some(Group::new("files", checks.collect())))
         }
     }
 }

@@ -117,14 +117,18 @@ fn hop(pod: &str, record: &Value, reasons: &BTreeMap<String, String>) -> Option<
         .or_else(|| text("/decision/needs/rule"));
     let explained = rule.as_ref().and_then(|rule| reasons.get(rule)).cloned();
     let identity = text("/src/spiffe_id");
-    let machine = text("/src/addr").map(|address| machine(&address));
+    let named = |pointer: &str| text(pointer).map_or_else(|| "?".to_owned(), |address| machine(&address));
+    let (src, dst) = if outbound {
+        (pod.to_owned(), named("/dst/addr"))
+    } else {
+        (
+            identity.as_deref().map_or_else(|| named("/src/addr"), workload),
+            pod.to_owned(),
+        )
+    };
     Some(Hop {
-        src: identity
-            .as_deref()
-            .map(workload)
-            .or(machine)
-            .unwrap_or_else(|| "?".to_owned()),
-        dst: pod.to_owned(),
+        src,
+        dst,
         user: text("/user/sub"),
         // A connection that ended before it could be decided on was not let in.
         verdict: verdict.unwrap_or_else(|| "deny".to_owned()),
@@ -240,7 +244,7 @@ mod tests {
 
     #[test]
     fn of_outbound_records_only_refusals_are_hops() {
-        let record = |verdict: &str| json!({"direction": "outbound", "dst": {"addr": "10.77.0.15:80"}, "decision": {"verdict": verdict}});
+        let record = |verdict: &str| json!({"direction": "outbound", "src": {"spiffe_id": "spiffe://mesh.local/x/web"}, "dst": {"addr": "10.77.0.15:80"}, "decision": {"verdict": verdict}});
         assert!(hop("web", &record("allow"), &BTreeMap::new()).is_none());
         let refused = hop("web", &record("deny"), &BTreeMap::new()).unwrap();
         assert_eq!((refused.src.as_str(), refused.dst.as_str()), ("web", "stranger"));

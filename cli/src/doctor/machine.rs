@@ -165,9 +165,12 @@ fn clock(now: SystemTime, built: Option<SystemTime>) -> Check {
 }
 
 /// A redirected connection takes a descriptor on each side.
-fn open_files(soft: Option<u64>, hard: Option<u64>, connections: u64) -> Check {
+fn open_files(soft: Option<u64>, hard: Option<u64>, connections: usize) -> Check {
     const NAME: &str = "open files";
-    let wanted = connections.saturating_mul(2).saturating_add(256);
+    let wanted = u64::try_from(connections)
+        .unwrap_or(u64::MAX)
+        .saturating_mul(2)
+        .saturating_add(256);
     match (soft, hard) {
         (None, _) => Check::ok(NAME, "no limit"),
         (Some(soft), _) if soft >= wanted => Check::ok(NAME, format!("{soft}")),
@@ -180,6 +183,11 @@ fn open_files(soft: Option<u64>, hard: Option<u64>, connections: u64) -> Check {
             )
         }
     }
+}
+
+/// Whether this process may mark its sockets (socket(7): `CAP_NET_ADMIN`, since Linux 5.17 also `CAP_NET_RAW`).
+pub fn may_mark() -> bool {
+    effective_capabilities().is_some_and(|bits| bits & (1 << NET_ADMIN | 1 << NET_RAW) != 0)
 }
 
 fn effective_capabilities() -> Option<u64> {

@@ -1,18 +1,23 @@
-//! The few settings of `sidecar.toml` that the doctor looks at. It checks nothing else of the file: that is
-//! `hopguard config check`.
+//! What the doctor needs to know of a sidecar: its files enter, the few settings that are looked at leave.
 
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use toml::{Table, Value};
+use hopguard_sidecar::authn::IssuerOptions;
+use hopguard_sidecar::config::{ConfigProblem, Loaded, WhichSvid, load};
+use hopguard_sidecar::identity::default_endpoint;
+
+/// The most problems of the files that are told; `hopguard config check` tells all.
+const MAX_PROBLEMS: usize = 5;
 
 /// What the doctor needs to know of a sidecar.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// Whether a file was given: what would be no fault of a bare machine is one of a configured sidecar.
     pub configured: bool,
     /// The Workload API's endpoint; from the file, else from `SPIFFE_ENDPOINT_SOCKET`.
     pub workload_api: Option<String>,
+    /// The identities of which the sidecar takes one, with the words for them; `None`: any.
+    pub wanted: Option<Wanted>,
     /// `SO_MARK` of the sidecar's sockets.
     pub mark: Option<u32>,
     /// The ports that the sidecar listens on, with what each is for.
@@ -22,106 +27,87 @@ pub struct Settings {
     /// Where redirected inbound connections arrive.
     pub inbound_port: u16,
     /// The most connections at once.
-    pub connections: u64,
-    /// The mesh's file.
-    pub mesh: Option<PathBuf>,
+    pub connections: usize,
+    /// The issuers of user tokens.
+    pub issuers: Vec<IssuerOptions>,
+}
+
+/// Which SVIDs would do.
+#[derive(Clone, Debug)]
+pub enum Wanted {
+    /// One of these IDs.
+    Ids(Vec<String>),
+    /// One with this hint.
+    Hint(String),
 }
 
 impl Default for Settings {
+    /// A machine without a sidecar: the ports are the usual ones.
     fn default() -> Self {
-        Self::of(&Table::new(), Path::new(""), false)
-    }
-}
-
-impl Settings {
-    /// Reads a file.
-    ///
-    /// # Errors
-    /// It cannot be read or is no TOML; with file, line and column.
-    pub fn read(path: &Path) -> Result<Self, String> {
-        let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-        let table: Table = text.parse().map_err(|error: toml::de::Error| {
-            let line = error
-                .span()
-                .and_then(|span| text.get(..span.start))
-                .map_or(1, |before| before.lines().count().max(1));
-            format!("{}:{line}: {}", path.display(), error.message())
-        })?;
-        Ok(Self::of(&table, path.parent().unwrap_or(Path::new("")), true))
-    }
-
-    fn of(table: &Table, folder: &Path, configured: bool) -> Self {
-        let get = |section: &str, key: &str| table.get(section).and_then(|section| section.get(key));
-        let port = |section, key, default| {
-            get(section, key)
-                .and_then(Value::as_integer)
-                .and_then(|port| u16::try_from(port).ok())
-                .unwrap_or(default)
-        };
-        let listen = |section, default| {
-            let listen = get(section, "listen")
-                .and_then(Value::as_str)
-                .and_then(|text| text.parse::<SocketAddr>().ok());
-            listen.map_or(default, |address| address.port())
-        };
-        let (outbound_port, inbound_port) = (port("outbound", "port", 15001), port("inbound", "port", 15006));
-        let from_file = get("identity", "workload_api")
-            .and_then(Value::as_str)
-            .map(str::to_owned);
         Self {
-            configured,
-            workload_api: from_file.or_else(|| std::env::var("SPIFFE_ENDPOINT_SOCKET").ok()),
-            mark: get("traffic", "mark")
-                .and_then(Value::as_integer)
-                .and_then(|mark| u32::try_from(mark).ok()),
+            configured: false,
+            workload_api: default_endpoint(),
+            wanted: None,
+            mark: None,
             ports: vec![
-                (outbound_port, "outbound"),
-                (inbound_port, "inbound"),
-                (port("inbound", "hbone_port", 15008), "HBONE"),
-                (listen("metrics", 15020), "metrics"),
-                (listen("health", 15021), "health"),
+                (15001, "outbound"),
+                (15006, "inbound"),
+                (15008, "HBONE"),
+                (15020, "metrics"),
+                (15021, "health"),
             ],
-            outbound_port,
-            inbound_port,
-            connections: get("limits", "connections")
-                .and_then(Value::as_integer)
-                .and_then(|count| u64::try_from(count).ok())
-                .unwrap_or(20_000),
-            mesh: table
-                .get("mesh")
-                .and_then(Value::as_str)
-                .map(|mesh| folder.join(mesh)),
+            outbound_port: 15001,
+            inbound_port: 15006,
+            connections: 20_000,
+            issuers: Vec::new(),
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_the_file_says_wins_over_the_defaults() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("sidecar.toml");
-        let text = "mesh = \"mesh.toml\"\n[identity]\nworkload_api = \"unix:///run/x.sock\"\n[outbound]\nport = 4140\n\
-            [traffic]\nmark = 1337\n[health]\nlisten = \"[::]:4191\"\n";
-        std::fs::write(&file, text).unwrap();
-        let settings = Settings::read(&file).unwrap();
-        assert_eq!(settings.workload_api.as_deref(), Some("unix:///run/x.sock"));
-        assert_eq!(
-            (settings.mark, settings.outbound_port, settings.inbound_port),
-            (Some(1337), 4140, 15006)
-        );
-        assert_eq!(settings.ports.last(), Some(&(4191, "health")));
-        assert_eq!(settings.mesh, Some(dir.path().join("mesh.toml")));
+impl Settings {
+    /// Reads a sidecar's file and the mesh file that it names.
+    ///
+    /// # Errors
+    /// What is wrong with them, each with its place.
+    pub fn read(path: &Path) -> Result<Self, Vec<String>> {
+        let loaded = load(path)
+            .map_err(|problems| problems.iter().take(MAX_PROBLEMS).map(told).collect::<Vec<_>>())?;
+        Ok(Self::of(&loaded))
     }
 
-    #[test]
-    fn a_file_that_is_no_toml_is_named_with_its_line() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("sidecar.toml");
-        std::fs::write(&file, "mesh = \"mesh.toml\"\nmark = \n").unwrap();
-        let problem = Settings::read(&file).unwrap_err();
-        assert!(problem.contains("sidecar.toml:2:"), "{problem}");
+    fn of(loaded: &Loaded) -> Self {
+        let Loaded { sidecar, mesh } = loaded;
+        let wanted = match &sidecar.identity.which {
+            WhichSvid::Id(id) => Some(Wanted::Ids(vec![id.to_string()])),
+            WhichSvid::Hint(hint) => Some(Wanted::Hint(hint.clone())),
+            WhichSvid::OfTheService => mesh
+                .service(&sidecar.service)
+                .map(|service| Wanted::Ids(service.spiffe_ids.iter().map(ToString::to_string).collect())),
+        };
+        Self {
+            configured: true,
+            workload_api: sidecar.identity.workload_api.clone().or_else(default_endpoint),
+            wanted,
+            mark: sidecar.traffic.mark,
+            ports: vec![
+                (sidecar.outbound.port, "outbound"),
+                (sidecar.inbound.port, "inbound"),
+                (sidecar.inbound.hbone_port, "HBONE"),
+                (sidecar.metrics.port(), "metrics"),
+                (sidecar.health.port(), "health"),
+            ],
+            outbound_port: sidecar.outbound.port,
+            inbound_port: sidecar.inbound.port,
+            connections: sidecar.limits.connections,
+            issuers: mesh.issuer_options(),
+        }
+    }
+}
+
+fn told(problem: &ConfigProblem) -> String {
+    let file = problem.file.display();
+    match (problem.line, problem.column) {
+        (0, _) => format!("{file}: {}", problem.message),
+        (line, column) => format!("{file}:{line}:{column}: {}", problem.message),
     }
 }

@@ -1,20 +1,20 @@
 //! Loading: policy files as text enter, a set that can be trusted leaves, or every reason why not. Nothing is loaded in
 //! part: one problem refuses the set, and the caller keeps the one it has.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use aws_lc_rs::digest;
-use cedar_policy::{PolicyId, PolicySet, Schema, ValidationMode, Validator};
-use miette::Diagnostic;
+use cedar_policy::Schema;
 
 use super::compile::compile;
 use super::decide::Policies;
 use super::model::{Model, PolicyError};
-use super::parse::{Parsings, Source, said};
-use super::problem::{PolicyProblem, Problems, Span};
+use super::parse::{Parsings, Source};
+use super::problem::{PolicyProblem, Problems};
 use super::rules::{Placed, findings, fits};
 use super::schema;
+use super::validate::validate;
 use super::world::{ServiceFacts, World};
 
 /// The largest file and all files together, in bytes.
@@ -209,60 +209,6 @@ fn small_enough(files: &[(PathBuf, String)], problems: &mut Problems) -> bool {
         );
     }
     problems.is_empty()
-}
-
-/// Cedar's strict validation, its warnings included.
-fn validate(source: &Source<'_>, schema: &Schema, set: &Parsings, problems: &mut Problems) {
-    let all = match PolicySet::from_policies(set.values().map(|parsed| parsed.policy.clone())) {
-        Ok(all) => all,
-        Err(error) => return problems.whole(PathBuf::new(), error.to_string(), None),
-    };
-    let result = Validator::new(schema.clone()).validate(&all, ValidationMode::Strict);
-    // Cedar tells a fault once for each action that the policy is about; here once, with one of them.
-    let mut told: BTreeMap<(usize, Span, String, Option<String>), BTreeSet<String>> = BTreeMap::new();
-    let mut report = |id: &PolicyId, found: &dyn Diagnostic| {
-        let id: &str = id.as_ref();
-        let Some(parsed) = set.get(id) else {
-            return problems.whole(PathBuf::new(), found.to_string(), None);
-        };
-        let (span, (message, hint)) = said(found);
-        // The place says which policy; Cedar's way of saying it too would come twice.
-        let message = message.replace(&format!("for policy `{id}`, "), "");
-        let (message, action) = split_action(&message);
-        let place = (parsed.file, span.unwrap_or(parsed.span), message, hint);
-        told.entry(place).or_default().extend(action);
-    };
-    for error in result.validation_errors() {
-        report(error.policy_id(), error);
-    }
-    for warning in result.validation_warnings() {
-        report(warning.policy_id(), warning);
-    }
-    for ((file, span, mut message, hint), actions) in told {
-        if let Some(first) = actions.first() {
-            let more = match actions.len() {
-                1 => String::new(),
-                count => format!(" and {} more", count - 1),
-            };
-            message = message.replacen(ACTION, &format!("`{first}`{more}"), 1);
-        }
-        source.problem(problems, file, span, (message, hint));
-    }
-}
-
-/// Where a message names an action, while messages that differ by nothing else are brought together.
-const ACTION: &str = "\u{0}";
-
-/// The first action that a message names, apart from the message.
-fn split_action(message: &str) -> (String, Option<String>) {
-    let parts = message.split_once("Action::\"").and_then(|(before, rest)| {
-        let (id, after) = rest.split_once('"')?;
-        Some((format!("{before}{ACTION}{after}"), format!("Action::\"{id}\"")))
-    });
-    match parts {
-        Some((message, action)) => (message, Some(action)),
-        None => (message.to_owned(), None),
-    }
 }
 
 /// A short hash of mesh and policies. Folders differ between machines, so only file names count.

@@ -258,3 +258,75 @@ fn who_holds_the_connection_of_a_process_that_ended_gets_nothing() {
     let issued = authority.log().matches("SVID issued").count();
     assert_eq!(issued, 2, "{}", authority.log());
 }
+
+/// The authority in namespaces of its own, or nothing where this machine forbids them.
+fn in_namespaces(entries: &str, namespaces: &[&str]) -> Option<Authority> {
+    let unshared = || {
+        let mut command = Command::new("unshare");
+        command.args(["--fork", "--kill-child"]).args(namespaces);
+        command
+    };
+    if !unshared()
+        .arg("true")
+        .status()
+        .is_ok_and(|status| status.success())
+    {
+        eprintln!("this machine forbids {namespaces:?} to this user");
+        return None;
+    }
+    let mut authority = Authority::files(entries, "1h", "");
+    let mut command = unshared();
+    command.arg(hopguard_tests::hopguard_bin());
+    authority.run(command);
+    Some(authority)
+}
+
+#[test]
+fn a_process_that_is_invisible_in_the_pid_namespace_is_denied() {
+    let namespaces = ["--user", "--map-root-user", "--pid", "--mount-proc"];
+    // Every selector of these would match, were the process not invisible.
+    let entries = entry("uid", &["unix:uid:0".to_owned()]) + &entry("socket", &["socket:default".to_owned()]);
+    let Some(authority) = in_namespaces(&entries, &namespaces) else {
+        return;
+    };
+    let said = first(&authority, &[]);
+    assert_eq!(said["status"], "PERMISSION_DENIED", "{said}");
+    assert!(
+        said["details"]
+            .as_str()
+            .unwrap()
+            .contains("not visible in this PID namespace"),
+        "{said}"
+    );
+    authority.logged(&["permission denied", "not visible"]);
+}
+
+#[test]
+fn the_number_that_stands_for_unmapped_uids_is_nobody() {
+    let namespaces = ["--user", "--map-root-user"];
+    let overflow = entry("nobody", &[format!("unix:uid:{NOBODY}")]);
+    let Some(authority) = in_namespaces(
+        &(overflow + &entry("root", &["unix:uid:0".to_owned()])),
+        &namespaces,
+    ) else {
+        return;
+    };
+    assert_eq!(
+        first(&authority, &[])["ids"][0],
+        "spiffe://mesh.local/root",
+        "we are mapped"
+    );
+    if !is_root() {
+        eprintln!("only root can run a client of an unmapped uid; the room's own tests cover the mapping");
+        return;
+    }
+    // Seen from in there, both are uid 65534.
+    for uid in ["1234", "65534"] {
+        assert_eq!(
+            first(&authority, &["--uid", uid])["status"],
+            "PERMISSION_DENIED",
+            "{uid}"
+        );
+    }
+    authority.logged(&["an entry is refused", "not mapped in this user namespace"]);
+}

@@ -13,3 +13,5 @@ mod lifecycle;
 mod limits;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod svid;

@@ -134,6 +134,50 @@ fn validation_is_strict_and_warnings_are_errors() {
     }
 }
 
+/// Policies after `@id("x") ` and all that is said of them.
+const SAID: &[(&str, &str)] = &[
+    (
+        r#"permit(principal, action == Action::"GETT", resource);"#,
+        "1:38: unrecognized action `Action::\"GETT\"` (did you mean `Action::\"GET\"`?)",
+    ),
+    (
+        r#"permit(principal, action == Action::"write", resource);"#,
+        "1:28: `action == Action::\"write\"` never matches: it stands for several actions (write `action in Action::\"write\"`)",
+    ),
+    (
+        r#"permit(principal in Role::"corp|clerk", action, resource);"#,
+        "1:17: a user is never the principal (the principal is the calling workload; write `when { context has user && context.user in Role::\"ALIAS|ROLE\" }`)",
+    ),
+    (
+        r#"permit(principal == Robot::"x", action, resource);"#,
+        "1:30: unrecognized entity type `Robot` (did you mean `Role`?)",
+    ),
+    (
+        r#"permit(principal == Plaintext::"x", action, resource);"#,
+        "1:30: entity `Plaintext::\"x\"` is of an enumerated entity type, but `\"x\"` is not declared as a valid eid (valid entity eids: \"plaintext\")",
+    ),
+    (
+        r#"permit(principal, action == Action::"shop/orders#getOrder", resource) when { 1 == 2 };"#,
+        "1:1: policy is impossible: the policy expression evaluates to false for all valid requests",
+    ),
+    (
+        r#"permit(principal, action, resource) when { 1 == 2 };"#,
+        "1:1: policy is impossible: the policy expression evaluates to false for all valid requests",
+    ),
+    (
+        r#"permit(principal, action, resource) when { context.port == "x" };"#,
+        "1:53: the types Long and String are not compatible (both operands to a `==` expression must have compatible types. Types must be exactly equal to be compatible)",
+    ),
+];
+
+#[test]
+fn a_fault_is_said_once_and_in_our_terms() {
+    for (policy, said) in SAID {
+        let problems = refused(&format!("@id(\"x\") {policy}"));
+        assert_eq!(shown(&problems), format!("policies/a.cedar:{said}\n"));
+    }
+}
+
 #[test]
 fn sizes_are_bounded() {
     let policy = |at: usize| format!("@id(\"p{at}\") permit(principal, action, resource);\n");
