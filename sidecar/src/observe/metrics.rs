@@ -191,7 +191,10 @@ impl Metrics {
                 cpu_told: Mutex::new(0.0),
                 open_fds: b.one("process_open_fds", "Open file descriptors"),
                 max_fds: b.one("process_max_fds", "File descriptors that may be open"),
-                start_time: b.one("process_start_time_seconds", "When the process began, in Unix seconds"),
+                start_time: b.one(
+                    "process_start_time_seconds",
+                    "When the process began, in Unix seconds",
+                ),
             },
             known: ArcSwap::from_pointee(KnownWorkloads::default()),
             on_scrape: Mutex::new(Vec::new()),
