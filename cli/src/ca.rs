@@ -31,9 +31,11 @@ enum What {
 
 #[derive(clap::Args)]
 struct Serve {
-    /// The authority's configuration
-    #[arg(long, value_name = "FILE", default_value = "ca.toml")]
-    config: PathBuf,
+    /// The authority's configuration (also as `--config FILE`)
+    #[arg(value_name = "FILE", default_value = "ca.toml")]
+    file: PathBuf,
+    #[arg(long, value_name = "FILE", hide = true, conflicts_with = "file")]
+    config: Option<PathBuf>,
     /// What is logged to stderr (tracing's filter syntax)
     #[arg(long, value_name = "FILTER", default_value = "info", env = "HOPGUARD_LOG")]
     log: String,
@@ -42,8 +44,8 @@ struct Serve {
 /// Runs it.
 pub fn run(args: Args, ui: &Ui) -> Result<Exit, Failure> {
     let What::Serve(serve) = args.what;
-    let config =
-        hopguard_ca::config::load(&serve.config).map_err(|problems| failure(CaError::Files(problems)))?;
+    let file = serve.config.unwrap_or(serve.file);
+    let config = hopguard_ca::config::load(&file).map_err(|problems| failure(CaError::Files(problems)))?;
     start_log(&serve.log)?;
     // Each connection takes a descriptor, its process another.
     raise_descriptors(u64::from(config.limits.connections) * 2 + 256);

@@ -83,10 +83,7 @@ fn stage(paths: &[&str], life: Duration) -> Stage {
         meanwhile: Mutex::new(None),
         fails: Mutex::new(false),
     });
-    let (entries, closing) = (
-        watch::Sender::new(entries(paths)),
-        watch::Sender::new(false),
-    );
+    let (entries, closing) = (watch::Sender::new(entries(paths)), watch::Sender::new(false));
     let shared = Shared::new(
         issuer.clone(),
         entries.subscribe(),
