@@ -16,7 +16,7 @@ use tokio::time::{sleep, timeout};
 
 use super::TunnelError;
 use super::connect::{Miss, Tunnel, connect};
-use super::life::{End, Life, Place};
+use super::life::{End, Life, Place, winding_down};
 use super::stream::TunnelStream;
 use crate::dial::DialOptions;
 use crate::tls::{MeshTls, Peer, Session};
@@ -477,12 +477,12 @@ impl Living {
     }
 }
 
-/// Until when a tunnel takes new streams: its age, and four fifths of what its SVIDs had left when it was made, so that a
-/// stream is not cut soon after it was opened.
+/// Until when a tunnel takes new streams: its age, and the time at which it is wound down, so that a stream is not cut soon
+/// after it was opened.
 fn no_new_after(valid_until: SystemTime, max_age: Duration, now: SystemTime) -> SystemTime {
-    let left = valid_until.duration_since(now).unwrap_or_default();
-    now.checked_add(max_age.min(left.mul_f64(0.8)))
-        .unwrap_or(valid_until)
+    let winding_down = winding_down(valid_until, now);
+    now.checked_add(max_age)
+        .map_or(winding_down, |old| old.min(winding_down))
 }
 
 /// Takes a tunnel out of the pool when it has been without streams for long, or is too old: with the last handle it closes.
