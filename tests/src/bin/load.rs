@@ -125,7 +125,12 @@ async fn run(options: &Options) -> Tally {
     let left = Arc::new(AtomicU64::new(options.requests));
     let mut workers = Vec::new();
     for seed in (1..).take(options.connections) {
-        workers.push(tokio::spawn(worker(options.clone(), end, Arc::clone(&left), seed)));
+        workers.push(tokio::spawn(worker(
+            options.clone(),
+            end,
+            Arc::clone(&left),
+            seed,
+        )));
     }
     let mut all = Tally::default();
     for worker in workers {
@@ -215,7 +220,9 @@ fn pause(options: &Options, random: &mut u64) -> Duration {
     *random ^= *random << 13;
     *random ^= *random >> 7;
     *random ^= *random << 17;
-    options.pause.mul_f64((*random >> 11) as f64 / (1u64 << 53) as f64)
+    options
+        .pause
+        .mul_f64((*random >> 11) as f64 / (1u64 << 53) as f64)
 }
 
 async fn open(options: &Options) -> Result<SendRequest<Body>, String> {
