@@ -41,6 +41,7 @@ struct IntentAndBackend {
 
 /// What the redirect is to do. Flags win over the file.
 #[derive(clap::Args, Debug, Default)]
+#[command(group = clap::ArgGroup::new("own").required(true).multiple(true).args(["config", "mark", "uid", "gid"]))]
 struct IntentArgs {
     /// A file with these settings (TOML)
     #[arg(long, value_name = "FILE")]
@@ -48,11 +49,11 @@ struct IntentArgs {
     /// SO_MARK of the sidecar's own sockets
     #[arg(long, value_name = "N", value_parser = mark)]
     mark: Option<u32>,
-    /// Users that the sidecar runs as (numbers)
-    #[arg(long, value_name = "UID,...", value_delimiter = ',')]
+    /// Users that the sidecar runs as (numbers or names)
+    #[arg(long, value_name = "USER,...", value_delimiter = ',', value_parser = user)]
     uid: Vec<u32>,
-    /// Primary groups that the sidecar runs as (numbers)
-    #[arg(long, value_name = "GID,...", value_delimiter = ',')]
+    /// Primary groups that the sidecar runs as (numbers or names)
+    #[arg(long, value_name = "GROUP,...", value_delimiter = ',', value_parser = group)]
     gid: Vec<u32>,
     /// Inbound TCP ports to redirect: all, none, or 8080,9000-9010 [default: all]
     #[arg(long, value_name = "PORTS")]
@@ -383,7 +384,33 @@ fn mark(text: &str) -> Result<u32, String> {
         Some(hex) => u32::from_str_radix(hex, 16),
         None => text.parse(),
     };
-    parsed.map_err(|_bad| "a mark is a number: 1337 or 0x539".to_owned())
+    match parsed {
+        Ok(0) => Err(IntentError::ZeroMark.to_string()),
+        Ok(mark) => Ok(mark),
+        Err(_) => Err("a mark is a number: 1337 or 0x539".to_owned()),
+    }
+}
+
+/// A user by number, or by the name that it has on this machine.
+fn user(text: &str) -> Result<u32, String> {
+    if let Ok(uid) = text.parse() {
+        return Ok(uid);
+    }
+    let found = nix::unistd::User::from_name(text).map_err(|error| error.to_string())?;
+    found
+        .map(|user| user.uid.as_raw())
+        .ok_or_else(|| format!("there is no user `{text}` on this machine"))
+}
+
+/// A group by number, or by the name that it has on this machine.
+fn group(text: &str) -> Result<u32, String> {
+    if let Ok(gid) = text.parse() {
+        return Ok(gid);
+    }
+    let found = nix::unistd::Group::from_name(text).map_err(|error| error.to_string())?;
+    found
+        .map(|group| group.gid.as_raw())
+        .ok_or_else(|| format!("there is no group `{text}` on this machine"))
 }
 
 #[cfg(test)]
@@ -444,12 +471,21 @@ mod tests {
     }
 
     #[test]
-    fn marks_are_decimal_or_hexadecimal() {
-        assert_eq!(intent(&["--mark", "0x539"]).unwrap().get().own.mark, Some(1337));
-        assert_eq!(
-            intent(&["--mark", "0"]).unwrap_err().message,
-            IntentError::ZeroMark.to_string()
-        );
-        assert_eq!(intent(&[]).unwrap_err().message, IntentError::NoOwn.to_string());
+    fn who_the_sidecar_is_may_be_said_in_several_ways() {
+        let own = |line: &[&str]| intent(line).unwrap().get().own.clone();
+        assert_eq!(own(&["--mark", "0x539"]).mark, Some(1337));
+        assert_eq!(own(&["--uid", "root,4242"]).uids, [0, 4242]);
+        assert_eq!(own(&["--gid", "root"]).gids, [0]);
+        for wrong in [
+            &["--mark", "0"][..],
+            &["--uid", "no-such-user"],
+            &["--gid", "no-such-group"],
+            &[],
+        ] {
+            assert!(
+                Line::try_parse_from(std::iter::once("x").chain(wrong.iter().copied())).is_err(),
+                "{wrong:?}"
+            );
+        }
     }
 }

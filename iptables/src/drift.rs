@@ -7,7 +7,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::plan::{ChainPlan, FamilyPlan};
-use crate::rules::{ALL, Family, Own, Table};
+use crate::rules::{ALL, Family, NAT_IN, NAT_OUT, Own, Table};
 use crate::state::{Ruleset, SavedChain, canonical, target};
 
 /// One difference between what is planned and what is in place.
@@ -385,6 +385,68 @@ fn base_drift(
                 found: Some(rule.text),
             },
         );
+    }
+}
+
+/// What a look at the rules tells without an intent to compare them with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Nothing of ours.
+    Absent,
+    /// Chains of ours without what makes them work; why.
+    Broken(String),
+    /// Connections are redirected, before any other rule.
+    Stands {
+        /// The marks by which the sidecar's own traffic is told.
+        marks: Vec<u32>,
+        /// Where outbound connections are redirected to.
+        outbound_port: Option<u16>,
+        /// Where inbound connections are redirected to.
+        inbound_port: Option<u16>,
+    },
+}
+
+/// Whether the redirect stands.
+pub fn standing(state: &Ruleset) -> Standing {
+    if state.own().next().is_none() {
+        return Standing::Absent;
+    }
+    for own in [NAT_OUT, NAT_IN] {
+        let Some(chain) = state.chain(own.table, own.chain) else {
+            return Standing::Broken(format!("the chain {} is missing", own.chain));
+        };
+        if chain.rules.is_empty() {
+            return Standing::Broken(format!("the chain {} is empty", own.chain));
+        }
+        let base = state.chain(own.table, own.base);
+        let jumps = base.map(|base| references(base, &[own])).unwrap_or_default();
+        match jumps.first() {
+            None => return Standing::Broken(format!("{} does not lead to {}", own.base, own.chain)),
+            Some((1, _)) => {}
+            Some(_) => {
+                return Standing::Broken(format!("other rules of {} come before {}", own.base, own.chain));
+            }
+        }
+    }
+    let values = |own: Own, flag: &str| -> Vec<u32> {
+        let rules = state
+            .chain(own.table, own.chain)
+            .into_iter()
+            .flat_map(|chain| &chain.rules);
+        let clauses = rules.flat_map(|rule| canonical(rule));
+        clauses
+            .filter_map(|clause| clause.strip_prefix(flag)?.trim().parse().ok())
+            .collect()
+    };
+    let port = |own| {
+        values(own, "--to-ports")
+            .last()
+            .and_then(|port| u16::try_from(*port).ok())
+    };
+    Standing::Stands {
+        marks: values(NAT_OUT, "--mark"),
+        outbound_port: port(NAT_OUT),
+        inbound_port: port(NAT_IN),
     }
 }
 

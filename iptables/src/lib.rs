@@ -29,7 +29,7 @@ pub use apply::{
     ApplyError, Blame, Cause, Checked, FamilyOutcome, Options, Outcome, Survey, Undone, apply, check, survey,
     undo,
 };
-pub use drift::{Drift, DriftKind};
+pub use drift::{Drift, DriftKind, Standing, standing};
 pub use host::{Backend, Ipv6};
 pub use intent::{Families, InboundPorts, Intent, IntentError, PortRange, RawIntent, RawOwn, Udp};
 pub use plan::{FamilyPlan, Plan, PlanView, plan};

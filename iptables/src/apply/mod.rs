@@ -162,16 +162,6 @@ pub struct Survey {
     pub state: Result<Ruleset, Cause>,
 }
 
-impl Survey {
-    /// `nf_tables` or `legacy`, when the program says so.
-    pub fn implementation(&self) -> Option<&'static str> {
-        let (_, version) = self.program.as_ref().ok()?;
-        ["nf_tables", "legacy"]
-            .into_iter()
-            .find(|name| version.contains(name))
-    }
-}
-
 /// Looks at one family's program and rules.
 pub fn survey(family: Family, options: &Options) -> Survey {
     let program = Tool::find(family, "", options).and_then(|tool| {

@@ -143,3 +143,44 @@ fn the_longest_run_in_order_is_kept() {
     assert_eq!(run(&[3, 0, 1, 2]), [0, 1, 2]);
     assert_eq!(run(&[0, 1, 5, 2, 3]), [0, 1, 2, 3]);
 }
+
+#[test]
+fn whether_the_redirect_stands_is_told_without_an_intent() {
+    let plan = planned();
+    let state = restore(
+        &Ruleset::default(),
+        &change(&Ruleset::default(), &Wanted::plan(&plan)),
+    )
+    .unwrap();
+    let stands = Standing::Stands {
+        marks: vec![1337],
+        outbound_port: Some(15001),
+        inbound_port: Some(15006),
+    };
+    assert_eq!(standing(&state), stands);
+    assert_eq!(standing(&Ruleset::default()), Standing::Absent);
+    let broken = |edit: &dyn Fn(&mut SavedTable)| {
+        let mut state = state.clone();
+        edit(state.tables.iter_mut().find(|table| table.name == "nat").unwrap());
+        match standing(&state) {
+            Standing::Broken(why) => why,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(
+        broken(&|nat| rules(nat, "OUTPUT").clear()),
+        "OUTPUT does not lead to HOPGUARD_OUTPUT"
+    );
+    assert_eq!(
+        broken(&|nat| rules(nat, "PREROUTING").insert(0, "-j ACCEPT".into())),
+        "other rules of PREROUTING come before HOPGUARD_PREROUTING"
+    );
+    assert_eq!(
+        broken(&|nat| rules(nat, "HOPGUARD_OUTPUT").clear()),
+        "the chain HOPGUARD_OUTPUT is empty"
+    );
+    assert_eq!(
+        broken(&|nat| nat.chains.retain(|chain| chain.name != "HOPGUARD_PREROUTING")),
+        "the chain HOPGUARD_PREROUTING is missing"
+    );
+}

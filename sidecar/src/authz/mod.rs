@@ -21,6 +21,7 @@ mod route;
 mod rules;
 mod scan;
 mod schema;
+mod validate;
 mod world;
 
 pub use decide::Policies;

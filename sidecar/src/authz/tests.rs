@@ -1,6 +1,7 @@
 //! A small mesh to decide about, and what the tests of this room share.
 
 mod differential;
+mod examples;
 mod loading;
 mod naming;
 mod oracle;

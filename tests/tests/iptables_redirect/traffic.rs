@@ -188,23 +188,13 @@ fn a_socket_bound_to_a_device_does_not_escape() {
 
         apply(&[]);
         let before = counted.total();
-        for (to, device) in [
-            ("127.0.0.2", "pod"),
-            ("192.0.2.9", "pod"),
-            (PEER4, "pod"),
-            ("192.0.2.9", "lo"),
-            (PEER4, "lo"),
-        ] {
-            fails(at(to, 80), device);
-        }
-        for (to, device) in [
-            ("2001:db8::9", "pod"),
-            (PEER6, "pod"),
-            ("2001:db8::9", "lo"),
-            (PEER6, "lo"),
-        ] {
-            fails(at(to, 80), device);
-        }
+        let addresses = ["127.0.0.2", "192.0.2.9", PEER4, "::1", "2001:db8::9", PEER6];
+        std::thread::scope(|scope| {
+            for to in addresses {
+                scope.spawn(move || fails(at(to, 80), "pod"));
+                scope.spawn(move || fails(at(to, 80), "lo"));
+            }
+        });
         assert_eq!(counted.total(), before, "nothing of it on the wire");
     });
 }
