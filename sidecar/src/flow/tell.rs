@@ -278,7 +278,6 @@ fn undecided(verdict: &'static str, reason: &'static str, snapshot: &Snapshot) -
         verdict,
         reason,
         rules: Vec::new(),
-        detail: None,
         needs: None,
         shadow: Vec::new(),
         policy_version: Text::from(snapshot.policies.version().to_owned()),
@@ -296,7 +295,6 @@ fn as_decided(decision: &authz::Decision, snapshot: &Snapshot) -> Decision {
         },
         reason: decision.reason.label(),
         rules: texts(&decision.rules),
-        detail: None,
         needs: decision.needs.as_ref().map(|needs| Need {
             rule: Text::from(needs.rule.to_string()),
             text: Text::from(needs.text.clone()),

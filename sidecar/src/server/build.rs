@@ -9,17 +9,20 @@ use crate::config::{Egress, Loaded, Mesh, Sidecar, read_policies};
 use crate::dial::DialOptions;
 use crate::flow::{Context, FlowOptions, Probe};
 use crate::observe::{Journal, KnownWorkloads, Metrics, UserLog};
+use crate::request::Limits;
 use crate::runtime::Drain;
 use crate::services::{Resolver, ResolverOptions};
 use crate::snapshot::Current;
 use crate::tls::public_server;
-use crate::tunnel::Pool;
+use crate::tunnel::{Pool, PoolOptions};
 
 use super::ServerError;
 use super::ready::State;
 
 /// How long a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// A tunnel without streams is closed after this: well below what connection tracking and address reuse allow.
+const TUNNEL_IDLE: Duration = Duration::from_secs(90);
 
 /// Builds every room.
 ///
@@ -31,12 +34,15 @@ pub(super) fn build(loaded: Loaded) -> Result<Arc<State>, ServerError> {
     let metrics = Metrics::new();
     let journal = Journal::start(&sidecar.log.output, metrics.dropped_records())
         .map_err(ServerError::system("log.output"))?;
-    let dial = sidecar.dial();
+    let dial = DialOptions {
+        mark: sidecar.traffic.mark,
+        timeout: sidecar.limits.connect_timeout,
+    };
     dial.check()
         .map_err(ServerError::system("traffic.mark needs CAP_NET_ADMIN"))?;
     let services =
         Resolver::new(mesh.services(), ResolverOptions::default()).map_err(ServerError::setting("mesh"))?;
-    let authn = Authenticator::new(mesh.issuers(), AuthnOptions::new(dial.clone()))
+    let authn = Authenticator::new(mesh.issuer_options(), AuthnOptions::new(dial.clone()))
         .map_err(ServerError::setting("issuer"))?;
     let (policies, trouble) = match first_policies(&sidecar, &mesh) {
         Ok(policies) => (policies, None),
@@ -46,7 +52,12 @@ pub(super) fn build(loaded: Loaded) -> Result<Arc<State>, ServerError> {
     metrics.set_known(KnownWorkloads::new(mesh.known_workloads()));
     metrics.config_info(&mesh.hash, policies.version(), env!("CARGO_PKG_VERSION"));
     let current = Current::new(policies, Arc::clone(&mesh));
-    let pool = Pool::new(sidecar.pool());
+    let pool = Pool::new(PoolOptions {
+        dial: dial.clone(),
+        max_age: sidecar.limits.tunnel_max_age,
+        streams_per_tunnel: sidecar.limits.streams_per_tunnel,
+        idle: TUNNEL_IDLE,
+    });
     let options = options(&sidecar, dial)?;
     let users = UserLog::new(&sidecar.log.user);
     let (drain, probe) = (Drain::new(), Probe::default());
@@ -93,7 +104,11 @@ fn options(sidecar: &Sidecar, dial: DialOptions) -> Result<FlowOptions, ServerEr
         dial,
         detect_timeout: sidecar.inbound.detect_timeout,
         handshake_timeout: HANDSHAKE,
-        limits: sidecar.request_limits(),
+        limits: Limits {
+            head_bytes: limits.head_bytes,
+            headers: limits.headers,
+            ..Limits::default()
+        },
         head_timeout: limits.head_timeout,
         idle_timeout: limits.idle_timeout,
         opaque_idle: limits.opaque_idle_timeout,

@@ -5,7 +5,8 @@ use std::time::SystemTime;
 
 use tokio::task::JoinHandle;
 
-use crate::identity::{IdentityError, IdentityState, WorkloadApiOptions, default_endpoint, watch};
+use crate::config::WhichSvid;
+use crate::identity::{IdentityError, IdentityState, Pick, WorkloadApiOptions, default_endpoint, watch};
 use crate::observe::Label;
 use crate::tls::MeshTls;
 
@@ -26,9 +27,19 @@ pub(super) fn start(state: &Arc<State>) -> Result<JoinHandle<IdentityError>, Ser
             what: "identity.workload_api",
             detail: "not set, and neither is SPIFFE_ENDPOINT_SOCKET".to_owned(),
         })?;
-    let snapshot = state.ctx.current.load();
-    let service = snapshot.mesh.service(&state.sidecar.service);
-    let pick = state.sidecar.pick(service.map_or(&[], |service| service.spiffe_ids.as_slice()));
+    let pick = match &settings.which {
+        WhichSvid::Id(id) => Pick::Id(id.clone()),
+        WhichSvid::Hint(hint) => Pick::Hint(hint.clone()),
+        WhichSvid::OfTheService => {
+            let snapshot = state.ctx.current.load();
+            let service = snapshot.mesh.service(&state.sidecar.service);
+            Pick::OneOf(
+                service
+                    .map(|service| service.spiffe_ids.clone())
+                    .unwrap_or_default(),
+            )
+        }
+    };
     let state = Arc::clone(state);
     Ok(tokio::spawn(watch(
         WorkloadApiOptions { endpoint, pick },

@@ -63,7 +63,7 @@ fn look(state: &State) -> Fingerprint {
     let mesh = &state.ctx.current.load().mesh;
     let mut files: Vec<PathBuf> = vec![state.sidecar.mesh.clone()];
     files.extend(
-        mesh.issuers()
+        mesh.issuer_options()
             .into_iter()
             .filter_map(|issuer| issuer.ca_file),
     );
@@ -111,7 +111,7 @@ fn apply(state: &State, set: Set) {
     if let Err(error) = ctx.services.reconfigure(set.mesh.services()) {
         return refuse(state, format!("{}: {error}", state.sidecar.mesh.display()));
     }
-    if let Err(error) = ctx.authn.reconfigure(set.mesh.issuers()) {
+    if let Err(error) = ctx.authn.reconfigure(set.mesh.issuer_options()) {
         if let Err(worse) = ctx.services.reconfigure(before.services()) {
             tracing::error!(%worse, "the services of before could not be put back");
         }

@@ -75,6 +75,19 @@ async fn the_ways_in_which_no_head_comes() {
         read("", false, HeadTimes { idle: SHORT, ..TIMES }).await,
         HeadFailure::Idle
     ));
+    let stray = read(
+        "\r\n",
+        false,
+        HeadTimes {
+            idle: SHORT * 2,
+            head: SHORT,
+        },
+    )
+    .await;
+    assert!(
+        matches!(stray, HeadFailure::Idle),
+        "a stray line end begins no request"
+    );
     let slow = read("GET / HTTP/1.1\r\n", false, HeadTimes { head: SHORT, ..TIMES }).await;
     assert!(
         matches!(slow, HeadFailure::Refused(refusal) if (refusal.status, refusal.code) == (408, "head_timeout"))

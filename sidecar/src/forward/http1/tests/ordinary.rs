@@ -206,3 +206,39 @@ async fn an_early_read_is_part_of_the_stream() {
     in_time(done).await.unwrap().assert_reusable();
     drop(client);
 }
+
+/// What a connection costs while a request is under way, beside its buffers: guarded from both sides, so that what is
+/// gained is kept.
+#[tokio::test(start_paused = true)]
+async fn a_request_under_way_is_small() {
+    let limits = crate::request::Limits::default();
+    let head = crate::request::parse_head(GET.as_bytes(), &limits)
+        .unwrap()
+        .unwrap();
+    let (client, app) = (tokio::io::duplex(1).0, tokio::io::duplex(1).0);
+    let (mut client, mut app) = (Buffered::new(client), Buffered::new(app));
+    let progress = crate::forward::Progress::default();
+    let request = crate::forward::http1::Outgoing {
+        head: &head,
+        bytes: Vec::new(),
+        response_add: &[],
+        close: &|| false,
+        reused: false,
+        limits: &limits,
+        times: crate::forward::http1::Times {
+            response: None,
+            body_idle: super::SHORT,
+            upgraded_idle: super::SHORT,
+        },
+        progress: &progress,
+    };
+    let exchange = size_of_val(&crate::forward::http1::exchange(&mut client, &mut app, request));
+    let copy = size_of_val(&crate::forward::copy_both(
+        &mut client,
+        &mut app,
+        super::SHORT,
+        &progress,
+    ));
+    assert!((600..2_000).contains(&exchange), "{exchange} bytes an exchange");
+    assert!((150..600).contains(&copy), "{copy} bytes a copy");
+}
