@@ -2,9 +2,11 @@
 
 mod load;
 mod mesh;
+mod probe;
 
 pub use load::{Counted, Load};
 pub use mesh::{Mesh, Options, output_within, succeeded};
+pub use probe::{Probe, Seen};
 
 use std::path::PathBuf;
 use std::process::{Child, Command};
