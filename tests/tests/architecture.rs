@@ -35,9 +35,10 @@ const SIDECAR: &[(&str, &[&str])] = &[
             "intercept",
         ],
     ),
+    // `request`: which headers policies may read changes together with the policies, so it is in the same snapshot.
     (
         "snapshot",
-        &["config", "identity", "services", "tls", "authn", "authz"],
+        &["config", "identity", "services", "tls", "authn", "authz", "request"],
     ),
     (
         "flow",
