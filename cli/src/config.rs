@@ -270,10 +270,11 @@ fn init(dir: &Path, ui: &Ui) -> Result<Exit, Failure> {
     for path in &written {
         ui.line(path.display().to_string());
     }
-    ui.note(format!(
-        "Change what their comments say; then: hopguard config check {0}/*.toml, and hopguard ca serve {0}/ca.toml",
-        dir.display()
-    ));
+    let dir = dir.display();
+    ui.note("Change what their comments say, then:");
+    ui.note(format!("  hopguard config check {dir}/*.toml"));
+    ui.note(format!("  hopguard ca serve --config {dir}/ca.toml"));
+    ui.note(format!("  hopguard sidecar --config {dir}/sidecar.toml"));
     Ok(Exit::Done)
 }
 
