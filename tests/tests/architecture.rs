@@ -38,7 +38,9 @@ const SIDECAR: &[(&str, &[&str])] = &[
     // `request`: which headers policies may read changes together with the policies, so it is in the same snapshot.
     (
         "snapshot",
-        &["config", "identity", "services", "tls", "authn", "authz", "request"],
+        &[
+            "config", "identity", "services", "tls", "authn", "authz", "request",
+        ],
     ),
     (
         "flow",

@@ -108,13 +108,21 @@ fn svids_rotate_under_load_and_no_request_is_lost() {
     // The journal writes behind the traffic; every request has its record.
     let (_, inbound) = eventually(PATIENCE, || {
         let (count, ends) = proven(&mesh, "orders", "request");
-        if count == sent { Ok((count, ends)) } else { Err(format!("{count} of {sent} records")) }
+        if count == sent {
+            Ok((count, ends))
+        } else {
+            Err(format!("{count} of {sent} records"))
+        }
     })
     .unwrap();
     let opened = counted.number("connections_opened");
     let (_, outbound) = eventually(PATIENCE, || {
         let (count, ends) = proven(&mesh, "web", "connection");
-        if count == opened { Ok((count, ends)) } else { Err(format!("{count} of {opened} records")) }
+        if count == opened {
+            Ok((count, ends))
+        } else {
+            Err(format!("{count} of {opened} records"))
+        }
     })
     .unwrap();
 
@@ -176,7 +184,10 @@ fn hold_a_connection_open() {
     let mut rounds = 0;
     let error = loop {
         let mut echo = [0; 4];
-        match stream.write_all(b"ping").and_then(|()| stream.read_exact(&mut echo)) {
+        match stream
+            .write_all(b"ping")
+            .and_then(|()| stream.read_exact(&mut echo))
+        {
             Ok(()) => rounds += 1,
             Err(error) => break error,
         }

@@ -413,7 +413,8 @@ where
     let again = |snapshot: &Snapshot| connect_decision(snapshot, secured);
     let bounds = Bounds {
         decided: moving.decided,
-        user: None };
+        user: None,
+    };
     let copying = copy_both(
         &mut moving.stream,
         &mut moving.app,

@@ -225,7 +225,10 @@ where
                 &allowed.read.headers,
             ))
         };
-        let bounds = Bounds { decided: allowed.snapshot.generation, user: allowed.read.verified.as_deref() };
+        let bounds = Bounds {
+            decided: allowed.snapshot.generation,
+            user: allowed.read.verified.as_deref(),
+        };
         let close = || ctx.drain.has_begun() || SystemTime::now() >= secured.validity.soft;
         let progress = Progress::default();
         let exchanging = async {

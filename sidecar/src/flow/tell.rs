@@ -340,11 +340,13 @@ impl RequestStory {
 
     fn new(ctx: &Context, secured: &Secured, trace: TraceParent, started: Instant) -> Self {
         let mut record = Record::new(Kind::Request, Direction::Inbound, "", source(secured));
-        record.dst = own_side(ctx);
-        record.dst.addr = Some(Text::from(secured.app.to_string()));
-        record.dst.port = Some(secured.port.port);
-        record.trace = Some(trace);
-        record.tls = protection(secured);
+        let addr = Some(Text::from(secured.app.to_string()));
+        record.dst = Destination {
+            addr,
+            port: Some(secured.port.port),
+            ..own_side(ctx)
+        };
+        (record.trace, record.tls) = (Some(trace), protection(secured));
         record.identity_state = Proven::of(secured.peer.is_some(), false);
         Self { record, started }
     }

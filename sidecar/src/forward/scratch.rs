@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 
-/// Large enough that bulk costs few system calls (DESIGN.md: 64 KiB and more).
+/// Large enough that bulk costs few system calls.
 const SIZE: usize = 64 * 1024;
 
 thread_local! {

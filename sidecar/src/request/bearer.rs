@@ -1,5 +1,5 @@
 //! The one place where a user's token may stand: the headers of a request enter, one of three answers leaves. A header
-//! that is there but no bearer token is bad, never absent (FIELD.md, user voice 7).
+//! that is there but no bearer token is bad, never absent.
 
 use std::fmt;
 

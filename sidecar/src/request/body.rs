@@ -16,7 +16,7 @@ pub struct Fed {
     pub done: bool,
 }
 
-/// A strict reader of one body (RFC 9112 6 and 7; S4 of POLICY.md).
+/// A strict reader of one body (RFC 9112 6 and 7; S4 of docs/request-attacks.md).
 #[derive(Clone, Debug)]
 pub struct BodyReader {
     state: State,

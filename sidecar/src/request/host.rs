@@ -16,7 +16,7 @@ pub(super) struct Authority {
 /// The longest host name (RFC 1035), and enough for any literal.
 const MAX_HOST: usize = 255;
 
-/// Reads `host[:port]` (RFC 9110 7.2; H1, H2 of POLICY.md).
+/// Reads `host[:port]` (RFC 9110 7.2; H1, H2 of docs/request-attacks.md).
 pub(super) fn authority(text: &[u8]) -> Result<Authority, Refusal> {
     let text = std::str::from_utf8(text).ok().filter(|text| text.is_ascii());
     let text = text.ok_or_else(|| bad("the host is not ASCII"))?;

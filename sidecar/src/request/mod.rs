@@ -2,7 +2,7 @@
 //! [`Refusal`]. Bodies are checked while they pass ([`BodyReader`]), response heads in the same spirit
 //! ([`parse_response`]). It never repairs, never rewrites a path, and does no I/O.
 //!
-//! The rule (POLICY.md, "Request attacks"): refuse what two readers could read in two ways, decide on exactly the bytes
+//! The rule (docs/request-attacks.md): refuse what two readers could read in two ways, decide on exactly the bytes
 //! that are forwarded. The raw head is searched for bare CR, bare LF, NUL and other control bytes *before* any parser
 //! may repair it; then `httparse` splits the fields; then the rules of this room apply.
 //!
@@ -63,7 +63,7 @@ pub struct Limits {
     /// Most bytes of the request target. Past it: 414.
     pub target_bytes: usize,
     /// Lets `;` into paths. Servlet containers cut `;x=1` out of a segment before they route, others take it as text, so
-    /// such a path has two readings. Off (the default of POLICY.md): 400. On: it passes, and then the caller **must**
+    /// such a path has two readings. Off (the default): 400. On: it passes, and then the caller **must**
     /// decide on each of [`Head::readings`] and let it through only if every one of them is allowed.
     pub allow_semicolon: bool,
 }

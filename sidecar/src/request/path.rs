@@ -6,7 +6,7 @@
 
 use super::Refusal;
 
-/// P23 of POLICY.md: no application has paths this deep, and routing work grows with them.
+/// P23 of docs/request-attacks.md: no application has paths this deep, and routing work grows with them.
 const MAX_SEGMENTS: usize = 100;
 
 /// A path, read.

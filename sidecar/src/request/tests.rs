@@ -1,4 +1,4 @@
-//! The attack tables of POLICY.md (P, H, I, S), and beside them what a careless strictness would break.
+//! The attack tables of the known attacks on paths (P), hosts (H), identity headers (I) and framing (S), and beside them what a careless strictness would break.
 
 mod body;
 mod framing;

@@ -1,14 +1,14 @@
 //! From settings to rooms: what was loaded enters, the shared state of the process leaves, with nothing running yet.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::authn::{Authenticator, AuthnOptions};
 use crate::authz::{Policies, PolicyProblem, load};
 use crate::config::{Egress, Loaded, Mesh, Sidecar, read_policies};
 use crate::dial::DialOptions;
 use crate::flow::{Context, FlowOptions, Probe};
-use crate::observe::{Journal, KnownWorkloads, Metrics, UserLog};
+use crate::observe::{Journal, KnownWorkloads, Label, Metrics, UserLog};
 use crate::request::Limits;
 use crate::runtime::Drain;
 use crate::services::{Resolver, ResolverOptions};
@@ -49,6 +49,7 @@ pub(super) fn build(loaded: Loaded) -> Result<Arc<State>, ServerError> {
         // A sidecar that does not start would leave its service without an answer that says why; one that denies does not.
         Err(trouble) => (Arc::new(Policies::deny_all()), Some(trouble)),
     };
+    feed(&metrics, &authn);
     metrics.set_known(KnownWorkloads::new(mesh.known_workloads()));
     metrics.config_info(&mesh.hash, policies.version(), env!("CARGO_PKG_VERSION"));
     let current = Current::new(policies, Arc::clone(&mesh));
@@ -74,6 +75,26 @@ pub(super) fn build(loaded: Loaded) -> Result<Arc<State>, ServerError> {
         options,
     };
     Ok(State::new(Arc::new(ctx), sidecar, trouble))
+}
+
+/// What is counted elsewhere is told at each scrape.
+fn feed(metrics: &Arc<Metrics>, authn: &Arc<Authenticator>) {
+    let authn = Arc::clone(authn);
+    metrics.on_scrape(move |metrics| {
+        for issuer in authn.status(SystemTime::now()) {
+            metrics.jwks_age(
+                Label::from(Arc::<str>::from(issuer.alias)),
+                issuer.age.map(Duration::from_secs),
+            );
+        }
+        let counters = authn.counters();
+        for token in counters.tokens {
+            metrics.token_checks_total(Label::from(token.alias), token.result, token.cached, token.count);
+        }
+        for fetch in counters.fetches {
+            metrics.jwks_fetches_total(Label::from(fetch.alias), fetch.result, fetch.count);
+        }
+    });
 }
 
 /// The ports that are ours: nothing is ever forwarded to them.

@@ -1,12 +1,16 @@
 //! Our own identity as it comes and goes: states of the Workload API client enter, the snapshot in force leaves.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
+
+use rustls_pki_types::CertificateDer;
 
 use tokio::task::JoinHandle;
 
 use crate::config::WhichSvid;
-use crate::identity::{IdentityError, IdentityState, Pick, WorkloadApiOptions, default_endpoint, watch};
+use crate::identity::{
+    Identity, IdentityError, IdentityState, Pick, WorkloadApiOptions, default_endpoint, watch,
+};
 use crate::observe::Label;
 use crate::tls::MeshTls;
 
@@ -58,6 +62,7 @@ fn take(state: &State, news: IdentityState) {
         IdentityState::Lost { reason } => {
             tracing::error!(%reason, "the identity is lost: no mesh traffic passes");
             ctx.metrics.svid_rotated("lost");
+            ctx.pool.retire_all();
             return ctx.current.set_tls(Err(Arc::from(reason)));
         }
     };
@@ -71,6 +76,7 @@ fn take(state: &State, news: IdentityState) {
                 Label::from(Arc::<str>::from(identity.id.trust_domain_name())),
                 identity.not_after,
             );
+            ctx.metrics.bundle_expiry(bundle_ends(&identity));
             tracing::info!(spiffe_id = %identity.id, not_after = ?identity.not_after, "identity in force");
         }
         Err(error) => {
@@ -79,4 +85,20 @@ fn take(state: &State, news: IdentityState) {
             tracing::error!(%error, "an identity came that cannot be used; the one before stays");
         }
     }
+}
+
+/// When the last authority of each trust domain ends: from then on nobody of it can be trusted.
+fn bundle_ends(identity: &Identity) -> Vec<(Label, SystemTime)> {
+    let end = |cert: &CertificateDer<'_>| {
+        let (_, cert) = x509_parser::parse_x509_certificate(cert).ok()?;
+        let seconds = u64::try_from(cert.validity().not_after.timestamp()).ok()?;
+        SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
+    };
+    let bundles = identity.bundles.iter();
+    bundles
+        .filter_map(|(domain, roots)| {
+            let last = roots.iter().filter_map(end).max()?;
+            Some((Label::from(Arc::<str>::from(domain.as_str())), last))
+        })
+        .collect()
 }

@@ -180,8 +180,11 @@ impl AdminState for State {
         if notes.draining {
             reasons.push("draining".to_owned());
         }
-        if let (false, Some(trouble)) = (notes.files_good, &notes.refused) {
-            reasons.push(format!("no policy set: {trouble}"));
+        if !notes.files_good {
+            // Without the problems themselves: the health port is open to everyone, the admin socket is not.
+            reasons.push(
+                "no policy set could be loaded: `policy` on the admin socket and the log say why".to_owned(),
+            );
         }
         if self.sidecar.traffic.probe {
             match &notes.redirect {

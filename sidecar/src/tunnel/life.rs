@@ -221,7 +221,10 @@ mod tests {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
         let notice = |millis: u64| {
             let until = now + Duration::from_millis(millis);
-            until.duration_since(winding_down(until, now)).unwrap().as_millis()
+            until
+                .duration_since(winding_down(until, now))
+                .unwrap()
+                .as_millis()
         };
         assert_eq!(notice(3_600_000), 720_000);
         assert_eq!((notice(5000), notice(1000), notice(0)), (1500, 500, 0));
