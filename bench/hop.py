@@ -3,7 +3,7 @@
 
     bench/hop.py [--seconds 5] [--rounds 3]
 
-Brings up the demo's mesh with the optimised binary, sends GET requests from pod web to orders with alice's token (mutual TLS,
+Brings up the demo's mesh with the optimised binary, sends POST requests from pod orders to payments with alice's token (mutual TLS,
 JWT, policy and a record on each), and the same requests between two pods without sidecars. CPU is read from /proc, latency by the
 client. Medians over the rounds; ends with one JSON line. Two noisy cores are shared by client, sidecars and application, so
 quote ratios and CPU, not throughput.
@@ -68,10 +68,10 @@ def load(mesh, pod, url, options, *more):
 def measure(mesh, shape, seconds, token):
     """One round of one shape: direct, then through the mesh."""
     options = ["--seconds", seconds, *shape]
-    direct = load(mesh, "laptop", "http://stranger:8090/count", options)
-    pids = [mesh.ready["pids"][name] for name in ("web", "orders")]
+    direct = load(mesh, "laptop", "http://stranger:8090/charge", [*options, "--method", "POST"])
+    pids = [mesh.ready["pids"][name] for name in ("orders", "payments")]
     before = [cpu(pid) for pid in pids]
-    meshed = load(mesh, "web", "http://orders:8080/count", options, "--header", f"authorization: Bearer {token}")
+    meshed = load(mesh, "orders", "http://payments:8080/charge", [*options, "--method", "POST"], "--header", f"authorization: Bearer {token}")
     spent = [cpu(pid) - was for pid, was in zip(pids, before)]
     per = [1e6 * seconds_ / meshed["answered"] for seconds_ in spent]
     return {"direct": direct, "mesh": meshed, "cpu_us": per}
@@ -84,15 +84,15 @@ def main():
     options = parser.parse_args()
     mesh = Mesh()
     try:
-        plain = mesh.start("stranger", HOPGUARD, "demo", "app", "orders", "--port", "8090")
-        idle = {name: rss(mesh.ready["pids"][name]) for name in ("web", "orders", "ca")}
+        plain = mesh.start("stranger", HOPGUARD, "demo", "app", "payments", "--port", "8090")
+        idle = {name: rss(mesh.ready["pids"][name]) for name in ("orders", "payments", "ca")}
         token = mesh.token()
         shapes = {"one connection": ["--connections", 1], "64 keep-alive": ["--connections", 64],
                   "new connection each": ["--connections", 16, "--new-connections"]}
         for shape in shapes.values():
             measure(mesh, shape, 1, token)
         report = {"rss_kib_at_start": idle, "shapes": {}}
-        print(f"RSS at start: sidecar of web {idle['web']} KiB, of orders {idle['orders']} KiB, CA {idle['ca']} KiB")
+        print(f"RSS at start: sidecar of orders {idle['orders']} KiB, of payments {idle['payments']} KiB, CA {idle['ca']} KiB")
         for name, shape in shapes.items():
             rounds = [measure(mesh, shape, options.seconds, token) for _ in range(options.rounds)]
             middle = lambda pick: statistics.median(pick(r) for r in rounds)
@@ -110,7 +110,7 @@ def main():
             print(f"{name}: CPU {figures['cpu_us_client_sidecar']} + {figures['cpu_us_server_sidecar']} us a request; "
                   f"p50 {figures['p50_us_direct']} -> {figures['p50_us_mesh']} us, "
                   f"p99 {figures['p99_us_direct']} -> {figures['p99_us_mesh']} us")
-        report["rss_kib_after_load"] = {name: rss(mesh.ready["pids"][name]) for name in ("web", "orders", "ca")}
+        report["rss_kib_after_load"] = {name: rss(mesh.ready["pids"][name]) for name in ("orders", "payments", "ca")}
         plain.terminate()
         print(json.dumps(report))
     finally:

@@ -191,7 +191,9 @@ impl Reader<'_> {
                 "name a file, relative to this one or absolute",
             );
         }
-        self.path.parent().unwrap_or(Path::new("")).join(raw.get_ref())
+        // Absolute, because clients and logs name it from elsewhere.
+        let base = std::path::absolute(self.path).unwrap_or_else(|_| self.path.to_owned());
+        base.parent().unwrap_or(Path::new("/")).join(raw.get_ref())
     }
 
     fn svid_ttl(&mut self, raw: Option<&Spanned<String>>) -> Duration {

@@ -20,9 +20,9 @@ use crate::store::{AuthorityRecord, AuthorityState, Issued, Recorder, Sqlite, St
 use crate::workload::{Bound, Issue, IssueError, Issuer, Shared, SocketError, serve as serve_workloads};
 
 /// How often what has expired is forgotten.
-const PURGE: Duration = Duration::from_secs(600);
-/// How long what has expired is kept.
-const KEEP: Duration = Duration::from_secs(3600);
+const PURGE: Duration = Duration::from_secs(60);
+/// How long what has expired is kept: clocks differ a little.
+const KEEP: Duration = Duration::from_secs(60);
 /// Before its end the authority warns at every start.
 const WARN_BEFORE: Duration = Duration::from_secs(30 * 24 * 3600);
 
@@ -154,6 +154,7 @@ pub async fn start(config: Config) -> Result<Running, CaError> {
         sockets: Some(config.sockets.iter().map(|socket| socket.name.clone()).collect()),
     };
     let entries = registration::load(&config.entries, &scope).map_err(CaError::Files)?;
+    warn_if_others_write(&config.entries);
     let data_dir = DataDir::open(&config.data_dir)?;
     let store = open_store(&config, data_dir.path()).await?;
     let issuer = local_issuer(&config, data_dir.path(), store.clone()).await?;
@@ -215,6 +216,16 @@ impl Running {
         // Nobody waits for a record any more; a clean end spares the next start the log.
         let _in_time = tokio::time::timeout(Duration::from_secs(1), store.close()).await;
         Ok(served?)
+    }
+}
+
+/// Whoever can write the entries can give himself any identity.
+fn warn_if_others_write(entries: &Path) {
+    use std::os::unix::fs::MetadataExt;
+    let mode = std::fs::metadata(entries).map_or(0, |found| found.mode() & 0o7777);
+    if mode & 0o022 != 0 {
+        let file = entries.display();
+        tracing::warn!(%file, mode = format!("{mode:04o}"), "others may write the entries file: chmod go-w it");
     }
 }
 

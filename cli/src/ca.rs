@@ -1,16 +1,14 @@
 //! `hopguard ca serve`: runs the certificate authority until SIGTERM or SIGINT. What leaves on stdout is the sockets,
 //! once they listen; the log goes to stderr.
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use hopguard_ca::config::Config;
 use hopguard_ca::server::{Blame, CaError};
-use rustix::process::{Resource, Rlimit};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
+use crate::process::{raise_descriptors, start_log};
 use crate::ui::{Exit, Failure, Ui};
 
 /// The control side is small: two workers, whatever the machine.
@@ -33,9 +31,11 @@ enum What {
 
 #[derive(clap::Args)]
 struct Serve {
-    /// The authority's configuration
-    #[arg(long, value_name = "FILE", default_value = "ca.toml")]
-    config: PathBuf,
+    /// The authority's configuration (also as `--config FILE`)
+    #[arg(value_name = "FILE", default_value = "ca.toml")]
+    file: PathBuf,
+    #[arg(long, value_name = "FILE", hide = true, conflicts_with = "file")]
+    config: Option<PathBuf>,
     /// What is logged to stderr (tracing's filter syntax)
     #[arg(long, value_name = "FILTER", default_value = "info", env = "HOPGUARD_LOG")]
     log: String,
@@ -44,10 +44,11 @@ struct Serve {
 /// Runs it.
 pub fn run(args: Args, ui: &Ui) -> Result<Exit, Failure> {
     let What::Serve(serve) = args.what;
-    let config =
-        hopguard_ca::config::load(&serve.config).map_err(|problems| failure(CaError::Files(problems)))?;
+    let file = serve.config.unwrap_or(serve.file);
+    let config = hopguard_ca::config::load(&file).map_err(|problems| failure(CaError::Files(problems)))?;
     start_log(&serve.log)?;
-    raise_descriptors(&config);
+    // Each connection takes a descriptor, its process another.
+    raise_descriptors(u64::from(config.limits.connections) * 2 + 256);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .thread_name("hopguard-ca")
@@ -87,48 +88,4 @@ fn failure(error: CaError) -> Failure {
         Blame::Us => Exit::No,
     };
     Failure::new(error.to_string()).hint(error.hint()).exit(exit)
-}
-
-/// People read lines, collectors read JSON.
-fn start_log(filter: &str) -> Result<(), Failure> {
-    let filter = EnvFilter::try_new(filter).map_err(|error| {
-        Failure::new(format!("--log `{filter}`: {error}"))
-            .hint("try `info`, `debug` or `warn,hopguard_ca=debug`")
-    })?;
-    let terminal = std::io::stderr().is_terminal();
-    let color = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(color);
-    let started = if terminal {
-        log.with_target(false).try_init()
-    } else {
-        log.json().flatten_event(true).try_init()
-    };
-    started.map_err(|error| Failure::new(format!("the log cannot be started: {error}")))
-}
-
-/// Each connection takes a descriptor, its process another. Many systems start a process with 1024.
-fn raise_descriptors(config: &Config) {
-    let wanted = u64::from(config.limits.connections) * 2 + 256;
-    let limit = rustix::process::getrlimit(Resource::Nofile);
-    let Some(current) = limit.current.filter(|current| *current < wanted) else {
-        return;
-    };
-    let raised = limit
-        .maximum
-        .map_or(wanted, |maximum| maximum.min(wanted))
-        .max(current);
-    let new = Rlimit {
-        current: Some(raised),
-        maximum: limit.maximum,
-    };
-    if rustix::process::setrlimit(Resource::Nofile, new).is_err() || raised < wanted {
-        tracing::warn!(
-            wanted,
-            limit = raised,
-            "fewer descriptors than `limits.connections` needs: raise LimitNOFILE, or lower the limit"
-        );
-    }
 }

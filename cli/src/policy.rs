@@ -1,12 +1,319 @@
-//! Not built yet: the verb refuses, and does nothing.
+//! `hopguard policy`: the mesh file and the policy folder enter, and what is wrong with them leaves, in the place where it
+//! stands. They are read by the code that every sidecar runs; nothing is changed.
+
+use std::fmt;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+
+use clap::Subcommand;
+use hopguard_sidecar::authz::{self, Checked, PolicyProblem};
+use hopguard_sidecar::config::{self, ConfigProblem, Mesh};
+use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource, SourceCode};
+use serde::Serialize;
 
 use crate::ui::{Exit, Failure, Ui};
 
 /// Arguments of the verb.
 #[derive(clap::Args)]
-pub struct Args {}
+pub struct Args {
+    #[command(subcommand)]
+    action: Action,
+}
 
-/// Refuses.
-pub fn run(_args: Args, _ui: &Ui) -> Result<Exit, Failure> {
-    Err(Failure::new("this verb is not built yet").exit(Exit::NotHere))
+#[derive(Subcommand)]
+enum Action {
+    /// Check a policy folder as every sidecar of the mesh does when it loads it
+    ///
+    /// With `-o json` the result is a list of what is wrong: file, line, column, message and hint; empty when all is well.
+    Check {
+        /// The mesh file that the policies are about
+        #[arg(long, value_name = "FILE", default_value = "mesh.toml")]
+        mesh: PathBuf,
+        /// The policy folder, read whole
+        #[arg(value_name = "DIR", default_value = "policies")]
+        dir: PathBuf,
+    },
+    /// Print the Cedar schema that the policies of a mesh are checked against, for editors and other tools
+    Schema {
+        /// The mesh file
+        #[arg(long, value_name = "FILE", default_value = "mesh.toml")]
+        mesh: PathBuf,
+    },
+}
+
+/// Runs the verb.
+pub fn run(args: Args, ui: &Ui) -> Result<Exit, Failure> {
+    match args.action {
+        Action::Check { mesh, dir } => Ok(told(look(&mesh, &dir), &dir, ui)),
+        Action::Schema { mesh } => schema(&mesh, ui),
+    }
+}
+
+/// One thing that is wrong, in whichever file.
+#[derive(Serialize)]
+struct Problem {
+    file: String,
+    line: usize,
+    column: usize,
+    message: String,
+    hint: Option<String>,
+    /// The file's text and the span in it, for terminals.
+    #[serde(skip)]
+    place: Option<(NamedSource<String>, usize, usize)>,
+}
+
+fn look(mesh: &Path, dir: &Path) -> Result<Checked, Vec<Problem>> {
+    let loaded = load_mesh(mesh)?;
+    let files = config::read_policies(dir).map_err(|problem| vec![Problem::of_config(&problem)])?;
+    authz::check(&loaded.authz_model(), &files).map_err(|problems| {
+        let of = |problem: PolicyProblem| Problem::of_policy(problem, mesh, &files);
+        problems.into_iter().map(of).collect()
+    })
+}
+
+fn load_mesh(mesh: &Path) -> Result<Mesh, Vec<Problem>> {
+    config::load_mesh(mesh).map_err(|problems| problems.iter().map(Problem::of_config).collect())
+}
+
+fn told(found: Result<Checked, Vec<Problem>>, dir: &Path, ui: &Ui) -> Exit {
+    let problems = match found {
+        Ok(checked) => {
+            if ui.is_json() {
+                ui.json(&[(); 0]);
+            } else {
+                ui.line(summary(&checked, dir));
+            }
+            return Exit::Done;
+        }
+        Err(problems) => problems,
+    };
+    if ui.is_json() {
+        ui.json(&problems);
+    } else {
+        let graphical = std::io::stdout().is_terminal();
+        for problem in &problems {
+            let text = if graphical {
+                problem.graphical(ui.color())
+            } else {
+                problem.plain()
+            };
+            ui.line(text.trim_end());
+        }
+        let (count, s) = (problems.len(), if problems.len() == 1 { "" } else { "s" });
+        ui.note(format!(
+            "{count} problem{s}: a sidecar would refuse this set and keep the one it has"
+        ));
+    }
+    Exit::BadFile
+}
+
+fn summary(checked: &Checked, dir: &Path) -> String {
+    let mut text = format!(
+        "{}: ok ({} policies, version {})",
+        dir.display(),
+        checked.count,
+        checked.version
+    );
+    for (service, count) in &checked.services {
+        let rules = match count {
+            0 => "none: every call is denied".to_owned(),
+            count => count.to_string(),
+        };
+        text.push_str(&format!("\n  {service}: {rules}"));
+    }
+    text
+}
+
+fn schema(mesh: &Path, ui: &Ui) -> Result<Exit, Failure> {
+    let loaded = match load_mesh(mesh) {
+        Ok(loaded) => loaded,
+        Err(problems) => return Ok(told(Err(problems), mesh, ui)),
+    };
+    let text = authz::schema(&loaded.authz_model())
+        .map_err(|error| Failure::new(format!("{}: {error}", mesh.display())).exit(Exit::BadFile))?;
+    if ui.is_json() {
+        ui.json(&serde_json::json!({ "schema": text }));
+    } else {
+        ui.line(text.trim_end());
+    }
+    Ok(Exit::Done)
+}
+
+impl Problem {
+    fn of_config(problem: &ConfigProblem) -> Self {
+        let text = std::fs::read_to_string(&problem.file).ok();
+        let start = text
+            .as_deref()
+            .and_then(|text| offset(text, problem.line, problem.column));
+        let file = problem.file.display().to_string();
+        Self {
+            place: text
+                .zip(start)
+                .map(|(text, start)| (NamedSource::new(&file, text), start, 0)),
+            file,
+            line: problem.line,
+            column: problem.column,
+            message: problem.message.clone(),
+            hint: problem.hint.clone(),
+        }
+    }
+
+    /// What has no file is the mesh's.
+    fn of_policy(problem: PolicyProblem, mesh: &Path, files: &[(PathBuf, String)]) -> Self {
+        let path = if problem.file.as_os_str().is_empty() {
+            mesh
+        } else {
+            &problem.file
+        };
+        let file = path.display().to_string();
+        let text = files
+            .iter()
+            .find(|(path, _)| *path == problem.file && problem.line > 0);
+        Self {
+            place: text.map(|(_, text)| (NamedSource::new(&file, text.clone()), problem.offset, problem.len)),
+            file,
+            line: problem.line,
+            column: problem.column,
+            message: problem.message,
+            hint: problem.hint,
+        }
+    }
+
+    /// `file:line:column: message`, and the hint on a line of its own: for pipes.
+    fn plain(&self) -> String {
+        let place = if self.line > 0 {
+            format!(":{}:{}", self.line, self.column)
+        } else {
+            String::new()
+        };
+        let hint = self.hint.as_ref().map(|hint| format!("\n  hint: {hint}"));
+        format!(
+            "{}{place}: {}{}",
+            self.file,
+            self.message,
+            hint.unwrap_or_default()
+        )
+    }
+
+    /// With the lines concerned, for terminals.
+    fn graphical(&self, color: bool) -> String {
+        let theme = if color {
+            GraphicalTheme::unicode()
+        } else {
+            GraphicalTheme::unicode_nocolor()
+        };
+        let columns = std::env::var("COLUMNS").ok().and_then(|text| text.parse().ok());
+        let width = columns.unwrap_or(100).max(40);
+        let mut out = String::new();
+        let handler = GraphicalReportHandler::new_themed(theme).with_width(width);
+        match handler.render_report(&mut out, &Shown(self)) {
+            Ok(()) => out,
+            Err(fmt::Error) => self.plain(),
+        }
+    }
+}
+
+/// Byte offset of a line and column, both from 1.
+fn offset(text: &str, line: usize, column: usize) -> Option<usize> {
+    let lines = text.split_inclusive('\n').take(line.checked_sub(1)?);
+    let start: usize = lines.map(str::len).sum();
+    let characters = text.get(start..)?.chars().take(column.checked_sub(1)?);
+    Some(start + characters.map(char::len_utf8).sum::<usize>())
+}
+
+/// A problem as miette sees it: without its place where the snippet shows it.
+#[derive(Debug)]
+struct Shown<'p>(&'p Problem);
+
+impl fmt::Debug for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.plain())
+    }
+}
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.place {
+            Some(_) => f.write_str(&self.0.message),
+            None => write!(f, "{}: {}", self.0.file, self.0.message),
+        }
+    }
+}
+
+impl std::error::Error for Shown<'_> {}
+
+impl Diagnostic for Shown<'_> {
+    fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        let hint = self.0.hint.as_ref()?;
+        Some(Box::new(hint))
+    }
+
+    fn source_code(&self) -> Option<&dyn SourceCode> {
+        let (source, _, _) = self.0.place.as_ref()?;
+        Some(source)
+    }
+
+    fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
+        let (_, start, len) = self.0.place.as_ref()?;
+        Some(Box::new(std::iter::once(LabeledSpan::new(None, *start, *len))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn examples() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/policies")
+    }
+
+    #[test]
+    fn the_examples_are_good() {
+        let checked = look(&examples().join("mesh.toml"), &examples()).unwrap();
+        assert!(checked.count >= 8);
+        let text = summary(&checked, Path::new("policies"));
+        assert!(
+            text.starts_with("policies: ok (") && text.contains("\n  shop/payments: "),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_problem_is_shown_where_it_stands() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = "@id(\"a\")\npermit(principal in Group::\"monitor\", action, resource);\n";
+        std::fs::write(dir.path().join("a.cedar"), text).unwrap();
+        let problems = look(&examples().join("mesh.toml"), dir.path()).unwrap_err();
+        assert_eq!(problems.len(), 1);
+        let problem = problems.first().unwrap();
+        assert_eq!((problem.line, problem.column), (2, 21));
+        let plain = problem.plain();
+        assert!(
+            plain.contains("a.cedar:2:21: group `monitor` is not in the mesh file\n  hint: "),
+            "{plain}"
+        );
+        let graphical = problem.graphical(false);
+        for part in [
+            "a.cedar:2:21",
+            "permit(principal in Group::\"monitor\"",
+            "group `monitor`",
+        ] {
+            assert!(graphical.contains(part), "{graphical}");
+        }
+        let json = serde_json::to_value(&problems).unwrap();
+        let mut keys: Vec<&String> = json[0].as_object().unwrap().keys().collect();
+        keys.sort();
+        assert_eq!(keys, ["column", "file", "hint", "line", "message"]);
+    }
+
+    #[test]
+    fn a_missing_or_wrong_mesh_is_a_problem_of_that_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let mesh = dir.path().join("mesh.toml");
+        let problems = look(&mesh, dir.path()).unwrap_err();
+        assert!(problems.first().unwrap().plain().contains("mesh.toml"));
+        std::fs::write(&mesh, "trust_domain = \"mesh.local\"\nservices = 1\n").unwrap();
+        let problems = look(&mesh, dir.path()).unwrap_err();
+        assert!(problems.iter().any(|p| p.line == 2), "{problems:?}");
+    }
 }

@@ -1,8 +1,12 @@
 //! The harness of the tests: a deadline instead of a sleep, processes that end with their guard, and the real binary.
 
+mod load;
 mod mesh;
+mod probe;
 
+pub use load::{Counted, Load};
 pub use mesh::{Mesh, Options, output_within, succeeded};
+pub use probe::{Probe, Seen};
 
 use std::path::PathBuf;
 use std::process::{Child, Command};
@@ -45,6 +49,21 @@ pub fn hopguard_bin() -> PathBuf {
 /// A command that runs the binary under test.
 pub fn hopguard() -> Command {
     Command::new(hopguard_bin())
+}
+
+/// A folder of these files, for [`Options::dir`]; it is gone when the value is dropped.
+///
+/// # Panics
+/// The files cannot be written.
+pub fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (path, text) in files {
+        let path = folder.path().join(path);
+        let above = path.parent().expect("a path below the folder");
+        std::fs::create_dir_all(above).expect("a folder");
+        std::fs::write(&path, text).expect("a file");
+    }
+    folder
 }
 
 /// A child process that does not outlive its test.

@@ -180,6 +180,22 @@ impl Mesh {
             .collect()
     }
 
+    /// The same one after the other, for loads that leave more records than should be held at once.
+    ///
+    /// # Errors
+    /// There are none to be read.
+    pub fn each_record(&self, pod: &str, mut look: impl FnMut(&Value)) -> Result<(), String> {
+        let path = self.file(format!("pods/{pod}/records.jsonl"));
+        let file = fs::File::open(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+        for line in BufReader::new(file).lines().map_while(Result::ok) {
+            // The last one may be half written.
+            if let Ok(record) = serde_json::from_str(&line) {
+                look(&record);
+            }
+        }
+        Ok(())
+    }
+
     /// What a part wrote besides its records: a sidecar's own events, an application's errors.
     pub fn log(&self, part: &str) -> String {
         let path = match part.strip_prefix("app:") {

@@ -35,9 +35,10 @@ const SIDECAR: &[(&str, &[&str])] = &[
             "intercept",
         ],
     ),
+    // `request`: which headers policies may read changes together with the policies, so it is in the same snapshot.
     (
         "snapshot",
-        &["config", "identity", "services", "tls", "authn", "authz"],
+        &["config", "identity", "services", "tls", "authn", "authz", "request"],
     ),
     (
         "flow",
@@ -65,13 +66,17 @@ const SIDECAR: &[(&str, &[&str])] = &[
 
 /// Rooms of the certificate authority.
 const CA: &[(&str, &[&str])] = &[
+    ("problem", &[]),
+    ("datadir", &[]),
     ("keys", &[]),
-    ("attest", &[]),
-    ("config", &["registration"]),
-    ("registration", &["attest"]),
     ("store", &[]),
-    ("authority", &["keys", "store"]),
-    ("workload", &["attest", "authority", "registration"]),
+    // Both files that users write report what is wrong in the same words.
+    ("registration", &["problem"]),
+    ("authority", &["keys"]),
+    // Facts that cost something are read only for entries that ask for them.
+    ("attest", &["registration"]),
+    ("workload", &["registration", "attest", "authority"]),
+    ("config", &["problem", "registration", "workload"]),
     ("server", ALL),
 ];
 

@@ -65,7 +65,8 @@ pub async fn watch(file: PathBuf, scope: Scope, entries: watch::Sender<Arc<Entri
         .await;
         let Ok((back, news)) = polled else {
             tracing::error!("the entries file is no longer followed: its reader panicked");
-            return;
+            // The sender must live: the entries in force go on deciding.
+            return std::future::pending().await;
         };
         follower = back;
         match news {

@@ -13,37 +13,45 @@ use tonic::transport::server::Connected;
 
 use super::frames::Frames;
 use super::limits::Permit;
-use crate::attest::Peer;
+use crate::attest::{AttestError, Peer};
 
 /// Who has not spoken HTTP/2 by then is cut.
 const OPENING: Duration = Duration::from_secs(5);
+
+/// Who called, or why that cannot be told: then every call is answered with PermissionDenied and the reason.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// As the kernel writes it: for limits and the log.
+    pub uid: u32,
+    pub peer: Result<Peer, AttestError>,
+}
 
 pub struct Connection {
     stream: UnixStream,
     frames: Frames,
     deadline: Pin<Box<Sleep>>,
-    peer: Peer,
+    caller: Caller,
     _permit: Permit,
 }
 
 impl Connection {
-    pub fn new(stream: UnixStream, peer: Peer, permit: Permit) -> Self {
+    pub fn new(stream: UnixStream, caller: Caller, permit: Permit) -> Self {
         let deadline = Box::pin(tokio::time::sleep(OPENING));
         Self {
             stream,
             frames: Frames::new(),
             deadline,
-            peer,
+            caller,
             _permit: permit,
         }
     }
 }
 
 impl Connected for Connection {
-    type ConnectInfo = Peer;
+    type ConnectInfo = Caller;
 
-    fn connect_info(&self) -> Peer {
-        self.peer.clone()
+    fn connect_info(&self) -> Caller {
+        self.caller.clone()
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::net::{UnixListener, UnixSocket, UnixStream};
 use tokio::sync::{mpsc, watch};
 
-use super::connection::Connection;
+use super::connection::{Caller, Connection};
 use super::limits::Admission;
 use crate::attest::Peer;
 
@@ -139,19 +139,17 @@ impl Bound {
 
     fn admit(&self, stream: UnixStream, admission: &Arc<Admission>) -> Option<Connection> {
         let uid = stream.peer_cred().ok()?.uid();
-        let refused = |reason: &dyn std::fmt::Display| {
-            if let Some(unlogged) = admission.may_log(uid, Instant::now()) {
-                tracing::warn!(uid, socket = %self.socket.name, %reason, unlogged, "connection refused");
+        let permit = match admission.connect(uid, Instant::now()) {
+            Ok(permit) => permit,
+            Err(reason) => {
+                if let Some(unlogged) = admission.may_log(uid, Instant::now()) {
+                    tracing::warn!(uid, socket = %self.socket.name, %reason, unlogged, "connection refused");
+                }
+                return None;
             }
         };
-        let permit = admission
-            .connect(uid, Instant::now())
-            .inspect_err(|shed| refused(shed))
-            .ok()?;
-        let peer = Peer::of(&stream, self.socket.name.clone())
-            .inspect_err(|error| refused(error))
-            .ok()?;
-        Some(Connection::new(stream, peer, permit))
+        let peer = Peer::of(&stream, self.socket.name.clone());
+        Some(Connection::new(stream, Caller { uid, peer }, permit))
     }
 }
 

@@ -13,6 +13,7 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
+use super::connection::Caller;
 use super::issuer::Issuer;
 use super::limits::{Admission, Limits};
 use super::listener::Bound;
@@ -22,13 +23,18 @@ use super::proto::{
     ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svidRequest, X509svidResponse,
 };
 use super::session::Session;
-use crate::attest::{Inspector, Peer};
+use crate::attest::Inspector;
 use crate::registration::Entries;
 
 const SECURITY_HEADER: &str = "workload.spiffe.io";
 /// Requests are a few hundred bytes at most.
 const MAX_REQUEST: usize = 64 << 10;
 const MAX_HEADERS: u32 = 8 << 10;
+/// What a client may send before somebody reads it, for each connection and each call.
+const CONNECTION_WINDOW: u32 = 128 << 10;
+const STREAM_WINDOW: u32 = 64 << 10;
+/// A call whose request has not come by then is answered without it.
+const REQUEST: Duration = Duration::from_secs(10);
 /// A client that does not answer a ping for this long is cut.
 const PING: Duration = Duration::from_secs(30);
 const PONG: Duration = Duration::from_secs(10);
@@ -90,6 +96,9 @@ pub async fn serve(shared: Arc<Shared>, sockets: Vec<Bound>) -> Result<(), tonic
     .max_decoding_message_size(MAX_REQUEST);
     let serving = Server::builder()
         .max_concurrent_streams(shared.admission.limits().streams_per_connection)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .timeout(REQUEST)
         .http2_keepalive_interval(Some(PING))
         .http2_keepalive_timeout(Some(PONG))
         .http2_max_header_list_size(MAX_HEADERS)
@@ -114,17 +123,27 @@ impl Api {
     /// The security header comes before everything else (S-36), then the limits.
     fn session<T>(&self, request: &Request<T>) -> Result<Session, Status> {
         security_header(request)?;
-        let peer = request
+        let caller = request
             .extensions()
-            .get::<Peer>()
+            .get::<Caller>()
             .ok_or_else(|| Status::permission_denied("nobody called"))?;
-        if let Err(shed) = self.shared.admission.call(peer.uid(), Instant::now()) {
-            if let Some(unlogged) = self.shared.admission.may_log(peer.uid(), Instant::now()) {
-                tracing::warn!(uid = peer.uid(), pid = peer.pid(), reason = %shed, unlogged, "call refused");
-            }
+        if let Err(shed) = self.shared.admission.call(caller.uid, Instant::now()) {
+            self.log(caller.uid, &shed, "call refused");
             return Err(Status::unavailable(shed.to_string()));
         }
-        Ok(Session::new(self.shared.clone(), peer.clone()))
+        match &caller.peer {
+            Ok(peer) => Ok(Session::new(self.shared.clone(), peer.clone())),
+            Err(reason) => {
+                self.log(caller.uid, reason, "permission denied");
+                Err(Status::permission_denied(reason.to_string()))
+            }
+        }
+    }
+
+    fn log(&self, uid: u32, reason: &dyn std::fmt::Display, what: &'static str) {
+        if let Some(unlogged) = self.shared.admission.may_log(uid, Instant::now()) {
+            tracing::warn!(uid, %reason, unlogged, "{what}");
+        }
     }
 }
 

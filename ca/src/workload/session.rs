@@ -9,6 +9,7 @@ use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use tokio::sync::watch;
 use tonic::Status;
 
+use super::issuer::IssueError;
 use super::proto::{X509BundlesResponse, X509svid, X509svidResponse};
 use super::service::Shared;
 use crate::attest::{AttestError, Peer};
@@ -27,6 +28,8 @@ pub struct Session {
     trust: watch::Receiver<Arc<Trust>>,
     closing: watch::Receiver<bool>,
     held: Vec<Held>,
+    /// What is held differs from what was sent.
+    unsent: bool,
     sent: Option<Arc<Trust>>,
     retry: Option<Retry>,
 }
@@ -58,6 +61,7 @@ impl Session {
             trust,
             closing,
             held: Vec::new(),
+            unsent: false,
             sent: None,
             retry: None,
         }
@@ -68,9 +72,10 @@ impl Session {
         loop {
             let grants = self.entitled().await?;
             let trust = self.trust.borrow_and_update().clone();
-            let renewed = self.renew(grants, SystemTime::now()).await?;
-            let news = renewed || self.sent.as_ref() != Some(&trust);
+            self.renew(grants, SystemTime::now()).await?;
+            let news = self.unsent || self.sent.as_ref() != Some(&trust);
             if news && self.still_entitled()? {
+                self.unsent = false;
                 self.sent = Some(trust.clone());
                 return Ok(self.message(&trust));
             }
@@ -115,8 +120,7 @@ impl Session {
         if !matching.grants.is_empty() && matching.refused.is_empty() {
             return Ok(matching.grants);
         }
-        let log = self.shared.admission.may_log(self.peer.uid(), Instant::now());
-        if let Some(unlogged) = log {
+        if let Some(unlogged) = self.may_log() {
             for refused in &matching.refused {
                 tracing::warn!(
                     uid = self.peer.uid(), pid = self.peer.pid(), socket = self.peer.socket(),
@@ -156,10 +160,10 @@ impl Session {
         Ok(same(self.entries.has_changed())? && same(self.trust.has_changed())? && !*self.closing.borrow())
     }
 
-    /// Brings what is held to what is granted, and issues what is missing or due. Whether anything changed.
-    async fn renew(&mut self, grants: Vec<Grant>, now: SystemTime) -> Result<bool, Status> {
+    /// Brings what is held to what is granted, and issues what is missing or due.
+    async fn renew(&mut self, grants: Vec<Grant>, now: SystemTime) -> Result<(), Status> {
         let mut before = std::mem::take(&mut self.held);
-        let mut changed = before.len() != grants.len() || before.iter().map(|held| &held.grant).ne(&grants);
+        self.unsent |= before.len() != grants.len() || before.iter().map(|held| &held.grant).ne(&grants);
         let wait = self.retry.is_some_and(|retry| now < retry.at);
         let mut failed = None;
         let jitter = jitter();
@@ -178,7 +182,7 @@ impl Session {
             match (self.shared.issuer.issue(&grant.id, now).await, old) {
                 (Ok(svid), _) => {
                     self.log(&svid);
-                    changed = true;
+                    self.unsent = true;
                     let rotate_at = rotate_at(svid.issued_at, svid.not_after, jitter);
                     self.held.push(Held {
                         grant,
@@ -190,16 +194,26 @@ impl Session {
                     self.held.push(Held { grant, ..old });
                     failed = Some(error);
                 }
-                (Err(error), None) => {
-                    tracing::error!(uid = self.peer.uid(), spiffe_id = %grant.id, reason = %error, "no SVID could be issued");
-                    return Err(Status::unavailable("no SVID can be issued now"));
-                }
+                (Err(error), None) => return Err(self.none_issued(&grant, &error)),
             }
         }
         self.retry = failed
             .map(|error| self.retry_later(&error.to_string(), now))
             .or(self.retry.filter(|_| wait));
-        Ok(changed)
+        Ok(())
+    }
+
+    fn none_issued(&self, grant: &Grant, error: &IssueError) -> Status {
+        if let Some(unlogged) = self.may_log() {
+            tracing::error!(
+                uid = self.peer.uid(), spiffe_id = %grant.id, reason = %error, unlogged, "no SVID could be issued"
+            );
+        }
+        Status::unavailable("no SVID can be issued now")
+    }
+
+    fn may_log(&self) -> Option<u64> {
+        self.shared.admission.may_log(self.peer.uid(), Instant::now())
     }
 
     fn retry_later(&self, error: &str, now: SystemTime) -> Retry {
@@ -223,10 +237,14 @@ impl Session {
     /// Returns when something may have changed for this caller.
     async fn wait(&mut self) -> Result<(), Status> {
         let now = SystemTime::now();
-        let due = self.held.iter().map(|held| held.rotate_at).min();
         let due = match self.retry {
-            Some(retry) => Some(retry.at),
-            None => due,
+            // A failed renewal is tried again before what is held ends, or when it does.
+            Some(retry) => self
+                .held
+                .iter()
+                .map(|held| held.svid.not_after.min(retry.at))
+                .min(),
+            None => self.held.iter().map(|held| held.rotate_at).min(),
         };
         let pause = due
             .map_or(LOOK_AGAIN, |due| due.duration_since(now).unwrap_or_default())
@@ -279,3 +297,6 @@ fn jitter() -> f64 {
         Err(_) => 0.0,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,8 @@
 
 use std::fmt::{self, Display};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
 /// The longest answer that the story reads.
@@ -41,6 +42,21 @@ pub struct Request {
     pub body: String,
     /// What is below HTTP.
     pub security: Security,
+}
+
+impl Request {
+    /// A plain GET.
+    pub fn get(to: SocketAddr, path: &str) -> Self {
+        Self {
+            method: Method::GET,
+            to,
+            host: "localhost".to_owned(),
+            path: path.to_owned(),
+            headers: Vec::new(),
+            body: String::new(),
+            security: Security::Plain,
+        }
+    }
 }
 
 /// What is below HTTP.
@@ -109,6 +125,22 @@ async fn attempt(request: Request) -> Result<Answer, Refused> {
         .await
         .map_err(|e| refused("tls", e))?;
     exchange(secured, request).await
+}
+
+/// Asks over a unix socket of the demo.
+///
+/// # Errors
+/// As [`send`].
+pub async fn ask(socket: &Path, path: &str) -> Result<Answer, Refused> {
+    let asking = async {
+        let stream = UnixStream::connect(socket)
+            .await
+            .map_err(|e| refused("connect", e))?;
+        exchange(stream, Request::get((Ipv4Addr::LOCALHOST, 0).into(), path)).await
+    };
+    tokio::time::timeout(PATIENCE, asking)
+        .await
+        .unwrap_or_else(|_| Err(refused("http", "no answer")))
 }
 
 async fn exchange<S>(stream: S, request: Request) -> Result<Answer, Refused>

@@ -7,14 +7,14 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::Method;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep};
 
-use super::client::{Request, Security};
+use super::client::{self, Answer, Request, Security};
 use super::cluster::Cluster;
 use super::control::Action;
 use super::idp::Secrets;
@@ -26,6 +26,8 @@ use crate::ui::Failure;
 const ENDING: Duration = Duration::from_secs(10);
 /// How long a part may take to be ready.
 const STARTING: Duration = Duration::from_secs(20);
+/// How long the provider's keys are waited for.
+const LEARNING: Duration = Duration::from_secs(5);
 /// How often readiness is asked for.
 const ASKING: Duration = Duration::from_millis(20);
 /// The port on which a sidecar says whether it is ready.
@@ -97,7 +99,20 @@ impl Parts {
         for name in &others {
             self.ready(name).await?;
         }
+        self.keys_known().await;
         Ok(())
+    }
+
+    /// Waits until the sidecars know the provider's keys. A sidecar is ready before, and answers 503 to tokens until then;
+    /// that is right, and is not what the story is about. A provider that cannot be reached is no reason to end.
+    async fn keys_known(&self) {
+        let deadline = Instant::now() + LEARNING;
+        for pod in meshed() {
+            let socket = files::pod_folder(pod.name).join("admin.sock");
+            while Instant::now() < deadline && !client::ask(&socket, "/issuers").await.is_ok_and(all_ready) {
+                sleep(ASKING).await;
+            }
+        }
     }
 
     /// Does something to one part.
@@ -233,14 +248,10 @@ impl Parts {
             Kind::Sidecar(pod) => (pod.name, HEALTH_PORT, "/readyz", Security::Plain),
             Kind::Application(pod, _) => (pod.name, APP_PORT, "/count", Security::Plain),
         };
+        let to = (self.cluster.families.loopback(), port).into();
         let request = Request {
-            method: Method::GET,
-            to: (self.cluster.families.loopback(), port).into(),
-            host: "localhost".to_owned(),
-            path: path.to_owned(),
-            headers: Vec::new(),
-            body: String::new(),
             security,
+            ..Request::get(to, path)
         };
         match self.cluster.call(pod, request).await {
             Ok(answer) if answer.status == 200 => Ok(()),
@@ -290,6 +301,16 @@ fn command(name: &str, line: &[String]) -> Result<Command, Failure> {
         .stderr(both)
         .kill_on_drop(true);
     Ok(command)
+}
+
+fn all_ready(answer: Answer) -> bool {
+    let issuers: Vec<Value> = match serde_json::from_slice(&answer.body) {
+        Ok(issuers) => issuers,
+        Err(_) => return false,
+    };
+    issuers
+        .iter()
+        .all(|issuer| issuer.get("state").and_then(Value::as_str) == Some("ready"))
 }
 
 /// The end of what a part wrote.

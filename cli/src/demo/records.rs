@@ -106,7 +106,10 @@ impl Tail {
 
 fn hop(pod: &str, record: &Value, reasons: &BTreeMap<String, String>) -> Option<Hop> {
     let text = |pointer: &str| record.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
-    if text("/direction")? != "inbound" {
+    let verdict = text("/decision/verdict");
+    let outbound = text("/direction")? == "outbound";
+    // What was let out is told by whoever let it in.
+    if outbound && verdict.as_deref() == Some("allow") {
         return None;
     }
     let rule = text("/decision/rule")
@@ -114,17 +117,21 @@ fn hop(pod: &str, record: &Value, reasons: &BTreeMap<String, String>) -> Option<
         .or_else(|| text("/decision/needs/rule"));
     let explained = rule.as_ref().and_then(|rule| reasons.get(rule)).cloned();
     let identity = text("/src/spiffe_id");
-    let machine = text("/src/addr").map(|address| machine(&address));
+    let named = |pointer: &str| text(pointer).map_or_else(|| "?".to_owned(), |address| machine(&address));
+    let (src, dst) = if outbound {
+        (pod.to_owned(), named("/dst/addr"))
+    } else {
+        (
+            identity.as_deref().map_or_else(|| named("/src/addr"), workload),
+            pod.to_owned(),
+        )
+    };
     Some(Hop {
-        src: identity
-            .as_deref()
-            .map(workload)
-            .or(machine)
-            .unwrap_or_else(|| "?".to_owned()),
-        dst: pod.to_owned(),
+        src,
+        dst,
         user: text("/user/sub"),
         // A connection that ended before it could be decided on was not let in.
-        verdict: text("/decision/verdict").unwrap_or_else(|| "deny".to_owned()),
+        verdict: verdict.unwrap_or_else(|| "deny".to_owned()),
         rule,
         reason: text("/decision/reason")
             .or_else(|| text("/error"))
@@ -236,15 +243,11 @@ mod tests {
     }
 
     #[test]
-    fn outbound_records_are_no_hops() {
-        assert!(
-            hop(
-                "web",
-                &json!({"direction": "outbound", "decision": {"verdict": "allow"}}),
-                &BTreeMap::new()
-            )
-            .is_none()
-        );
+    fn of_outbound_records_only_refusals_are_hops() {
+        let record = |verdict: &str| json!({"direction": "outbound", "src": {"spiffe_id": "spiffe://mesh.local/x/web"}, "dst": {"addr": "10.77.0.15:80"}, "decision": {"verdict": verdict}});
+        assert!(hop("web", &record("allow"), &BTreeMap::new()).is_none());
+        let refused = hop("web", &record("deny"), &BTreeMap::new()).unwrap();
+        assert_eq!((refused.src.as_str(), refused.dst.as_str()), ("web", "stranger"));
     }
 
     #[test]

@@ -62,6 +62,8 @@ pub struct TellArgs {
     name: Option<String>,
     #[command(flatten)]
     family: FamilyArgs,
+    #[command(flatten)]
+    overrides: OverrideArgs,
 }
 
 /// Arguments of `hopguard demo up`.
@@ -73,6 +75,14 @@ pub struct UpArgs {
     /// The demo's name, by which `demo exec` finds it
     #[arg(long, default_value = DEFAULT_NAME)]
     name: String,
+    #[command(flatten)]
+    family: FamilyArgs,
+    #[command(flatten)]
+    overrides: OverrideArgs,
+}
+
+#[derive(clap::Args)]
+struct OverrideArgs {
     /// A folder whose files replace those of the demo: mesh.toml, ca.toml, entries.toml, sidecar-POD.toml, policies/
     #[arg(long)]
     dir: Option<PathBuf>,
@@ -82,8 +92,6 @@ pub struct UpArgs {
     /// Replace one value: mesh:service.2.port.0.mode="permissive", ca:svid_ttl="5s", sidecar.web:limits.headers=10
     #[arg(long, value_name = "FILE:PATH=VALUE", value_parser = assignment)]
     set: Vec<Assignment>,
-    #[command(flatten)]
-    family: FamilyArgs,
 }
 
 #[derive(clap::Args)]
@@ -100,7 +108,7 @@ struct FamilyArgs {
 pub const DEFAULT_NAME: &str = "demo";
 
 impl TellArgs {
-    /// The story, told by a demo of the templates. One that ends by itself needs no name to be found by.
+    /// A demo that tells the story. One that ends by itself needs no name to be found by.
     pub fn into_spec(self) -> Result<Spec, Failure> {
         let unnamed = || {
             if self.once {
@@ -109,40 +117,37 @@ impl TellArgs {
                 DEFAULT_NAME.to_owned()
             }
         };
-        Ok(Spec {
-            name: valid_name(self.name.unwrap_or_else(unnamed))?,
-            program: std::env::args().next().unwrap_or_else(|| "hopguard".to_owned()),
-            families: self.family.families()?,
-            mode: Mode::Story { once: self.once },
-            set: Vec::new(),
-            files: BTreeMap::new(),
-        })
+        let name = self.name.unwrap_or_else(unnamed);
+        self.overrides
+            .into_spec(name, &self.family, Mode::Story { once: self.once })
     }
 }
 
 impl UpArgs {
-    /// A demo that tells nothing, with what the arguments replace.
+    /// A demo that tells nothing.
     pub fn into_spec(self) -> Result<Spec, Failure> {
         if !self.bare {
-            return Err(
-                Failure::new("`hopguard demo up` needs --bare; `hopguard demo` tells the story")
-                    .exit(Exit::No),
-            );
+            return Err(Failure::new(
+                "`hopguard demo up` needs --bare; `hopguard demo` tells the story",
+            ));
         }
-        let mut set = self.set;
-        if let Some(ttl) = self.svid_ttl {
-            set.push(Assignment {
-                file: "ca".into(),
-                path: vec!["svid_ttl".into()],
-                value: format!("{ttl:?}"),
-            });
-        }
+        self.overrides.into_spec(self.name, &self.family, Mode::Bare)
+    }
+}
+
+impl OverrideArgs {
+    fn into_spec(self, name: String, family: &FamilyArgs, mode: Mode) -> Result<Spec, Failure> {
+        let ttl = self.svid_ttl.map(|ttl| Assignment {
+            file: "ca".into(),
+            path: vec!["svid_ttl".into()],
+            value: format!("{ttl:?}"),
+        });
         Ok(Spec {
-            name: valid_name(self.name)?,
+            name: valid_name(name)?,
             program: std::env::args().next().unwrap_or_else(|| "hopguard".to_owned()),
-            families: self.family.families()?,
-            mode: Mode::Bare,
-            set,
+            families: family.families()?,
+            mode,
+            set: self.set.into_iter().chain(ttl).collect(),
             files: self
                 .dir
                 .as_deref()

@@ -168,15 +168,7 @@ impl Teller<'_> {
 
     /// What the application of `payments` counted so far, asked for within its pod, past its sidecar.
     async fn charges(&self) -> Result<u64, Failure> {
-        let request = Request {
-            method: Method::GET,
-            to: (self.cluster.families.loopback(), APP_PORT).into(),
-            host: "localhost".to_owned(),
-            path: "/count".to_owned(),
-            headers: Vec::new(),
-            body: String::new(),
-            security: Security::Plain,
-        };
+        let request = Request::get((self.cluster.families.loopback(), APP_PORT).into(), "/count");
         let counting = "asking the application of payments for its count";
         let answer = self
             .cluster

@@ -3,13 +3,13 @@
 
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
 use cedar_policy::{Effect, Entities, Expression, Policy, Schema, pst};
 
-use super::decide::{Action, Actions, Kept, Set};
+use super::decide::{Action, Actions, Set};
 use super::entities::Maker;
 use super::expr;
 use super::index::{ActionKey, Audit, Index, Rule};
+use super::kept::{KeptSlices, KeptUsers};
 use super::model::PolicyError;
 use super::parse::{Parsed, Parsings, Source};
 use super::problem::Span;
@@ -44,7 +44,8 @@ pub(super) fn compile(
         service: maker.service(&world, service, &own.namespace),
         maker,
         index: Index::new(rules),
-        kept: ArcSwap::from_pointee(Kept::default()),
+        slices: KeptSlices::default(),
+        users: KeptUsers::default(),
         world,
     })
 }

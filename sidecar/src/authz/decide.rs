@@ -2,27 +2,20 @@
 //! errors does not permit; without a permit, no. Shadow policies are evaluated apart, after the verdict, and cannot touch
 //! it.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
 use cedar_policy::{
-    Effect, Entities, Entity, EntityUid, EvalResult, Request, RestrictedExpression, eval_expression,
+    Effect, Entities, Entity, EvalResult, Expression, Request, RestrictedExpression, eval_expression,
 };
-use spiffe::SpiffeId;
 
 use super::entities::{Maker, Misfit, string};
 use super::expr::Uses;
 use super::facts::{Decision, Facts, Needs, Principal, Reason, Verdict, What};
 use super::index::{ActionKey, Audit, Index, PrincipalKey, Rule, Slice};
+use super::kept::{KeptSlices, KeptUsers, KnownUser, Prepared};
 use super::route::{Router, canonical_escapes};
 use super::world::{World, method_action};
-
-/// The most (peer, action) pairs whose slice is kept, and the most rules in kept slices together. Past them slices are
-/// found anew for each decision.
-const KEPT_PAIRS: usize = 4096;
-const KEPT_RULES: usize = 1 << 20;
 
 /// The policies that one sidecar enforces: immutable, shared by its workers.
 #[derive(Debug)]
@@ -40,7 +33,8 @@ pub(super) struct Set {
     pub(super) service: Entity,
     pub(super) index: Index,
     pub(super) actions: Actions,
-    pub(super) kept: ArcSwap<Kept>,
+    pub(super) slices: KeptSlices,
+    pub(super) users: KeptUsers,
 }
 
 /// The actions of the own service.
@@ -61,29 +55,38 @@ pub(super) struct Action {
     pub(super) route: Option<(Arc<str>, Vec<String>)>,
 }
 
-/// Slices found before.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Kept {
-    plaintext: HashMap<usize, Arc<Prepared>>,
-    workloads: HashMap<Arc<SpiffeId>, Arc<HashMap<usize, Arc<Prepared>>>>,
-    pairs: usize,
-    rules: usize,
-}
-
-/// What is the same for every decision about one peer and action.
-#[derive(Debug)]
-pub(super) struct Prepared {
-    slice: Slice,
-    principal: EntityUid,
-    /// Peer, action and service.
-    entities: Entities,
-}
-
 /// A request that was resolved to an action.
 struct Asked<'a> {
     place: usize,
     action: &'a Action,
     params: Option<Vec<(String, RestrictedExpression)>>,
+}
+
+/// What conditions are evaluated against.
+struct Evaluation<'p> {
+    request: Request,
+    entities: Held<'p>,
+}
+
+/// The entities of an evaluation.
+enum Held<'p> {
+    Plain(&'p Entities),
+    WithUser(Arc<KnownUser>),
+}
+
+impl Evaluation<'_> {
+    /// Whether a condition holds; `None` when it cannot be evaluated, or gives no Boolean. The difference to `false` is
+    /// what the decision rule is about.
+    fn holds(&self, condition: &Expression) -> Option<bool> {
+        let entities = match &self.entities {
+            Held::Plain(entities) => entities,
+            Held::WithUser(known) => &known.entities,
+        };
+        match eval_expression(&self.request, entities, condition) {
+            Ok(EvalResult::Bool(holds)) => Some(holds),
+            _ => None,
+        }
+    }
 }
 
 /// How the rules of one slice came out.
@@ -156,7 +159,12 @@ impl Set {
     }
 
     /// The verdict of the rules in force.
-    fn enforce(&self, facts: &Facts<'_>, asked: &Asked<'_>, prepared: &Prepared) -> Result<Decision, Misfit> {
+    fn enforce(
+        &self,
+        facts: &Facts<'_>,
+        asked: &Asked<'_>,
+        prepared: &Arc<Prepared>,
+    ) -> Result<Decision, Misfit> {
         let slice = &prepared.slice;
         let mut tally = Tally::default();
         let mut nearest = None;
@@ -192,7 +200,13 @@ impl Set {
 
     /// What the shadow rules would have changed: the verdict is made again with them, and if it differs they are named.
     /// Facts that only they read and that do not fit are no reason to deny.
-    fn shadow(&self, facts: &Facts<'_>, asked: &Asked<'_>, prepared: &Prepared, decision: &mut Decision) {
+    fn shadow(
+        &self,
+        facts: &Facts<'_>,
+        asked: &Asked<'_>,
+        prepared: &Arc<Prepared>,
+        decision: &mut Decision,
+    ) {
         let slice = &prepared.slice;
         let forbidden = decision.verdict == Verdict::Deny && !decision.rules.is_empty();
         if slice.shadow.is_empty() || forbidden {
@@ -217,54 +231,32 @@ impl Set {
         &self,
         facts: &Facts<'_>,
         asked: &Asked<'_>,
-        prepared: &'p Prepared,
+        prepared: &'p Arc<Prepared>,
         uses: Uses,
-    ) -> Result<(Request, Cow<'p, Entities>), Misfit> {
-        let context = self.maker.context(facts, uses, asked.params.clone())?;
-        let request = Request::new(
-            prepared.principal.clone(),
-            asked.action.entity.uid(),
-            self.service.uid(),
-            context,
-            None,
-        )
-        .map_err(|_| Misfit)?;
+    ) -> Result<Evaluation<'p>, Misfit> {
+        let context = self.maker.context(facts, uses, asked.params.as_deref())?;
+        let principal = prepared.principal.clone();
+        let (action, service) = (asked.action.entity.uid(), self.service.uid());
+        let request = Request::new(principal, action, service, context, None).map_err(|_| Misfit)?;
         let user = match &facts.what {
             What::Http(http) if uses.context("user") => http.user,
             _ => None,
         };
         let entities = match user {
-            Some(user) => {
-                let with_user = prepared
-                    .entities
-                    .clone()
-                    .add_entities([self.maker.user(user, uses)?], None);
-                Cow::Owned(with_user.map_err(|_| Misfit)?)
-            }
-            None => Cow::Borrowed(&prepared.entities),
+            Some(user) => Held::WithUser(self.users.get(prepared, user, uses, || {
+                let user = self.maker.user(user, uses)?;
+                let with_user = prepared.entities.clone().add_entities([user], None);
+                with_user.map_err(|_| Misfit)
+            })?),
+            None => Held::Plain(&prepared.entities),
         };
-        Ok((request, entities))
+        Ok(Evaluation { request, entities })
     }
 
     /// The slice for a peer and an action, from those found before or new.
     fn prepared(&self, principal: Principal<'_>, asked: &Asked<'_>) -> Result<Arc<Prepared>, Misfit> {
-        let kept = self.kept.load();
-        let found = match principal {
-            Principal::Plaintext => Some(&kept.plaintext),
-            Principal::Workload(id) => kept.workloads.get(id).map(|by_action| &**by_action),
-        };
-        if let Some(found) = found.and_then(|by_action| by_action.get(&asked.place)) {
-            return Ok(Arc::clone(found));
-        }
-        let prepared = Arc::new(self.prepare(principal, asked.action)?);
-        if kept.pairs < KEPT_PAIRS && kept.rules + prepared.slice.len() <= KEPT_RULES {
-            self.kept.rcu(|kept| {
-                let mut kept = Kept::clone(kept);
-                kept.add(principal, asked.place, &prepared);
-                kept
-            });
-        }
-        Ok(prepared)
+        let make = || self.prepare(principal, asked.action);
+        self.slices.get(principal, asked.place, make)
     }
 
     /// Finds the slice anew.
@@ -297,19 +289,6 @@ impl Set {
             principal,
             entities: entities.map_err(|_| Misfit)?,
         })
-    }
-}
-
-impl Kept {
-    fn add(&mut self, principal: Principal<'_>, place: usize, prepared: &Arc<Prepared>) {
-        let by_action = match principal {
-            Principal::Plaintext => &mut self.plaintext,
-            Principal::Workload(id) => Arc::make_mut(self.workloads.entry(Arc::new(id.clone())).or_default()),
-        };
-        if by_action.insert(place, Arc::clone(prepared)).is_none() {
-            self.pairs += 1;
-            self.rules += prepared.slice.len();
-        }
     }
 }
 
@@ -348,20 +327,15 @@ impl<'a> Tally<'a> {
         self.forbids.is_empty() && self.failed_forbids.is_empty() && self.permits.is_empty()
     }
 
-    fn add(
-        &mut self,
-        rules: impl Iterator<Item = &'a Rule>,
-        (request, entities): &(Request, Cow<'_, Entities>),
-    ) {
+    fn add(&mut self, rules: impl Iterator<Item = &'a Rule>, evaluation: &Evaluation<'_>) {
         for rule in rules {
-            let result = eval_expression(request, entities, &rule.condition);
-            match (result, rule.effect) {
-                (Ok(EvalResult::Bool(false)), _) => {}
-                (Ok(EvalResult::Bool(true)), Effect::Permit) => self.permits.push(rule),
-                (Ok(EvalResult::Bool(true)), Effect::Forbid) => self.forbids.push(rule),
-                // An error, or a condition that is no Boolean: never taken for true of a permit, nor for false of a forbid.
-                (_, Effect::Permit) => self.errors += 1,
-                (_, Effect::Forbid) => {
+            match (evaluation.holds(&rule.condition), rule.effect) {
+                (Some(false), _) => {}
+                (Some(true), Effect::Permit) => self.permits.push(rule),
+                (Some(true), Effect::Forbid) => self.forbids.push(rule),
+                // Not evaluated: never taken for true of a permit, nor for false of a forbid.
+                (None, Effect::Permit) => self.errors += 1,
+                (None, Effect::Forbid) => {
                     self.errors += 1;
                     self.failed_forbids.push(rule);
                 }
@@ -405,14 +379,9 @@ impl<'a> Tally<'a> {
 
 impl Rule {
     /// Whether everything that it asks for beside a user is there.
-    fn all_but_the_user(&self, (request, entities): &(Request, Cow<'_, Entities>)) -> bool {
-        match &self.without_user {
-            Some(rest) => matches!(
-                eval_expression(request, entities, rest),
-                Ok(EvalResult::Bool(true))
-            ),
-            None => false,
-        }
+    fn all_but_the_user(&self, evaluation: &Evaluation<'_>) -> bool {
+        let rest = self.without_user.as_ref();
+        rest.is_some_and(|rest| evaluation.holds(rest) == Some(true))
     }
 
     /// What it would have taken, as its scope matched or not.
@@ -443,7 +412,7 @@ impl Policies {
         let prepared = set
             .prepare_by(peer, &peer_keys, asked.action, &action_keys)
             .unwrap();
-        let decided = set.enforce(facts, &asked, &prepared);
+        let decided = set.enforce(facts, &asked, &Arc::new(prepared));
         decided.unwrap_or_else(|Misfit| Decision::deny(Reason::PolicyError))
     }
 }

@@ -188,7 +188,7 @@ impl Maker {
         &self,
         facts: &Facts<'_>,
         uses: Uses,
-        params: Option<Vec<(String, RestrictedExpression)>>,
+        params: Option<&[(String, RestrictedExpression)]>,
     ) -> Result<Context, Misfit> {
         let mut pairs = Vec::new();
         if uses.context("port") {
@@ -209,7 +209,7 @@ impl Maker {
         if let What::Http(http) = &facts.what {
             self.request(http, uses, &mut pairs)?;
             if let Some(params) = params.filter(|_| uses.context("params")) {
-                let record = RestrictedExpression::new_record(params).map_err(|_| Misfit)?;
+                let record = RestrictedExpression::new_record(params.iter().cloned()).map_err(|_| Misfit)?;
                 pairs.push(("params".to_owned(), record));
             }
         }

@@ -4,7 +4,7 @@
 use cedar_policy::pst::{BinaryOp, Clause, Expr, Literal, PatternElem, Policy, Var};
 
 /// A set of attributes of the context and of the user.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Uses(u32);
 
 /// The attributes of the context; the position is the bit.

@@ -57,7 +57,7 @@ pub struct HttpFacts<'a> {
 }
 
 /// A user, as a verified token tells it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct User {
     /// The issuer's alias in the mesh file.
     pub alias: String,
@@ -86,7 +86,7 @@ pub struct User {
 }
 
 /// The value of a mapped claim.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ClaimValue {
     /// One string.
     String(String),

@@ -5,16 +5,16 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use aws_lc_rs::digest;
-use cedar_policy::{PolicyId, PolicySet, Schema, ValidationMode, Validator};
-use miette::Diagnostic;
+use cedar_policy::Schema;
 
 use super::compile::compile;
 use super::decide::Policies;
 use super::model::{Model, PolicyError};
-use super::parse::{Parsings, Source, said};
+use super::parse::{Parsings, Source};
 use super::problem::{PolicyProblem, Problems};
 use super::rules::{Placed, findings, fits};
 use super::schema;
+use super::validate::validate;
 use super::world::{ServiceFacts, World};
 
 /// The largest file and all files together, in bytes.
@@ -64,7 +64,7 @@ pub struct Checked {
     pub version: String,
     /// How many policies it has.
     pub count: usize,
-    /// How many of them each service enforces or watches in shadow.
+    /// How many of them each service that can be called enforces or watches in shadow.
     pub services: Vec<(String, usize)>,
 }
 
@@ -88,7 +88,13 @@ pub fn check(model: &Model, files: &[(PathBuf, String)]) -> Result<Checked, Vec<
             Some(Checked {
                 version: version(&mesh.schema_text, files),
                 count: set.len(),
-                services: mesh.world.services.iter().map(concerned).collect(),
+                services: mesh
+                    .world
+                    .services
+                    .iter()
+                    .filter(|(_, s)| s.http || s.opaque)
+                    .map(concerned)
+                    .collect(),
             })
         },
         files,
@@ -203,36 +209,6 @@ fn small_enough(files: &[(PathBuf, String)], problems: &mut Problems) -> bool {
         );
     }
     problems.is_empty()
-}
-
-/// Cedar's strict validation, its warnings included.
-fn validate(source: &Source<'_>, schema: &Schema, set: &Parsings, problems: &mut Problems) {
-    let all = match PolicySet::from_policies(set.values().map(|parsed| parsed.policy.clone())) {
-        Ok(all) => all,
-        Err(error) => return problems.whole(PathBuf::new(), error.to_string(), None),
-    };
-    let result = Validator::new(schema.clone()).validate(&all, ValidationMode::Strict);
-    let mut report = |id: &PolicyId, found: &dyn Diagnostic| {
-        let id: &str = id.as_ref();
-        let Some(parsed) = set.get(id) else {
-            return problems.whole(PathBuf::new(), found.to_string(), None);
-        };
-        let (span, (message, hint)) = said(found);
-        // The place says which policy; Cedar's way of saying it too would come twice.
-        let message = message.replace(&format!("for policy `{id}`, "), "");
-        source.problem(
-            problems,
-            parsed.file,
-            span.unwrap_or(parsed.span),
-            (message, hint),
-        );
-    };
-    for error in result.validation_errors() {
-        report(error.policy_id(), error);
-    }
-    for warning in result.validation_warnings() {
-        report(warning.policy_id(), warning);
-    }
 }
 
 /// A short hash of mesh and policies. Folders differ between machines, so only file names count.

@@ -13,6 +13,7 @@ mod entities;
 mod expr;
 mod facts;
 mod index;
+mod kept;
 mod load;
 mod model;
 mod parse;
@@ -21,6 +22,7 @@ mod route;
 mod rules;
 mod scan;
 mod schema;
+mod validate;
 mod world;
 
 pub use decide::Policies;

@@ -126,17 +126,20 @@ impl<'f> Source<'f> {
         }
     }
 
-    /// The policies by their `@id`, which each must have for itself.
+    /// The policies by their `@id`, which each must have for itself. One that has none is kept under a name that no `@id`
+    /// can be, so that everything else that is wrong with it is told at once.
     fn named(&self, all: Vec<Parsed>, problems: &mut Problems) -> Parsings {
         let mut set = Parsings::new();
-        for parsed in all {
-            match self.id(&parsed, &set) {
-                Ok(id) => {
-                    let policy = parsed.policy.new_id(PolicyId::new(&id));
-                    set.insert(id, Parsed { policy, ..parsed });
-                }
-                Err(wrong) => self.problem(problems, parsed.file, parsed.span, wrong),
-            }
+        for (at, parsed) in all.into_iter().enumerate() {
+            let id = self.id(&parsed, &set).unwrap_or_else(|wrong| {
+                let place = self
+                    .scan(parsed.file)
+                    .and_then(|scan| scan.annotation(parsed.span, "id"));
+                self.problem(problems, parsed.file, place.unwrap_or(parsed.span), wrong);
+                format!("?{at}")
+            });
+            let policy = parsed.policy.new_id(PolicyId::new(&id));
+            set.insert(id, Parsed { policy, ..parsed });
         }
         set
     }

@@ -75,7 +75,8 @@ fn annotations(placed: &Placed<'_>) -> Vec<Finding> {
             )),
         };
         if let Some((message, hint)) = problem {
-            found.push((placed.place_of_word(key), message, Some(hint.to_owned())));
+            let place = placed.scan.annotation(placed.span, key).unwrap_or(placed.span);
+            found.push((place, message, Some(hint.to_owned())));
         }
     }
     found

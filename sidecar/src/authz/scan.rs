@@ -135,6 +135,17 @@ impl<'t> Scan<'t> {
             .map(|t| t.span)
     }
 
+    /// An annotation inside a span, by its name: `@name`.
+    pub(super) fn annotation(&self, span: Span, name: &str) -> Option<Span> {
+        let tokens = self.within(span);
+        let pairs = tokens.iter().zip(tokens.iter().skip(1));
+        let mut named = pairs.filter(|(at, word)| self.text(**at) == "@" && self.text(**word) == name);
+        named.next().map(|(at, word)| Span {
+            start: at.span.start,
+            end: word.span.end,
+        })
+    }
+
     /// The source of a span without its comments.
     pub(super) fn without_comments(&self, span: Span) -> String {
         let mut out = String::new();

@@ -1,11 +1,13 @@
 //! A small mesh to decide about, and what the tests of this room share.
 
 mod differential;
+mod examples;
 mod loading;
 mod naming;
 mod oracle;
 mod rule;
 mod sample;
+mod scanning;
 
 use std::net::IpAddr;
 use std::path::PathBuf;

@@ -1,9 +1,14 @@
 //! From the mesh file to the options of other rooms: typed configuration enters, each room's own values leave. Nothing is
 //! checked here again.
 
-use super::{Mesh, MeshClaimKind, MeshIssuer};
+use std::path::PathBuf;
+
+use super::{ConfigProblem, Loaded, Mesh, MeshClaimKind, MeshIssuer, read_policies};
 use crate::authn::{Algorithm, ClaimKind, ClaimOptions, IssuerOptions};
-use crate::authz::{self, GroupModel, HeaderModel, IssuerModel, Model, PortKind, RouteModel, ServiceModel};
+use crate::authz::{
+    self, GroupModel, HeaderModel, IssuerModel, Model, Policies, PolicyProblem, PortKind, RouteModel,
+    ServiceModel,
+};
 use crate::services::Protocol;
 
 impl Mesh {
@@ -34,6 +39,43 @@ impl Mesh {
     /// The issuers as the verifier of tokens takes them.
     pub fn issuer_options(&self) -> Vec<IssuerOptions> {
         self.issuers.iter().map(issuer_options).collect()
+    }
+
+    /// What the decision finds wrong with the mesh as a whole: routes that are ambiguous, for example.
+    pub(super) fn problem_of_the_model(&self) -> Option<ConfigProblem> {
+        let error = authz::schema(&self.authz_model()).err()?;
+        let hint = "policies could not be checked against it: change what is named";
+        Some(ConfigProblem::whole(&self.file, error.to_string(), hint))
+    }
+}
+
+impl Loaded {
+    /// Reads the policy folder and checks it for the own service, as the sidecar does at start.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn policies(&self) -> Result<Policies, Vec<ConfigProblem>> {
+        let files = read_policies(&self.sidecar.policies).map_err(|problem| vec![problem])?;
+        let model = self.mesh.authz_model();
+        authz::load(&model, &files, &self.sidecar.service).map_err(|problems| {
+            let placed = |problem| self.policy_problem(&files, problem);
+            problems.into_iter().map(placed).collect()
+        })
+    }
+
+    fn policy_problem(&self, files: &[(PathBuf, String)], problem: PolicyProblem) -> ConfigProblem {
+        let file = if problem.file.as_os_str().is_empty() {
+            &self.mesh.file
+        } else {
+            &problem.file
+        };
+        match files.iter().find(|(path, _)| path == file) {
+            Some((_, text)) if problem.line > 0 => {
+                let span = problem.offset..problem.offset.saturating_add(problem.len);
+                ConfigProblem::in_text((file, text), span, problem.message, problem.hint)
+            }
+            _ => ConfigProblem::at(file, None, (0, 0), problem.message, problem.hint),
+        }
     }
 }
 
@@ -117,5 +159,97 @@ fn token_kind(kind: MeshClaimKind) -> ClaimKind {
         MeshClaimKind::Strings => ClaimKind::Strings,
         MeshClaimKind::Long => ClaimKind::Long,
         MeshClaimKind::Bool => ClaimKind::Bool,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use super::super::{ALGORITHMS, load, parse_mesh};
+    use super::*;
+
+    #[test]
+    fn every_algorithm_that_may_be_configured_is_known_to_the_verifier_and_no_other() {
+        let known: Vec<&str> = Algorithm::ALL.iter().map(|algorithm| algorithm.name()).collect();
+        assert_eq!(known, ALGORITHMS);
+    }
+
+    fn example() -> Loaded {
+        let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/local/sidecar.toml");
+        load(Path::new(example)).unwrap()
+    }
+
+    #[test]
+    fn the_policies_of_the_example_load() {
+        assert_eq!(example().policies().unwrap().count(), 2);
+    }
+
+    #[test]
+    fn problems_of_policies_come_in_their_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut loaded = example();
+        loaded.sidecar.policies = dir.path().to_owned();
+        let text = "@id(\"a\")\npermit(principal in Group::\"nobody\", action, resource);\n";
+        std::fs::write(dir.path().join("a.cedar"), text).unwrap();
+        let problems = loaded.policies().unwrap_err();
+        assert_eq!(problems[0].file, dir.path().join("a.cedar"));
+        assert_eq!(problems[0].line, 2, "{problems:?}");
+        assert!(problems[0].message.contains("nobody"), "{problems:?}");
+        loaded.sidecar.policies = dir.path().join("missing");
+        assert!(
+            loaded.policies().unwrap_err()[0]
+                .message
+                .contains("cannot be read")
+        );
+    }
+
+    #[test]
+    fn ambiguous_routes_are_refused_with_the_mesh_file() {
+        let text = r#"
+            trust_domain = "m.l"
+            [[service]]
+            name = "a/b"
+            addresses = ["10.0.0.1"]
+            spiffe_ids = ["spiffe://m.l/b"]
+            port = [{ port = 80 }]
+            route = [
+                { name = "x", methods = ["GET"], path = "/a/{x}" },
+                { name = "y", methods = ["GET"], path = "/{y}/b" },
+            ]
+        "#;
+        let problems = parse_mesh(Path::new("mesh.toml"), text).unwrap_err();
+        assert_eq!(problems[0].file, Path::new("mesh.toml"));
+        assert!(problems[0].message.contains("ambiguous"), "{problems:?}");
+    }
+
+    #[test]
+    fn what_is_configured_arrives() {
+        let text = r#"
+            trust_domain = "m.l"
+            [[issuer]]
+            alias = "corp"
+            issuer = "https://idp"
+            audiences = ["x"]
+            algorithms = ["EdDSA"]
+            leeway = "7s"
+            role_names = ["clerk"]
+            claims.tenant = { path = "t", type = "strings" }
+            [headers]
+            x_region = { name = "x-region" }
+        "#;
+        let mesh = parse_mesh(Path::new("mesh.toml"), text).unwrap();
+        let issuer = mesh.issuer_options().remove(0);
+        assert_eq!(issuer.algorithms, [Algorithm::EdDSA]);
+        assert_eq!(issuer.leeway, Duration::from_secs(7));
+        assert_eq!(issuer.claims[0].kind, ClaimKind::Strings);
+        let model = mesh.authz_model();
+        assert_eq!(model.issuers[0].role_names, ["clerk"]);
+        assert_eq!(
+            model.issuers[0].claims,
+            [("tenant".to_owned(), authz::ClaimKind::Strings)]
+        );
+        assert_eq!(model.headers[0].name, "x_region");
     }
 }

@@ -72,7 +72,7 @@ pub struct MeshRoute {
 pub struct MeshGroup {
     /// Its name.
     pub name: String,
-    /// Exact SPIFFE IDs, or patterns that end in `/*` or `/**`.
+    /// Exact SPIFFE IDs, or patterns: a segment `*` is any one, a last `**` one or more.
     pub patterns: Vec<String>,
 }
 
@@ -137,7 +137,10 @@ pub fn parse_mesh(path: &Path, text: &str) -> Result<Mesh, Vec<ConfigProblem>> {
     let mesh = read(&document, text);
     let problems = document.into_problems();
     match mesh {
-        Some(mesh) if problems.is_empty() => Ok(mesh),
+        Some(mesh) if problems.is_empty() => match mesh.problem_of_the_model() {
+            None => Ok(mesh),
+            Some(problem) => Err(vec![problem]),
+        },
         _ => Err(problems),
     }
 }
@@ -353,7 +356,7 @@ fn no_address_twice(document: &Document, services: &[At<MeshService>]) {
             names.flat_map(|name| service.ports.iter().map(move |port| (name.clone(), port.port)))
         {
             let other = *places.entry((name.clone(), port)).or_insert(at);
-            if !same_expectation(&other.value, service, port) {
+            if !std::ptr::eq(other, at) && !same_expectation(&other.value, service, port) {
                 document.add(
                     at.span.clone(),
                     format!(

@@ -25,6 +25,14 @@ pub use sidecar::{
     load, load_sidecar, parse_sidecar,
 };
 
+/// Reads a configuration file as text, as every file here is read.
+///
+/// # Errors
+/// It cannot be read, is larger than 1 MiB, or is not UTF-8.
+pub fn read_file(path: &std::path::Path) -> Result<String, ConfigProblem> {
+    document::read_text(path)
+}
+
 /// The first 16 hex digits of the SHA-256: names a version of a file.
 fn digest(bytes: &[u8]) -> String {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);

@@ -1,7 +1,7 @@
 //! What is wrong with a file, and where: a message with its place enters, one rendering for terminals and one for pipes
 //! leaves. It never holds a secret: only configuration text is quoted.
 
-use std::fmt;
+use std::fmt::{self, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -76,6 +76,24 @@ impl ConfigProblem {
         }
     }
 
+    /// A problem with the bytes `span` of the text of a file.
+    pub fn in_text(
+        (file, text): (&Path, &str),
+        span: Range<usize>,
+        message: impl Into<String>,
+        hint: Option<String>,
+    ) -> Self {
+        Self::spanned(file, &Arc::new(named(file, text)), span, message.into(), hint)
+    }
+
+    fn placed(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.file.display())?;
+        if self.line > 0 {
+            write!(f, ":{}:{}", self.line, self.column)?;
+        }
+        write!(f, ": {}", self.message)
+    }
+
     pub(super) fn spanned(
         file: &Path,
         source: &Arc<NamedSource<String>>,
@@ -100,13 +118,14 @@ pub(super) fn named(file: &Path, text: &str) -> NamedSource<String> {
     NamedSource::new(file.display().to_string(), text.to_owned()).with_language("toml")
 }
 
+/// One line, for logs and reasons: `file:line:column: message (hint: ...)`.
 impl fmt::Display for ConfigProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.file.display())?;
-        if self.line > 0 {
-            write!(f, ":{}:{}", self.line, self.column)?;
+        self.placed(f)?;
+        match &self.hint {
+            Some(hint) => write!(f, " (hint: {hint})"),
+            None => Ok(()),
         }
-        write!(f, ": {}", self.message)
     }
 }
 
@@ -121,7 +140,7 @@ impl fmt::Display for Report<'_> {
         if self.0.source.is_some() {
             f.write_str(&self.0.message)
         } else {
-            self.0.fmt(f)
+            self.0.placed(f)
         }
     }
 }
@@ -169,9 +188,18 @@ pub fn render(problems: &[ConfigProblem], rendering: Rendering) -> String {
     out
 }
 
+/// A problem without its hint, which stands on a line of its own.
+struct Placed<'a>(&'a ConfigProblem);
+
+impl fmt::Display for Placed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.placed(f)
+    }
+}
+
 fn plain(out: &mut String, problem: &ConfigProblem) {
-    out.push_str(&problem.to_string());
-    out.push('\n');
+    // Writing to a `String` cannot fail.
+    let _written = writeln!(out, "{}", Placed(problem));
     if let Some(hint) = &problem.hint {
         out.push_str("  hint: ");
         out.push_str(hint);
@@ -251,7 +279,7 @@ mod tests {
     #[test]
     fn a_file_as_a_whole_has_no_line() {
         let problem = ConfigProblem::whole(Path::new("x.toml"), "cannot be read", "create it");
-        assert_eq!(problem.to_string(), "x.toml: cannot be read");
+        assert_eq!(problem.to_string(), "x.toml: cannot be read (hint: create it)");
         let graphical = render(
             &[problem],
             Rendering::Graphical {

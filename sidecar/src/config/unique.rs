@@ -10,7 +10,7 @@ use super::shape::shown;
 pub(super) struct Seen<'d> {
     document: &'d Document,
     what: &'static str,
-    first: BTreeMap<String, usize>,
+    first: BTreeMap<String, Range<usize>>,
 }
 
 impl<'d> Seen<'d> {
@@ -24,8 +24,8 @@ impl<'d> Seen<'d> {
 
     /// Takes a value; records a problem and returns false when it was there before.
     pub(super) fn insert(&mut self, value: &str, span: &Range<usize>) -> bool {
-        let line = self.document.line(span);
         if let Some(first) = self.first.get(value) {
+            let first = self.document.line(first);
             self.document.add(
                 span.clone(),
                 format!(
@@ -37,7 +37,7 @@ impl<'d> Seen<'d> {
             );
             return false;
         }
-        self.first.insert(value.to_owned(), line);
+        self.first.insert(value.to_owned(), span.clone());
         true
     }
 

@@ -40,7 +40,7 @@ pub(super) fn duration(text: &str) -> Parsed<Duration> {
 pub(super) fn duration_text(duration: Duration) -> String {
     let millis = duration.as_millis();
     for (unit, of) in [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)] {
-        if millis >= of && millis % of == 0 {
+        if millis >= of && millis.is_multiple_of(of) {
             return format!("{}{unit}", millis / of);
         }
     }
@@ -88,29 +88,35 @@ pub(super) fn spiffe_id(text: &str) -> Parsed<SpiffeId> {
     }
 }
 
-/// An exact SPIFFE ID, or one that ends in `/*` or `/**`.
+/// An exact SPIFFE ID, or one with segments `*` (any one segment) or a last `**` (one or more).
 pub(super) fn pattern(text: &str) -> Parsed<String> {
-    let hint = "an exact SPIFFE ID, or one that ends in `/*` (one segment) or `/**` (any rest)";
-    let stem = text.strip_suffix("/**").or_else(|| text.strip_suffix("/*"));
-    if stem.unwrap_or(text).contains('*') {
-        return Err(Wrong::new(
-            format!("`{}` has a `*` that is not its last segment", shown(text)),
-            hint,
-        ));
+    let hint = "an exact SPIFFE ID; a segment `*` stands for any one segment, a last `**` for one or more";
+    let wrong = |message: String| Wrong::new(format!("`{}` {message}", shown(text)), hint);
+    let Some((domain, path)) = text
+        .strip_prefix("spiffe://")
+        .and_then(|rest| rest.split_once('/'))
+    else {
+        return spiffe_id(text).map(|id| id.to_string());
+    };
+    let segments: Vec<&str> = path.split('/').collect();
+    let last = segments.len().saturating_sub(1);
+    let mut example = format!("spiffe://{domain}");
+    for (index, segment) in segments.iter().enumerate() {
+        example.push('/');
+        match *segment {
+            "*" => example.push('x'),
+            "**" if index == last => example.push('x'),
+            "**" => return Err(wrong("has a `**` that is not its last segment".to_owned())),
+            segment if segment.contains('*') => {
+                return Err(wrong("has a `*` inside a segment".to_owned()));
+            }
+            segment => example.push_str(segment),
+        }
     }
-    match stem {
-        None => spiffe_id(text).map(|id| id.to_string()),
-        Some(stem) => match SpiffeId::new(stem) {
-            Ok(id) if id.to_string() == stem => Ok(text.to_owned()),
-            Ok(id) => Err(Wrong::new(
-                format!("`{}` is not in canonical form", shown(text)),
-                format!("begin it with \"{id}\""),
-            )),
-            Err(error) => Err(Wrong::new(
-                format!("`{}` does not begin with a SPIFFE ID: {error}", shown(text)),
-                hint,
-            )),
-        },
+    match spiffe_id(&example) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(inner) if example == text => Err(inner),
+        Err(_) => Err(wrong("does not stand for SPIFFE IDs".to_owned())),
     }
 }
 
@@ -284,7 +290,8 @@ pub(super) fn template(text: &str) -> Parsed<String> {
     Ok(text.to_owned())
 }
 
-/// What may stand between two slashes of a path as the sidecar decides it: unreserved characters and sub-delimiters.
+/// What may stand between two slashes of a path as the sidecar decides it: unreserved characters and sub-delimiters, and
+/// in percent form what is neither. Requests with a `;` are refused: they have two readings.
 fn literal_segment(segment: &str) -> Parsed<()> {
     if segment == "." || segment == ".." {
         return Err(Wrong::new(
@@ -292,26 +299,63 @@ fn literal_segment(segment: &str) -> Parsed<()> {
             "write the path without them",
         ));
     }
-    let good = |c: u8| c.is_ascii_alphanumeric() || b"-._~!$&'()+,;=:@".contains(&c);
-    match segment.bytes().find(|c| !good(*c)) {
-        None => Ok(()),
-        Some(bad @ (b'{' | b'}')) => Err(Wrong::new(
-            format!("`{}` has a `{}` inside", shown(segment), char::from(bad)),
-            "a parameter is a whole segment: \"/{name}/\"",
-        )),
-        Some(b'*') => Err(Wrong::new(
-            format!("`{}` has a `*`", shown(segment)),
-            "write `{name}` for one segment, `{**}` for the rest",
-        )),
-        Some(bad) => Err(Wrong::new(
-            format!(
-                "`{}` holds a character that a template cannot match ({})",
-                shown(segment),
-                bad.escape_ascii()
-            ),
-            "letters, digits and -._~!$&'()+,;=:@; put a parameter where others are possible",
-        )),
+    let good = |c: u8| c.is_ascii_alphanumeric() || b"-._~!$&'()+,=:@".contains(&c);
+    let mut bytes = segment.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            byte if good(byte) => {}
+            b'%' => {
+                let digits = [bytes.next().unwrap_or_default(), bytes.next().unwrap_or_default()];
+                escape(segment, digits)?;
+            }
+            b'{' | b'}' => {
+                return Err(Wrong::new(
+                    format!("`{}` has a `{}` inside", shown(segment), char::from(byte)),
+                    "a parameter is a whole segment: \"/{name}/\"",
+                ));
+            }
+            b'*' => {
+                return Err(Wrong::new(
+                    format!("`{}` has a `*`", shown(segment)),
+                    "write `{name}` for one segment, `{**}` for the rest",
+                ));
+            }
+            byte => {
+                return Err(Wrong::new(
+                    format!(
+                        "`{}` holds a character that a template cannot match ({})",
+                        shown(segment),
+                        byte.escape_ascii()
+                    ),
+                    "letters, digits and -._~!$&'()+,=:@; others in percent form, or a parameter in their place",
+                ));
+            }
+        }
     }
+    Ok(())
+}
+
+/// A percent escape as the decided path has it: only what must be escaped, and nothing whose requests are refused.
+fn escape(segment: &str, digits: [u8; 2]) -> Parsed<()> {
+    let [high, low] = digits.map(|digit| char::from(digit).to_digit(16));
+    let wrong = |message: &str, hint: &str| Wrong::new(format!("`{}` {message}", shown(segment)), hint);
+    let (Some(high), Some(low)) = (high, low) else {
+        return Err(wrong(
+            "has a `%` without two hex digits",
+            "write it like `%C3%BC`",
+        ));
+    };
+    let byte = u8::try_from(high * 16 + low).unwrap_or_default();
+    if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+        return Err(wrong("escapes a character that needs none", "write it plainly"));
+    }
+    if byte.is_ascii_control() || b"/\\%;".contains(&byte) {
+        return Err(wrong(
+            "escapes a character whose requests are refused",
+            "a template with it would never match",
+        ));
+    }
+    Ok(())
 }
 
 /// The path of a claim: names with dots between.

@@ -30,7 +30,7 @@ use crate::runtime::Drain;
 use crate::services::{Port, Resolver};
 use crate::snapshot::{Current, Snapshot};
 use crate::tls::{MeshTls, Peer};
-use crate::tunnel::{Pool, TunnelStream};
+use crate::tunnel::{Pool, TunnelStream, valid_until, winding_down};
 
 /// Everything that the stages share.
 pub struct Context {
@@ -168,15 +168,12 @@ const YEARS: Duration = Duration::from_secs(10 * 365 * 86_400);
 impl Validity {
     /// A connection established at `now` whose SVIDs end at `ends` (the earlier of the two).
     fn until(now: SystemTime, ends: SystemTime) -> Self {
-        let life = ends.duration_since(now).unwrap_or_default();
-        // Records are closed before the SVID's last moment, not at it.
-        let margin = (life / 50).min(Duration::from_secs(1));
-        let hard = now + life.saturating_sub(margin);
-        Self {
-            soft: now + life * 8 / 10,
-            idle: now + life * 9 / 10,
-            hard,
-        }
+        // As tunnels end: records are closed before the SVID's last moment, not at it.
+        let hard = valid_until(ends, ends, now).max(now);
+        let soft = winding_down(hard, now);
+        // Half of what is left is for clients that come with another request and are told, half for the last answers.
+        let idle = hard - hard.duration_since(soft).unwrap_or_default() / 2;
+        Self { soft, idle, hard }
     }
 
     fn unlimited(now: SystemTime) -> Self {
@@ -233,8 +230,10 @@ impl Secured {
 }
 
 impl Context {
-    /// Writes a record; counts its decision when it is a connection's (a request's is counted by its connection's meter).
-    fn tell(&self, record: Record) {
+    /// Writes a record, with the time of its end; counts its decision when it is a connection's (a request's is counted by
+    /// its connection's meter).
+    fn tell(&self, mut record: Record) {
+        record.ts = SystemTime::now();
         if let (Kind::Connection, Some(decision)) = (record.kind, &record.decision) {
             self.metrics.decided(&tell::decision_labels(&record, decision));
         }

@@ -161,6 +161,11 @@ async fn open(ctx: &Context, tls: &Arc<MeshTls>, target: &Target) -> Result<Open
 fn answer_for(error: &TunnelError) -> (u16, &'static str) {
     let status = match error {
         TunnelError::Refused { status: 503, .. } => 503,
+        // It hung up or was silent, as one does that has no identity yet.
+        TunnelError::Handshake {
+            label: "closed" | "timeout",
+            ..
+        } => 503,
         // It is there and not who it must be, or it does not want us.
         TunnelError::Refused { .. } | TunnelError::Handshake { .. } => 502,
         _ => 503,

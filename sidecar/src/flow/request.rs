@@ -318,13 +318,21 @@ where
     }
 }
 
-/// Resolves when an idle connection is to be closed.
+/// Resolves when an idle connection is to be closed. A drain does not close it at once: its client's next request may be on
+/// its way, and is answered with the word that the connection ends; what is closed on it would be lost.
 async fn idle_end(ctx: &Context, secured: &Secured) {
+    let drained = async {
+        ctx.drain.beginning().await;
+        tokio::time::sleep(DRAIN_NOTICE.min(ctx.options.drain_timeout / 4)).await;
+    };
     tokio::select! {
         () = tokio::time::sleep(time_until(secured.validity.idle)) => {}
-        () = ctx.drain.beginning() => {}
+        () = drained => {}
     }
 }
+
+/// How long an idle connection waits, once the drain has begun, for a request that can be told.
+const DRAIN_NOTICE: Duration = Duration::from_secs(1);
 
 /// A kept connection of the application, unless it has closed it or said something unasked.
 fn still_open(mut app: Buffered<TcpStream>) -> Option<Buffered<TcpStream>> {

@@ -257,3 +257,86 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Buffered<S> {
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_full_buffer_is_no_end() {
+        let (mut far, near) = duplex(1 << 20);
+        far.write_all(&vec![b'a'; MAX_BUFFER + 10]).await.unwrap();
+        let mut near = Buffered::new(near);
+        while !near.is_full() {
+            assert!(near.fill().await.unwrap() > 0);
+        }
+        assert_eq!(near.data().len(), MAX_BUFFER);
+        assert_eq!(near.fill().await.unwrap_err().kind(), io::ErrorKind::OutOfMemory);
+        assert!(!near.at_eof());
+        near.allow(MAX_BUFFER + 5);
+        assert_eq!(near.fill().await.unwrap(), 5);
+        near.consume(1);
+        assert_eq!(near.fill().await.unwrap(), 1);
+        drop(far);
+        near.consume(usize::MAX);
+        assert_eq!(
+            (
+                near.fill().await.unwrap(),
+                near.fill().await.unwrap(),
+                near.at_eof()
+            ),
+            (4, 0, true)
+        );
+    }
+
+    /// Any mixture of reading and consuming gives the bytes in order.
+    #[tokio::test]
+    async fn bytes_come_in_order_however_they_are_taken() {
+        const TOTAL: usize = 400_000;
+        let (mut far, near) = duplex(3_000);
+        let writer = tokio::spawn(async move {
+            let bytes: Vec<u8> = (0..TOTAL).map(|at| (at % 251).to_le_bytes()[0]).collect();
+            far.write_all(&bytes).await.unwrap();
+        });
+        let mut near = Buffered::new(near);
+        let (mut at, mut seed) = (0, 7_usize);
+        while at < TOTAL {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            if near.data().is_empty() || (seed >> 33) % 3 > 0 && !near.is_full() {
+                near.fill().await.unwrap();
+            }
+            let count = near.data().len().min((seed >> 40) % 9_000);
+            assert!(
+                near.data()[..count]
+                    .iter()
+                    .zip(at..)
+                    .all(|(byte, at)| usize::from(*byte) == at % 251),
+                "at {at}"
+            );
+            near.consume(count);
+            at += count;
+            if at % 5 == 0 {
+                near.release();
+            }
+        }
+        writer.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn idle_it_holds_no_memory_and_what_was_peeked_comes_first() {
+        let (mut far, near) = duplex(64);
+        far.write_all(b" world").await.unwrap();
+        drop(far);
+        let mut near = Buffered::with_data(near, b"hello".to_vec());
+        let mut text = String::new();
+        near.read_to_string(&mut text).await.unwrap();
+        assert_eq!((text.as_str(), near.memory.capacity()), ("hello world", 0));
+        let (far, near) = duplex(64);
+        let mut near = Buffered::new(near);
+        assert!(near.is_quiet());
+        assert_eq!(near.memory.capacity(), 0, "waiting costs nothing");
+        drop(far);
+    }
+}

@@ -62,3 +62,26 @@ impl IdleTimer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_may_move_both_ways() {
+        let (begun, mut alarm) = (Instant::now(), Alarm::default());
+        let second = Duration::from_secs(1);
+        let mut after = async |seconds: u32| poll_fn(|cx| alarm.poll_at(cx, begun + second * seconds)).await;
+        // Given up before it passes, then nearer, then farther.
+        assert!(tokio::time::timeout(second, after(50)).await.is_err());
+        after(2).await;
+        assert_eq!(begun.elapsed().as_secs(), 2);
+        after(10).await;
+        assert_eq!(begun.elapsed().as_secs(), 10);
+        // One that has passed already.
+        after(3).await;
+        assert_eq!(begun.elapsed().as_secs(), 10);
+    }
+}

@@ -307,4 +307,29 @@ mod tests {
         }
         assert_eq!(parse_id("spiffe://mesh.test"), Err(LeafProblem::NoPath));
     }
+
+    proptest::proptest! {
+        /// Whatever is done to the bytes of a good leaf, it is refused or it is still an SVID by every rule.
+        #[test]
+        fn a_damaged_leaf_is_refused_or_still_good(damage in proptest::collection::vec((0usize..600, 0u8..=255), 1..4)) {
+            static GOOD: std::sync::LazyLock<Vec<u8>> =
+                std::sync::LazyLock::new(|| Ca::new("mesh.test").issue("/a", |_| {}).chain[0].to_vec());
+            let mut bytes = GOOD.clone();
+            for (at, value) in damage {
+                let at = at % bytes.len();
+                bytes[at] = value;
+            }
+            if let Ok(read) = leaf(&CertificateDer::from(bytes)) {
+                proptest::prop_assert_eq!(parse_id(&read.id.to_string()), Ok(read.id));
+            }
+        }
+
+        /// What is read as an ID is written exactly as it was read.
+        #[test]
+        fn an_id_that_is_read_is_canonical(text in "(spiffe|SPIFFE|x)://[a-zA-Z0-9._%:@-]{0,6}(/[a-zA-Z0-9.%?#_-]{0,4}){0,3}/?") {
+            if let Ok(id) = parse_id(&text) {
+                proptest::prop_assert_eq!(id.to_string(), text);
+            }
+        }
+    }
 }

@@ -64,6 +64,7 @@ impl Journal {
             closing: Arc::clone(&closing),
             lines: Vec::with_capacity(BATCH),
             waiting: 0,
+            failing: false,
         };
         std::thread::Builder::new()
             .name("journal".to_owned())
@@ -114,6 +115,8 @@ struct Writer {
     closing: Arc<AtomicBool>,
     lines: Vec<u8>,
     waiting: u64,
+    /// Whether the last write failed: that is told once, not for every line.
+    failing: bool,
 }
 
 impl Writer {
@@ -152,9 +155,19 @@ impl Writer {
     }
 
     fn flush(&mut self) {
-        if let Err(error) = self.sink.write(&self.lines, &self.closing) {
-            self.dropped.inc_by(self.waiting);
-            tracing::warn!(%error, records = self.waiting, "records could not be written and are lost");
+        match self.sink.write(&self.lines, &self.closing) {
+            Ok(()) if self.failing => {
+                self.failing = false;
+                tracing::info!(lost = self.dropped.get(), "records are written again");
+            }
+            Ok(()) => {}
+            Err(error) => {
+                self.dropped.inc_by(self.waiting);
+                if !self.failing {
+                    tracing::error!(%error, "records cannot be written and are lost until they can");
+                }
+                self.failing = true;
+            }
         }
         self.lines.clear();
         self.waiting = 0;

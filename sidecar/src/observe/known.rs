@@ -14,19 +14,16 @@ const OTHER: Label = Label::fixed("other");
 #[derive(Clone, Debug, Default)]
 pub struct KnownWorkloads {
     exact: BTreeMap<Arc<str>, Label>,
-    /// What goes before the last segment, and whether any number of segments may follow.
-    patterns: Vec<(String, bool)>,
+    patterns: Vec<String>,
 }
 
 impl KnownWorkloads {
-    /// From exact SPIFFE IDs, and patterns that end in `/*` (one segment) or `/**` (one or more).
+    /// From exact SPIFFE IDs, and patterns: a segment `*` is any one segment, a last `**` one or more.
     pub fn new(names: impl IntoIterator<Item = String>) -> Self {
         let mut known = Self::default();
         for name in names {
-            if let Some(stem) = name.strip_suffix("/**") {
-                known.patterns.push((format!("{stem}/"), true));
-            } else if let Some(stem) = name.strip_suffix("/*") {
-                known.patterns.push((format!("{stem}/"), false));
+            if name.contains('*') {
+                known.patterns.push(name);
             } else {
                 let name: Arc<str> = name.into();
                 known.exact.insert(Arc::clone(&name), Label::from(name));
@@ -44,16 +41,25 @@ impl KnownWorkloads {
         if let Some(label) = self.exact.get(name.as_str()) {
             return label.clone();
         }
-        let fits = |(stem, deep): &(String, bool)| {
-            name.strip_prefix(stem.as_str())
-                .is_some_and(|rest| !rest.is_empty() && (*deep || !rest.contains('/')))
-        };
-        if self.patterns.iter().any(fits) {
+        if self.patterns.iter().any(|pattern| fits(pattern, &name)) {
             Label::from(Arc::<str>::from(name))
         } else {
             OTHER
         }
     }
+}
+
+fn fits(pattern: &str, name: &str) -> bool {
+    let mut segments = name.split('/');
+    for wanted in pattern.split('/') {
+        match (wanted, segments.next()) {
+            ("**", Some(_)) => return true,
+            ("*", Some(_)) => {}
+            (wanted, Some(segment)) if wanted == segment => {}
+            _ => return false,
+        }
+    }
+    segments.next().is_none()
 }
 
 #[cfg(test)]
@@ -67,6 +73,7 @@ mod tests {
                 "spiffe://mesh.local/ns/shop/sa/web",
                 "spiffe://mesh.local/ns/ops/*",
                 "spiffe://partner.org/**",
+                "spiffe://mesh.local/*/edge",
             ]
             .map(str::to_owned),
         );
@@ -75,6 +82,7 @@ mod tests {
             "spiffe://mesh.local/ns/shop/sa/web",
             "spiffe://mesh.local/ns/ops/x",
             "spiffe://partner.org/a/b/c",
+            "spiffe://mesh.local/eu/edge",
         ] {
             assert_eq!(label(id), id);
         }
@@ -83,6 +91,8 @@ mod tests {
             "spiffe://mesh.local/ns/ops/x/y",
             "spiffe://mesh.local/ns/ops",
             "spiffe://partner.org.evil/a",
+            "spiffe://mesh.local/eu/west/edge",
+            "spiffe://mesh.local/edge",
             "spiffe://partner.org",
         ] {
             assert_eq!(label(id), "other", "{id}");

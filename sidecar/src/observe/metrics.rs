@@ -1,7 +1,7 @@
 //! The metrics of a sidecar: counts and times enter through handles that a worker keeps, one text leaves at a scrape. No
 //! label is a user, a path, a host or an address, and no family has more than a thousand series.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -13,6 +13,7 @@ use prometheus_client::registry::{Metric, Registry};
 use spiffe::SpiffeId;
 
 use super::known::KnownWorkloads;
+use super::meters::{ConnectionMeter, DecisionLabels, RequestMeter};
 use super::process::Process;
 use super::record::{Direction, Proven};
 use super::series::{Family, Histogram, Label, Series};
@@ -26,8 +27,8 @@ pub struct Metrics {
     registry: Registry,
     known: ArcSwap<KnownWorkloads>,
     on_scrape: Mutex<Vec<Arc<OnScrape>>>,
-    requests: Family<7, Histogram>,
-    decisions: Family<5, Counter>,
+    pub(super) requests: Family<7, Histogram>,
+    pub(super) decisions: Family<5, Counter>,
     token_checks: Family<3, Counter>,
     handshakes: Family<4, Counter>,
     detections: Family<1, Histogram>,
@@ -52,36 +53,7 @@ struct ProcessMetrics {
     cpu_told: Mutex<f64>,
     open_fds: Gauge,
     max_fds: Gauge,
-}
-
-/// The labels of a finished request that change from one to the next on a connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RequestLabels {
-    /// The method; what is not well known is told as `_OTHER` (OpenTelemetry, HTTP semantic conventions).
-    pub method: Label,
-    /// The status of the answer, from the application or the sidecar; 0: none was sent.
-    pub status: u16,
-    /// A stable label of what failed; empty when nothing did.
-    pub error: Label,
-    /// The declared route's name; empty when there is none. Never the path.
-    pub route: Label,
-    /// What was proven.
-    pub proven: Proven,
-}
-
-/// The labels of a decision.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DecisionLabels {
-    /// `allow`, `deny`, `would_deny`.
-    pub verdict: &'static str,
-    /// A stable label.
-    pub reason: &'static str,
-    /// The `@id` of the rule that decided; empty when none did.
-    pub rule: Label,
-    /// Which way.
-    pub direction: Direction,
-    /// What was proven.
-    pub proven: Proven,
+    start_time: Seconds,
 }
 
 struct Builder {
@@ -219,6 +191,10 @@ impl Metrics {
                 cpu_told: Mutex::new(0.0),
                 open_fds: b.one("process_open_fds", "Open file descriptors"),
                 max_fds: b.one("process_max_fds", "File descriptors that may be open"),
+                start_time: b.one(
+                    "process_start_time_seconds",
+                    "When the process began, in Unix seconds",
+                ),
             },
             known: ArcSwap::from_pointee(KnownWorkloads::default()),
             on_scrape: Mutex::new(Vec::new()),
@@ -238,13 +214,7 @@ impl Metrics {
 
     /// The meter of a connection's requests, between the two workloads that it joins.
     pub fn requests(self: &Arc<Self>, src: Label, dst: Label) -> RequestMeter {
-        RequestMeter {
-            metrics: Arc::clone(self),
-            src,
-            dst,
-            request: None,
-            decision: None,
-        }
+        RequestMeter::new(self, src, dst)
     }
 
     /// Counts a connection as open for as long as the meter lives.
@@ -257,17 +227,12 @@ impl Metrics {
         let labels = [direction.label().into(), protocol.into(), proven.label().into()];
         self.opened.get(&labels).inc();
         let open = self.open.get(&labels);
-        open.inc();
         let [direction, protocol, proven] = labels;
         let bytes = |way: &'static str| {
             self.bytes
                 .get(&[direction.clone(), protocol.clone(), proven.clone(), way.into()])
         };
-        ConnectionMeter {
-            open,
-            received: bytes("in"),
-            sent: bytes("out"),
-        }
+        ConnectionMeter::new(open, bytes("in"), bytes("out"))
     }
 
     /// Counts a decision; where a connection has many, its [`RequestMeter`] is cheaper.
@@ -275,10 +240,16 @@ impl Metrics {
         self.decisions.get(&labels.values()).inc();
     }
 
-    /// Counts a token that was checked: `issuer` is the configured alias or `unknown`, `result` a stable label.
-    pub fn token_checked(&self, issuer: Label, result: &'static str, cache_hit: bool) {
+    /// Tells how many tokens of an issuer were checked so far with this result: `issuer` is the configured alias, empty
+    /// when no issuer could be told; `result` is a stable label. Counted elsewhere, told at a scrape.
+    pub fn token_checks_total(&self, issuer: Label, result: &'static str, cache_hit: bool, total: u64) {
         let hit = if cache_hit { "true" } else { "false" };
-        self.token_checks.get(&[issuer, result.into(), hit.into()]).inc();
+        let issuer = match issuer.as_str() {
+            "" => Label::fixed("unknown"),
+            _ => issuer,
+        };
+        let checks = self.token_checks.get(&[issuer, result.into(), hit.into()]);
+        checks.inner().store(total, Ordering::Relaxed);
     }
 
     /// Counts a handshake; `version` and `kx` are empty where it did not get so far, `result` is a stable label.
@@ -311,9 +282,10 @@ impl Metrics {
         self.jwks_age.get(&[issuer]).set(age);
     }
 
-    /// Counts a fetch of keys.
-    pub fn jwks_fetched(&self, issuer: Label, result: &'static str) {
-        self.jwks_fetches.get(&[issuer, result.into()]).inc();
+    /// Tells how many fetches of an issuer's keys had this result so far. Counted elsewhere, told at a scrape.
+    pub fn jwks_fetches_total(&self, issuer: Label, result: &'static str, total: u64) {
+        let fetches = self.jwks_fetches.get(&[issuer, result.into()]);
+        fetches.inner().store(total, Ordering::Relaxed);
     }
 
     /// Forgets issuers that are no longer configured: the next scrape tells those that are.
@@ -401,6 +373,9 @@ impl ProcessMetrics {
         if let Some(fds) = now.max_fds {
             self.max_fds.set(number(fds));
         }
+        if let Some(start) = now.start_time {
+            self.start_time.set(start);
+        }
         if let Some(seconds) = now.cpu_seconds {
             // A counter only grows, so it is told what came since.
             let mut told = self.cpu_told.lock().unwrap_or_else(PoisonError::into_inner);
@@ -409,101 +384,6 @@ impl ProcessMetrics {
                 *told = seconds;
             }
         }
-    }
-}
-
-impl DecisionLabels {
-    fn values(&self) -> [Label; 5] {
-        [
-            self.verdict.into(),
-            self.reason.into(),
-            self.rule.clone(),
-            self.direction.label().into(),
-            self.proven.label().into(),
-        ]
-    }
-}
-
-/// Counts the requests of one connection. It remembers the last series, which the next request mostly is of too: then
-/// nothing is allocated and no lock is taken.
-pub struct RequestMeter {
-    metrics: Arc<Metrics>,
-    src: Label,
-    dst: Label,
-    request: Option<(RequestLabels, Histogram)>,
-    decision: Option<(DecisionLabels, Counter)>,
-}
-
-impl RequestMeter {
-    /// Counts a finished request and how long it took.
-    pub fn finished(&mut self, labels: &RequestLabels, took: Duration) {
-        match &self.request {
-            Some((last, histogram)) if last == labels => histogram.observe(took),
-            _ => {
-                let histogram = self.metrics.requests.get(&self.values(labels));
-                histogram.observe(took);
-                self.request = Some((labels.clone(), histogram));
-            }
-        }
-    }
-
-    /// Counts a decision.
-    pub fn decided(&mut self, labels: &DecisionLabels) {
-        match &self.decision {
-            Some((last, counter)) if last == labels => {
-                counter.inc();
-            }
-            _ => {
-                let counter = self.metrics.decisions.get(&labels.values());
-                counter.inc();
-                self.decision = Some((labels.clone(), counter));
-            }
-        }
-    }
-
-    fn values(&self, labels: &RequestLabels) -> [Label; 7] {
-        let method = match labels.method.as_str() {
-            "GET" | "HEAD" | "POST" | "PUT" | "DELETE" | "CONNECT" | "OPTIONS" | "TRACE" | "PATCH" => {
-                labels.method.clone()
-            }
-            _ => Label::fixed("_OTHER"),
-        };
-        let status: Arc<str> = match labels.status {
-            0 => "".into(),
-            status @ 100..=599 => status.to_string().into(),
-            _ => "other".into(),
-        };
-        [
-            method,
-            status.into(),
-            labels.error.clone(),
-            labels.route.clone(),
-            self.src.clone(),
-            self.dst.clone(),
-            labels.proven.label().into(),
-        ]
-    }
-}
-
-/// Counts what one connection carries, and the connection itself as open until it is dropped.
-#[derive(Debug)]
-pub struct ConnectionMeter {
-    open: Gauge,
-    received: Counter,
-    sent: Counter,
-}
-
-impl ConnectionMeter {
-    /// Adds bytes carried: `received` from the one who opened the connection, `sent` to it.
-    pub fn carried(&self, received: u64, sent: u64) {
-        self.received.inc_by(received);
-        self.sent.inc_by(sent);
-    }
-}
-
-impl Drop for ConnectionMeter {
-    fn drop(&mut self) {
-        self.open.dec();
     }
 }
 

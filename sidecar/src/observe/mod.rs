@@ -3,6 +3,7 @@
 
 mod journal;
 mod known;
+mod meters;
 mod metrics;
 mod process;
 mod record;
@@ -13,7 +14,8 @@ mod user;
 
 pub use journal::{Journal, JournalOutput};
 pub use known::KnownWorkloads;
-pub use metrics::{ConnectionMeter, DecisionLabels, Metrics, RequestLabels, RequestMeter};
+pub use meters::{ConnectionMeter, DecisionLabels, RequestLabels, RequestMeter};
+pub use metrics::Metrics;
 pub use record::{
     Decision, Destination, Direction, Http, Kind, Need, Proven, Record, Source, Tcp, Timing, Tls, User,
     decision_id,

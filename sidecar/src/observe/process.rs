@@ -12,6 +12,8 @@ pub(super) struct Process {
     pub(super) resident_bytes: Option<u64>,
     pub(super) open_fds: Option<u64>,
     pub(super) max_fds: Option<u64>,
+    /// Unix seconds.
+    pub(super) start_time: Option<f64>,
 }
 
 impl Process {
@@ -25,6 +27,10 @@ impl Process {
                 // The folder itself is one of them while it is read.
                 .map(|entries| (entries.count() as u64).saturating_sub(1)),
             max_fds: read("limits").as_deref().and_then(max_fds),
+            start_time: start_time(
+                read("stat").as_deref(),
+                fs::read_to_string("/proc/stat").ok().as_deref(),
+            ),
         }
     }
 }
@@ -36,6 +42,14 @@ fn cpu_seconds(stat: &str) -> Option<f64> {
     let user: u32 = fields.next()?.parse().ok()?;
     let system: u32 = fields.next()?.parse().ok()?;
     Some((f64::from(user) + f64::from(system)) / TICKS)
+}
+
+/// Field 22, ticks since the machine was started, and when that was: `btime` of `/proc/stat`.
+fn start_time(stat: Option<&str>, machine: Option<&str>) -> Option<f64> {
+    let (_, after) = stat?.rsplit_once(')')?;
+    let ticks: f64 = after.split_ascii_whitespace().nth(19)?.parse().ok()?;
+    let booted = machine?.lines().find_map(|line| line.strip_prefix("btime "))?;
+    Some(booted.trim().parse::<f64>().ok()? + ticks / TICKS)
 }
 
 fn resident_bytes(status: &str) -> Option<u64> {
@@ -62,12 +76,17 @@ mod tests {
         assert!(now.resident_bytes.unwrap() > 100_000);
         assert!(now.open_fds.unwrap() >= 3);
         assert!(now.max_fds.unwrap() >= now.open_fds.unwrap());
+        let seconds = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs_f64();
+        let age = seconds - now.start_time.unwrap();
+        assert!((-2.0..3600.0).contains(&age), "{age}");
     }
 
     #[test]
     fn a_name_with_parentheses_does_not_shift_the_fields() {
         let stat = "7 (a) b (c) R 1 2 3 4 5 6 7 8 9 10 250 50 0 0 20 0 1 0";
         assert_eq!(cpu_seconds(stat), Some(3.0));
+        let long = "7 (a) R 1 2 3 4 5 6 7 8 9 10 250 50 0 0 20 0 1 0 1250 0 0";
+        assert_eq!(start_time(Some(long), Some("cpu 1\nbtime 1000\n")), Some(1012.5));
         assert_eq!(cpu_seconds("garbage"), None);
         assert_eq!(resident_bytes("Name:\tx\nVmRSS:\t    2048 kB\n"), Some(2_097_152));
         assert_eq!(

@@ -271,8 +271,8 @@ pub struct Decision {
     pub verdict: &'static str,
     /// A stable label.
     pub reason: &'static str,
-    /// The `@id`s of the rules that decided.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    /// The `@id`s of the rules that decided: `rule` is the first, `rules` are all where there are several.
+    #[serde(flatten, serialize_with = "rules")]
     pub rules: Vec<Text>,
     /// On a denial without a rule: the permit that was nearest.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -406,6 +406,21 @@ fn trace<S: Serializer>(trace: &Option<TraceParent>, serializer: S) -> Result<S:
     ids.serialize(serializer)
 }
 
+fn rules<S: Serializer>(rules: &[Text], serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Rules<'a> {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        rule: Option<&'a Text>,
+        #[serde(skip_serializing_if = "<[Text]>::is_empty")]
+        rules: &'a [Text],
+    }
+    Rules {
+        rule: rules.first(),
+        rules: if rules.len() > 1 { rules } else { &[] },
+    }
+    .serialize(serializer)
+}
+
 fn seconds<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
     match duration {
         // Rounded to what a clock can tell, so that a line holds no digits without meaning.
@@ -468,9 +483,31 @@ mod tests {
         assert_eq!(json["src"]["trust_domain"], "mesh.local");
         assert_eq!(json["src"]["svid_not_after"], "2026-11-18T11:06:40.000Z");
         assert_eq!(json["http"]["host"], "orders\u{fffd}\"evil");
-        assert_eq!(json["decision"]["rules"][0], "web-reads");
+        assert_eq!(json["decision"]["rule"], "web-reads");
+        assert!(json["decision"].get("rules").is_none());
         assert_eq!(json["timing"]["total"], 0.001234);
         assert!(json.get("user").is_none() && json.get("tcp").is_none());
+    }
+
+    #[test]
+    fn several_rules_are_all_told_and_none_is_not_told() {
+        let with = |rules: Vec<Text>| {
+            let decision = Decision {
+                verdict: "deny",
+                reason: "forbidden",
+                rules,
+                needs: None,
+                shadow: vec![],
+                policy_version: "abc".into(),
+                errors: 0,
+            };
+            serde_json::to_value(&decision).unwrap()
+        };
+        let two = with(vec!["a".into(), "b".into()]);
+        assert_eq!(two["rule"], "a");
+        assert_eq!(two["rules"], serde_json::json!(["a", "b"]));
+        let none = with(vec![]);
+        assert!(none.get("rule").is_none() && none.get("rules").is_none());
     }
 
     #[test]

@@ -117,14 +117,11 @@ mod tests {
 
     #[test]
     fn a_later_version_is_read_by_its_first_fields() {
-        let later = format!("01{}", &GOOD[2..]);
+        let later = GOOD.replacen("00", "01", 1);
         assert!(TraceParent::parse(&later).is_some());
         assert!(TraceParent::parse(&format!("{later}-what-else")).is_some());
         assert!(TraceParent::parse(&format!("{later}x")).is_none());
-        assert_eq!(
-            TraceParent::parse(&format!("{}ff", &GOOD[..53])).unwrap().flags,
-            1
-        );
+        assert_eq!(TraceParent::parse(&GOOD.replace("-01", "-ff")).unwrap().flags, 1);
     }
 
     #[test]

@@ -73,7 +73,7 @@ pub struct UserName {
 pub struct UserLog(Inner);
 
 enum Inner {
-    Hash(hmac::Key),
+    Hash(Box<hmac::Key>),
     Plain,
     None,
 }
@@ -84,10 +84,10 @@ impl UserLog {
         Self(match mode {
             UserMode::Plain => Inner::Plain,
             UserMode::None => Inner::None,
-            UserMode::Hash(Some(key)) => Inner::Hash(hmac::Key::new(hmac::HMAC_SHA256, &key.0)),
+            UserMode::Hash(Some(key)) => Inner::Hash(Box::new(hmac::Key::new(hmac::HMAC_SHA256, &key.0))),
             // Without randomness there is no key, and then no hash that could be guessed.
             UserMode::Hash(None) => random::<32>().map_or(Inner::None, |key| {
-                Inner::Hash(hmac::Key::new(hmac::HMAC_SHA256, &*Zeroizing::new(key)))
+                Inner::Hash(Box::new(hmac::Key::new(hmac::HMAC_SHA256, &*Zeroizing::new(key))))
             }),
         })
     }

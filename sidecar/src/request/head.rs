@@ -47,6 +47,8 @@ pub struct Head {
     pub expect_continue: bool,
     /// How many bytes of the buffer the head took.
     pub len: usize,
+    /// The client takes trailers.
+    pub(super) takes_trailers: bool,
     pub(super) fields: Fields,
     pub(super) origin: String,
     /// What `Host` becomes: the text of the target's authority, or else of `Host`.
@@ -256,6 +258,7 @@ fn assemble(line: RequestLine, mut fields: Fields, len: usize) -> Result<Head, R
         upgrade,
         expect_continue: expect && http11 && body,
         len,
+        takes_trailers: http11 && takes_trailers(&fields),
         fields,
         origin: line.read.origin,
         host_text,
@@ -340,6 +343,16 @@ fn settle_expect(fields: &Fields) -> Result<bool, Refusal> {
         }
     }
     Ok(expects)
+}
+
+/// Whether `TE` names `trailers`. Trailers pass us, so the application may be told (RFC 9110 6.5.1).
+fn takes_trailers(fields: &Fields) -> bool {
+    let lines = fields
+        .all()
+        .filter(|(header, _, _)| header.name.eq_ignore_ascii_case("te"));
+    lines
+        .flat_map(|(header, _, _)| header.value.split(|&byte| byte == b','))
+        .any(|option| option.trim_ascii().eq_ignore_ascii_case(b"trailers"))
 }
 
 /// The protocols of `Upgrade`, when `Connection` names it. Another HTTP or TLS inside would escape every decision, so

@@ -15,7 +15,8 @@
 //! |---|---|---|
 //! | `host` | exactly one in HTTP/1.1, goes on as it came; with an absolute-form target it is rewritten from the target | RFC 9112 3.2.2 |
 //! | `content-length`, `transfer-encoding` | checked, written again canonically; any other spelling (`content_length`) is a 400 | smuggling |
-//! | `connection`, `keep-alive`, `proxy-connection`, `proxy-authenticate`, `proxy-authorization`, `te`, `http2-settings`, `proxy` | removed | hop by hop (`proxy`: httpoxy) |
+//! | `connection`, `keep-alive`, `proxy-connection`, `proxy-authenticate`, `proxy-authorization`, `http2-settings`, `proxy` | removed | hop by hop (`proxy`: httpoxy) |
+//! | `te` | removed; `trailers` alone goes on, with `connection: te`, since trailers pass us | RFC 9110 10.1.4 |
 //! | `upgrade` | goes on, with `connection: upgrade`, when `Connection` names it; `h2c` and `TLS` are taken out | RFC 9110 7.8 |
 //! | named in `Connection` | removed, and no policy sees it; naming `host`, `authorization`, `cookie` or a `content-*` field is a 400 | RFC 9110 7.6.1 |
 //! | `x-forwarded-client-cert`, `x-hopguard`, `x-hopguard-*`, `x-user-*`, `x-envoy-*` | removed; ours to write, from what was proven | I1, I4 |

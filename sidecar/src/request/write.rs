@@ -44,6 +44,9 @@ impl Head {
         if let Some(protocols) = &self.upgrade {
             line(&mut out, "connection", b"upgrade");
             line(&mut out, "upgrade", protocols.as_bytes());
+        } else if self.takes_trailers {
+            line(&mut out, "connection", b"te");
+            line(&mut out, "te", b"trailers");
         }
         append(&mut out, add);
         out.extend_from_slice(b"\r\n");

@@ -55,6 +55,17 @@ pub fn valid_until(own_not_after: SystemTime, peer_not_after: SystemTime, now: S
     first.checked_sub(margin).unwrap_or(first)
 }
 
+/// From when on something that will be cut at `until` is wound down: no new stream begins, and HTTP clients are asked to
+/// come again elsewhere. That is the last fifth of the time left, but where SVIDs live for seconds only it is 1.5 s (never
+/// more than half of the time left): each client must have its next answer, which tells it, before the cut.
+pub fn winding_down(until: SystemTime, now: SystemTime) -> SystemTime {
+    let left = until.duration_since(now).unwrap_or_default();
+    let notice = left.mul_f64(0.2).max(LEAST_NOTICE.min(left / 2));
+    until.checked_sub(notice).unwrap_or(until)
+}
+
+const LEAST_NOTICE: Duration = Duration::from_millis(1500);
+
 /// What the parties of a tunnel share.
 #[derive(Debug)]
 pub(super) struct Life {
@@ -202,6 +213,22 @@ mod tests {
         assert_eq!(
             valid_until(now - Duration::from_secs(5), at(10), now),
             now - Duration::from_secs(5)
+        );
+    }
+
+    #[test]
+    fn every_client_has_time_to_be_told() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let notice = |millis: u64| {
+            let until = now + Duration::from_millis(millis);
+            until.duration_since(winding_down(until, now)).unwrap().as_millis()
+        };
+        assert_eq!(notice(3_600_000), 720_000);
+        assert_eq!((notice(5000), notice(1000), notice(0)), (1500, 500, 0));
+        assert_eq!(
+            winding_down(now, now + Duration::from_secs(9)),
+            now,
+            "what is over is not wound down later"
         );
     }
 

@@ -14,12 +14,13 @@ mod driver;
 mod incoming;
 mod life;
 mod pool;
+mod registry;
 mod serve;
 mod settings;
 mod stream;
 
 pub use incoming::{BadAuthority, Incoming};
-pub use life::{End, valid_until};
+pub use life::{End, valid_until, winding_down};
 pub use pool::{Opened, Pool, PoolOptions, Target};
 pub use serve::{ServeOptions, serve};
 pub use stream::TunnelStream;

@@ -9,14 +9,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
-use rustls_pki_types::CertificateDer;
 use spiffe::SpiffeId;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::TunnelError;
 use super::connect::{Miss, Tunnel, connect};
-use super::life::{End, Life, Place};
+use super::life::{Life, Place, winding_down};
+use super::registry::Registry;
 use super::stream::TunnelStream;
 use crate::dial::DialOptions;
 use crate::tls::{MeshTls, Peer, Session};
@@ -118,6 +118,11 @@ impl Pool {
         drop(retired);
     }
 
+    /// Tunnels that live, also those that take no new streams: zero means that a drain is complete.
+    pub fn living(&self) -> usize {
+        self.shared.registry.count()
+    }
+
     /// Tunnels that take new streams, and streams open in them.
     pub fn usage(&self) -> (usize, usize) {
         let entries = self.shared.lock();
@@ -128,6 +133,7 @@ impl Pool {
     }
 }
 
+/// What stands for a pooled tunnel: no two that differ in any of it share one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Key {
     /// Of the [`MeshTls`]: SVID, key and bundles.
@@ -183,16 +189,8 @@ struct Shared {
     options: PoolOptions,
     entries: Mutex<HashMap<Key, Entry>>,
     /// Every tunnel that lives, also those that take no new streams.
-    living: Mutex<Vec<Living>>,
-    newest: Mutex<Option<Arc<MeshTls>>>,
-    newest_generation: AtomicU64,
+    registry: Registry,
     ids: AtomicU64,
-}
-
-#[derive(Debug)]
-struct Living {
-    life: Weak<Life>,
-    chain: Vec<CertificateDer<'static>>,
 }
 
 impl Shared {
@@ -200,9 +198,7 @@ impl Shared {
         Self {
             options,
             entries: Mutex::default(),
-            living: Mutex::default(),
-            newest: Mutex::default(),
-            newest_generation: AtomicU64::new(0),
+            registry: Registry::default(),
             ids: AtomicU64::new(1),
         }
     }
@@ -373,7 +369,7 @@ impl Shared {
                 return Err(error);
             }
         };
-        self.watch_over(&tunnel, tls, *now);
+        self.registry.watch_over(&tunnel, tls, *now);
         let no_new_after = no_new_after(tunnel.valid_until, self.options.max_age, *now);
         tokio::spawn(keep(
             Arc::downgrade(self),
@@ -415,74 +411,27 @@ impl Shared {
         }
     }
 
-    /// Registers a tunnel for later rechecks, and does one now if the identity changed while it was made.
-    fn watch_over(&self, tunnel: &Arc<Tunnel>, tls: &Arc<MeshTls>, now: SystemTime) {
-        let living = Living {
-            life: Arc::downgrade(&tunnel.life),
-            chain: tunnel.chain.clone(),
-        };
-        let newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(newest) = newest
-            .as_ref()
-            .filter(|newest| newest.generation() > tls.generation())
-        {
-            living.recheck(newest, now);
-        }
-        let mut all = self.living.lock().unwrap_or_else(PoisonError::into_inner);
-        all.retain(|living| living.life.strong_count() > 0);
-        all.push(living);
-    }
-
+    /// Tunnels of earlier identities get no new streams; what the new bundles do not trust is cut.
     fn adopt(&self, tls: &Arc<MeshTls>, now: SystemTime) {
-        let generation = tls.generation();
-        if self.newest_generation.fetch_max(generation, Ordering::AcqRel) >= generation {
-            return;
-        }
-        // Held until the end, so that a tunnel that is just being made is rechecked by one of the two.
-        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
-        if newest
-            .as_ref()
-            .is_some_and(|newest| newest.generation() >= generation)
-        {
-            return;
-        }
-        *newest = Some(Arc::clone(tls));
-        let mut retired = Vec::new();
-        self.lock().retain(|key, entry| {
-            let stays = key.generation >= generation;
-            if !stays {
-                retired.append(&mut entry.tunnels);
-            }
-            stays
+        self.registry.adopt(tls, now, || {
+            let mut retired = Vec::new();
+            self.lock().retain(|key, entry| {
+                let stays = key.generation >= tls.generation();
+                if !stays {
+                    retired.append(&mut entry.tunnels);
+                }
+                stays
+            });
         });
-        let mut all = self.living.lock().unwrap_or_else(PoisonError::into_inner);
-        all.retain(|living| living.recheck(tls, now));
     }
 }
 
-impl Living {
-    /// Whether the tunnel lives on.
-    fn recheck(&self, tls: &MeshTls, now: SystemTime) -> bool {
-        let Some(life) = self.life.upgrade() else {
-            return false;
-        };
-        match tls.recheck_server(&self.chain, now) {
-            Ok(_) => true,
-            Err(error) => {
-                tracing::warn!(%error, "tunnel cut: its peer is no longer trusted");
-                life.end(End::Untrusted(error.to_string()));
-                false
-            }
-        }
-    }
-}
-
-/// Until when a tunnel takes new streams: its age, and four fifths of what its SVIDs had left when it was made, so that a
-/// stream is not cut soon after it was opened.
+/// Until when a tunnel takes new streams: its age, and the time at which it is wound down, so that a stream is not cut soon
+/// after it was opened.
 fn no_new_after(valid_until: SystemTime, max_age: Duration, now: SystemTime) -> SystemTime {
-    let left = valid_until.duration_since(now).unwrap_or_default();
-    now.checked_add(max_age.min(left.mul_f64(0.8)))
-        .unwrap_or(valid_until)
+    let winding_down = winding_down(valid_until, now);
+    now.checked_add(max_age)
+        .map_or(winding_down, |old| old.min(winding_down))
 }
 
 /// Takes a tunnel out of the pool when it has been without streams for long, or is too old: with the last handle it closes.

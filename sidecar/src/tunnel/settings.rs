@@ -16,9 +16,9 @@ pub(super) const SEND_BUFFER: usize = 256 << 10;
 pub(super) const WRITE_CHUNK: usize = 64 << 10;
 
 /// Streams that we reset are remembered, up to this many and this long, because frames for one that is forgotten count as
-/// the peer's errors.
-pub(super) const REMEMBERED_RESETS: usize = 4096;
-pub(super) const REMEMBER_RESETS: Duration = Duration::from_secs(2);
+/// the peer's errors. Together they allow 8192 resets a second, for a round trip of up to a second.
+pub(super) const REMEMBERED_RESETS: usize = 8192;
+pub(super) const REMEMBER_RESETS: Duration = Duration::from_secs(1);
 /// Errors of the peer in the life of a tunnel, before it is sent away.
 pub(super) const ERROR_RESETS: usize = 8192;
 /// Streams that the peer opened and reset before we saw them (rapid reset, CVE-2023-44487).

@@ -1,7 +1,9 @@
 //! A load of HTTP/1.1 requests that never retries: what was sent and not answered is a failure. Ends with one JSON line.
 //!
 //! `hopguard-load --url http://orders:8080/ --connections 64 --seconds 60 [--requests N] [--header 'name: value']...
-//! [--method POST] [--body-bytes N] [--new-connections]`
+//! [--method POST] [--body-bytes N] [--new-connections] [--pause-ms N]`
+//!
+//! With `--pause-ms` a connection stands idle after each answer, for up to so long.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -28,6 +30,7 @@ struct Options {
     deadline: Duration,
     requests: u64,
     new_connections: bool,
+    pause: Duration,
 }
 
 #[derive(Default)]
@@ -77,6 +80,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Options, String> {
         deadline: Duration::from_secs(3600),
         requests: u64::MAX,
         new_connections: false,
+        pause: Duration::ZERO,
     };
     while let Some(flag) = args.next() {
         if flag == "--new-connections" {
@@ -104,6 +108,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Options, String> {
             "--body-bytes" => options.body = Bytes::from(vec![b'x'; usize::try_from(number()?).unwrap_or(0)]),
             "--connections" => options.connections = usize::try_from(number()?).unwrap_or(1),
             "--seconds" => options.deadline = Duration::from_secs(number()?),
+            "--pause-ms" => options.pause = Duration::from_millis(number()?),
             "--requests" => options.requests = number()?,
             _ => return Err(format!("unknown flag {flag}")),
         }
@@ -119,8 +124,13 @@ async fn run(options: &Options) -> Tally {
     let end = tokio::time::Instant::now() + options.deadline;
     let left = Arc::new(AtomicU64::new(options.requests));
     let mut workers = Vec::new();
-    for _ in 0..options.connections {
-        workers.push(tokio::spawn(worker(options.clone(), end, Arc::clone(&left))));
+    for seed in (1..).take(options.connections) {
+        workers.push(tokio::spawn(worker(
+            options.clone(),
+            end,
+            Arc::clone(&left),
+            seed,
+        )));
     }
     let mut all = Tally::default();
     for worker in workers {
@@ -138,9 +148,10 @@ async fn run(options: &Options) -> Tally {
     all
 }
 
-async fn worker(options: Options, end: tokio::time::Instant, left: Arc<AtomicU64>) -> Tally {
+async fn worker(options: Options, end: tokio::time::Instant, left: Arc<AtomicU64>, seed: u64) -> Tally {
     let mut tally = Tally::default();
     let mut connection: Option<SendRequest<Body>> = None;
+    let mut random = seed;
     while tokio::time::Instant::now() < end {
         if left
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1))
@@ -170,6 +181,14 @@ async fn worker(options: Options, end: tokio::time::Instant, left: Arc<AtomicU64
                 }
             },
         };
+        // Just before it sends, as any client does: was the connection closed while it stood idle?
+        if !options.pause.is_zero() {
+            tokio::time::sleep(pause(&options, &mut random)).await;
+            if sender.ready().await.is_err() {
+                left.fetch_add(1, Ordering::Relaxed);
+                continue;
+            }
+        }
         let started = Instant::now();
         tally.sent += 1;
         match tokio::time::timeout(Duration::from_secs(30), exchange(&mut sender, &options)).await {
@@ -194,6 +213,16 @@ async fn worker(options: Options, end: tokio::time::Instant, left: Arc<AtomicU64
         }
     }
     tally
+}
+
+/// Any length up to the longest one (xorshift: the same in every run).
+fn pause(options: &Options, random: &mut u64) -> Duration {
+    *random ^= *random << 13;
+    *random ^= *random >> 7;
+    *random ^= *random << 17;
+    options
+        .pause
+        .mul_f64((*random >> 11) as f64 / (1u64 << 53) as f64)
 }
 
 async fn open(options: &Options) -> Result<SendRequest<Body>, String> {

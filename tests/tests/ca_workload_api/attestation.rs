@@ -179,48 +179,40 @@ fn an_executable_that_we_may_not_see_is_refused_and_not_skipped() {
 
 #[test]
 fn a_path_of_another_mount_namespace_is_refused() {
-    let mut command = Command::new("unshare");
-    command.args(if is_root() {
-        &["--mount"][..]
-    } else {
-        &["--user", "--map-current-user", "--mount"]
-    });
-    if !command.arg("true").status().is_ok_and(|status| status.success()) {
+    let unshared = || {
+        let mut command = Command::new("unshare");
+        command.arg("--mount");
+        if !is_root() {
+            command.args(["--user", "--map-current-user"]);
+        }
+        command
+    };
+    if !unshared()
+        .arg("true")
+        .status()
+        .is_ok_and(|status| status.success())
+    {
         eprintln!("this machine forbids mount namespaces to this user");
         return;
     }
-    let mut authority = Authority::files("", "1h", "");
     let entries = entry("path", &[path_of(&interpreter())]) + &entry("hash", &[hash_of(&interpreter())]);
-    std::fs::write(authority.path("entries.toml"), entries).unwrap();
-    authority.run(hopguard());
-    let mut command = Command::new("unshare");
-    command.args(if is_root() {
-        &["--mount"][..]
-    } else {
-        &["--user", "--map-current-user", "--mount"]
-    });
+    let authority = Authority::start(&entries);
+    let mut command = unshared();
     command.arg(python());
     let endpoint = authority.endpoint();
     let header = "workload.spiffe.io=true";
     let said = Client::of(command, &["raw", &endpoint, "--header", header, "--first"]).next();
-    if is_root() {
-        // What is hashed is what runs, wherever it lies.
-        assert_eq!(
-            said["ids"],
-            serde_json::json!(["spiffe://mesh.local/hash"]),
-            "{said}"
-        );
-        authority.logged(&[
-            "an entry is refused",
-            "spiffe://mesh.local/path",
-            "another mount namespace",
-        ]);
-    } else {
-        assert_eq!(
-            said["status"], "PERMISSION_DENIED",
-            "a process of another user namespace is not ours to see"
-        );
-    }
+    // What is hashed is what runs, wherever it lies.
+    assert_eq!(
+        said["ids"],
+        serde_json::json!(["spiffe://mesh.local/hash"]),
+        "{said}"
+    );
+    authority.logged(&[
+        "an entry is refused",
+        "spiffe://mesh.local/path",
+        "another mount namespace",
+    ]);
 }
 
 #[test]
@@ -265,4 +257,76 @@ fn who_holds_the_connection_of_a_process_that_ended_gets_nothing() {
     assert_eq!(inherited(&authority, "later"), "1 ended");
     let issued = authority.log().matches("SVID issued").count();
     assert_eq!(issued, 2, "{}", authority.log());
+}
+
+/// The authority in namespaces of its own, or nothing where this machine forbids them.
+fn in_namespaces(entries: &str, namespaces: &[&str]) -> Option<Authority> {
+    let unshared = || {
+        let mut command = Command::new("unshare");
+        command.args(["--fork", "--kill-child"]).args(namespaces);
+        command
+    };
+    if !unshared()
+        .arg("true")
+        .status()
+        .is_ok_and(|status| status.success())
+    {
+        eprintln!("this machine forbids {namespaces:?} to this user");
+        return None;
+    }
+    let mut authority = Authority::files(entries, "1h", "");
+    let mut command = unshared();
+    command.arg(hopguard_tests::hopguard_bin());
+    authority.run(command);
+    Some(authority)
+}
+
+#[test]
+fn a_process_that_is_invisible_in_the_pid_namespace_is_denied() {
+    let namespaces = ["--user", "--map-root-user", "--pid", "--mount-proc"];
+    // Every selector of these would match, were the process not invisible.
+    let entries = entry("uid", &["unix:uid:0".to_owned()]) + &entry("socket", &["socket:default".to_owned()]);
+    let Some(authority) = in_namespaces(&entries, &namespaces) else {
+        return;
+    };
+    let said = first(&authority, &[]);
+    assert_eq!(said["status"], "PERMISSION_DENIED", "{said}");
+    assert!(
+        said["details"]
+            .as_str()
+            .unwrap()
+            .contains("not visible in this PID namespace"),
+        "{said}"
+    );
+    authority.logged(&["permission denied", "not visible"]);
+}
+
+#[test]
+fn the_number_that_stands_for_unmapped_uids_is_nobody() {
+    let namespaces = ["--user", "--map-root-user"];
+    let overflow = entry("nobody", &[format!("unix:uid:{NOBODY}")]);
+    let Some(authority) = in_namespaces(
+        &(overflow + &entry("root", &["unix:uid:0".to_owned()])),
+        &namespaces,
+    ) else {
+        return;
+    };
+    assert_eq!(
+        first(&authority, &[])["ids"][0],
+        "spiffe://mesh.local/root",
+        "we are mapped"
+    );
+    if !is_root() {
+        eprintln!("only root can run a client of an unmapped uid; the room's own tests cover the mapping");
+        return;
+    }
+    // Seen from in there, both are uid 65534.
+    for uid in ["1234", "65534"] {
+        assert_eq!(
+            first(&authority, &["--uid", uid])["status"],
+            "PERMISSION_DENIED",
+            "{uid}"
+        );
+    }
+    authority.logged(&["an entry is refused", "not mapped in this user namespace"]);
 }

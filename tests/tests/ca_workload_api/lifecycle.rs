@@ -159,6 +159,32 @@ fn bad_files_at_the_start_are_told_with_place_and_remedy() {
 }
 
 #[test]
+fn the_file_may_be_named_with_or_without_a_flag_and_the_sockets_are_announced_as_absolute() {
+    let authority = Authority::files("", "1s", "");
+    for arguments in [
+        &["ca", "serve", "--config", "ca.toml"][..],
+        &["ca", "serve", "ca.toml"],
+        &["ca", "serve"],
+    ] {
+        let output = hopguard()
+            .args(arguments)
+            .current_dir(authority.dir.path())
+            .output()
+            .unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            error.contains("ca.toml:4:12: `svid_ttl`"),
+            "{arguments:?}: {error}"
+        );
+    }
+    let mut authority = Authority::files("", "1h", "");
+    let mut command = hopguard();
+    command.current_dir(authority.dir.path());
+    let announced = authority.run(command);
+    assert_eq!(announced, authority.endpoint());
+}
+
+#[test]
 fn a_living_socket_is_not_taken_over() {
     let authority = Authority::start("");
     let other = Authority::files("", "1h", "");

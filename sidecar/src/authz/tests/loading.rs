@@ -49,6 +49,19 @@ fn every_policy_has_an_id_of_its_own() {
 }
 
 #[test]
+fn a_policy_without_a_name_is_checked_all_the_same() {
+    let text = "@id(\"a\") permit(principal, action, resource);\n@audit(\"deny\") @id(\"a\") @note(\"x\")\nforbid(principal in Group::\"g\", action, resource)\nwhen { context.tsl };";
+    let problems = refused(text);
+    let places: Vec<(usize, usize)> = problems.iter().map(|p| (p.line, p.column)).collect();
+    assert_eq!(
+        places,
+        [(2, 16), (2, 25), (3, 21), (4, 8)],
+        "{}",
+        shown(&problems)
+    );
+}
+
+#[test]
 fn unknown_annotations_are_errors() {
     let with = |annotation: &str| format!("@id(\"a\")\n{annotation}\npermit(principal, action, resource);");
     problem(&with("@note(\"x\")"), 2, &["`@note` is not known"]);
@@ -118,6 +131,50 @@ const INVALID: &[(&str, &str, &str)] = &[
 fn validation_is_strict_and_warnings_are_errors() {
     for (scope, condition, word) in INVALID {
         problem(&one(scope, &format!("when {{ {condition} }}")), 2, &[word]);
+    }
+}
+
+/// Policies after `@id("x") ` and all that is said of them.
+const SAID: &[(&str, &str)] = &[
+    (
+        r#"permit(principal, action == Action::"GETT", resource);"#,
+        "1:38: unrecognized action `Action::\"GETT\"` (did you mean `Action::\"GET\"`?)",
+    ),
+    (
+        r#"permit(principal, action == Action::"write", resource);"#,
+        "1:28: `action == Action::\"write\"` never matches: it stands for several actions (write `action in Action::\"write\"`)",
+    ),
+    (
+        r#"permit(principal in Role::"corp|clerk", action, resource);"#,
+        "1:17: a user is never the principal (the principal is the calling workload; write `when { context has user && context.user in Role::\"ALIAS|ROLE\" }`)",
+    ),
+    (
+        r#"permit(principal == Robot::"x", action, resource);"#,
+        "1:30: unrecognized entity type `Robot` (did you mean `Role`?)",
+    ),
+    (
+        r#"permit(principal == Plaintext::"x", action, resource);"#,
+        "1:30: entity `Plaintext::\"x\"` is of an enumerated entity type, but `\"x\"` is not declared as a valid eid (valid entity eids: \"plaintext\")",
+    ),
+    (
+        r#"permit(principal, action == Action::"shop/orders#getOrder", resource) when { 1 == 2 };"#,
+        "1:1: policy is impossible: the policy expression evaluates to false for all valid requests",
+    ),
+    (
+        r#"permit(principal, action, resource) when { 1 == 2 };"#,
+        "1:1: policy is impossible: the policy expression evaluates to false for all valid requests",
+    ),
+    (
+        r#"permit(principal, action, resource) when { context.port == "x" };"#,
+        "1:53: the types Long and String are not compatible (both operands to a `==` expression must have compatible types. Types must be exactly equal to be compatible)",
+    ),
+];
+
+#[test]
+fn a_fault_is_said_once_and_in_our_terms() {
+    for (policy, said) in SAID {
+        let problems = refused(&format!("@id(\"x\") {policy}"));
+        assert_eq!(shown(&problems), format!("policies/a.cedar:{said}\n"));
     }
 }
 

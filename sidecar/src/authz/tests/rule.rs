@@ -280,6 +280,57 @@ fn audit_follows_the_rules_that_decided() {
     assert!(Ask::new("", "PUT", "/").of(&set).audit);
 }
 
+/// Every field of a user changed, one at a time.
+fn changed(of: &User) -> Vec<User> {
+    let with = |change: fn(&mut User)| {
+        let mut user = of.clone();
+        change(&mut user);
+        user
+    };
+    vec![
+        with(|u| u.alias = "other".to_owned()),
+        with(|u| u.issuer.push('x')),
+        with(|u| u.subject.push('x')),
+        with(|u| u.audience.clear()),
+        with(|u| u.scope.clear()),
+        with(|u| u.roles.clear()),
+        with(|u| u.azp = None),
+        with(|u| u.acr = Some("1".to_owned())),
+        with(|u| u.amr = vec!["pwd".to_owned()]),
+        with(|u| u.auth_time = Some(0)),
+        with(|u| u.exp = 1),
+        with(|u| u.claims = vec![("tenant".to_owned(), ClaimValue::String("t2".to_owned()))]),
+        with(|u| u.claims.clear()),
+    ]
+}
+
+#[test]
+fn each_field_of_the_user_counts_also_once_the_user_is_known() {
+    let set = loaded(
+        r#"@id("all") permit(principal, action in Action::"http", resource) when { context has user
+           && context.user == User::"corp|alice" && context.user in Role::"corp|clerk"
+           && context.user.issuer == "https://idp.demo" && context.user.sub == "alice"
+           && context.user.aud.contains("shop") && context.user.scope.contains("orders:read")
+           && context.user has azp && context.user.azp == "web" && context.user has acr && context.user.acr == "2"
+           && context.user.amr.contains("otp") && context.user has auth_time
+           && context.user.auth_time > datetime("2026-01-01") && context.user.exp > context.now
+           && context.user.claims has tenant && context.user.claims.tenant == "t1" };"#,
+    );
+    let mut alice = user("alice", &["clerk"]);
+    alice.azp = Some("web".to_owned());
+    alice.acr = Some("2".to_owned());
+    alice.amr = vec!["otp".to_owned()];
+    alice.auth_time = Some(1_794_999_000);
+    let verdict = |user: &User| Ask::new(WEB, "GET", "/").user(user.clone()).of(&set).verdict;
+    for _ in 0..2 {
+        assert_eq!(verdict(&alice), Verdict::Allow);
+        for other in changed(&alice) {
+            assert_eq!(verdict(&other), Verdict::Deny, "{other:?}");
+            assert_eq!(verdict(&alice), Verdict::Allow);
+        }
+    }
+}
+
 #[test]
 fn kept_slices_change_nothing() {
     let set = loaded(&format!(
@@ -303,7 +354,7 @@ fn kept_slices_change_nothing() {
         }
     }
     // More peers than are kept.
-    for at in 0..5000 {
+    for at in 0..4200 {
         let peer = format!("spiffe://mesh.local/ns/shop/sa/w{at}");
         assert_eq!(Ask::new(&peer, "PUT", "/").of(&set).verdict, Verdict::Allow);
     }

@@ -202,137 +202,141 @@ fn syntax_errors_have_their_place() {
     has(&problems("a = 1\na = 2\n"), "2:", &["duplicate key"]);
 }
 
+const WRONG: &[(&str, &str, &str, &str)] = &[
+    ("mesh.local\"\n\n", "Mesh.local\"\n\n", "2:16", "canonical"),
+    (
+        "name = \"shop/orders\"",
+        "name = \"orders\"",
+        "5:8",
+        "not a service name",
+    ),
+    ("\"10.77.0.12\"", "\"10.77.0.0/24\"", "7:14", "not an IP address"),
+    ("\"Orders\"", "\"10.77.0.12\"", "6:10", "put it into `addresses`"),
+    ("port = 8080", "port = 0", "10:10", "not a port"),
+    ("port = 8080", "port = 65536", "10:10", "not a port"),
+    ("port = 8080", "port = 15008", "10:10", "the sidecar's own"),
+    ("\"opaque\"", "\"tcp\"", "13:14", "\"http\" or \"opaque\""),
+    (
+        "\"permissive\"",
+        "\"permisive\"",
+        "14:10",
+        "did you mean \"permissive\"?",
+    ),
+    ("\"HEAD\"]", "\"get\"]", "17:21", "in capitals"),
+    ("/orders/{id}", "/orders/*", "18:10", "`{**}` for the rest"),
+    (
+        "\"spiffe://partner.org/job\"",
+        "\"spiffe://partner.org\"",
+        "22:15",
+        "not a workload",
+    ),
+    (
+        "partner.org/**",
+        "partner.org/**/x",
+        "25:51",
+        "not its last segment",
+    ),
+    ("\"corp\"", "\"corp|x\"", "28:9", "not a name for an issuer"),
+    (
+        "https://idp.demo:8443",
+        "http://idp.demo:8443",
+        "29:10",
+        "plain http",
+    ),
+    ("[\"shop\"]", "[]", "30:13", "`audiences` is empty"),
+    ("\"RS256\"", "\"HS256\"", "31:24", "shared secret"),
+    ("\"RS256\"", "\"RS255\"", "31:24", "did you mean `RS256`?"),
+    ("\"10s\"", "\"61s\"", "32:10", "at most 60s"),
+    (
+        "\"realm_access.roles\"",
+        "\"realm_access.\"",
+        "33:19",
+        "not the path of a claim",
+    ),
+    (
+        "path = \"tenant\"",
+        "path = \"\"",
+        "36:21",
+        "not the path of a claim",
+    ),
+    ("  tenant =", "  ten-ant =", "36:3", "not a name for a claim"),
+    ("type = \"string\"", "type = \"number\"", "36:38", "\"strings\""),
+    ("x_region =", "if =", "39:1", "reserved word of Cedar"),
+    ("X-Region", "X-Forwarded-For", "39:21", "never trusted"),
+];
+
 #[test]
 fn values_that_cannot_be_are_refused() {
-    for (from, to, at, part) in [
-        ("mesh.local\"\n\n", "Mesh.local\"\n\n", "2:16", "canonical"),
-        (
-            "name = \"shop/orders\"",
-            "name = \"orders\"",
-            "5:8",
-            "not a service name",
-        ),
-        ("\"10.77.0.12\"", "\"10.77.0.0/24\"", "7:14", "not an IP address"),
-        ("\"Orders\"", "\"10.77.0.12\"", "6:10", "put it into `addresses`"),
-        ("port = 8080", "port = 0", "10:10", "not a port"),
-        ("port = 8080", "port = 65536", "10:10", "not a port"),
-        ("port = 8080", "port = 15008", "10:10", "the sidecar's own"),
-        ("\"opaque\"", "\"tcp\"", "13:14", "\"http\" or \"opaque\""),
-        (
-            "\"permissive\"",
-            "\"permisive\"",
-            "14:10",
-            "did you mean \"permissive\"?",
-        ),
-        ("\"HEAD\"]", "\"get\"]", "17:21", "in capitals"),
-        ("/orders/{id}", "/orders/*", "18:10", "`{**}` for the rest"),
-        (
-            "\"spiffe://partner.org/job\"",
-            "\"spiffe://partner.org\"",
-            "22:15",
-            "not a workload",
-        ),
-        (
-            "partner.org/**",
-            "partner.org/*/x",
-            "25:51",
-            "not its last segment",
-        ),
-        ("\"corp\"", "\"corp|x\"", "28:9", "not a name for an issuer"),
-        (
-            "https://idp.demo:8443",
-            "http://idp.demo:8443",
-            "29:10",
-            "plain http",
-        ),
-        ("[\"shop\"]", "[]", "30:13", "`audiences` is empty"),
-        ("\"RS256\"", "\"HS256\"", "31:24", "shared secret"),
-        ("\"RS256\"", "\"RS255\"", "31:24", "did you mean `RS256`?"),
-        ("\"10s\"", "\"61s\"", "32:10", "at most 60s"),
-        (
-            "\"realm_access.roles\"",
-            "\"realm_access.\"",
-            "33:19",
-            "not the path of a claim",
-        ),
-        (
-            "path = \"tenant\"",
-            "path = \"\"",
-            "36:21",
-            "not the path of a claim",
-        ),
-        ("  tenant =", "  ten-ant =", "36:3", "not a name for a claim"),
-        ("type = \"string\"", "type = \"number\"", "36:38", "\"strings\""),
-        ("x_region =", "if =", "39:1", "reserved word of Cedar"),
-        ("X-Region", "X-Forwarded-For", "39:21", "never trusted"),
-    ] {
+    for (from, to, at, part) in WRONG {
         let text = FULL.replacen(from, to, 1);
         assert_ne!(text, FULL, "{from}");
         has(&problems(&text), at, &[part]);
     }
 }
 
+const TWICE: &[(&str, &str, &str)] = &[
+    (
+        "name = \"shop/job\"",
+        "name = \"shop/orders\"",
+        "the service `shop/orders` appears twice (first in line 5)",
+    ),
+    (
+        "port = 5432",
+        "port = 8080",
+        "the port `8080` appears twice (first in line 10)",
+    ),
+    (
+        "\"orders.shop.\"",
+        "\"ORDERS\"",
+        "the value `orders` appears twice",
+    ),
+    (
+        "\"fd77::12\"",
+        "\"::ffff:10.77.0.12\"",
+        "the value `10.77.0.12` appears twice",
+    ),
+    ("\"HEAD\"]", "\"GET\"]", "the value `GET` appears twice"),
+    ("\"RS256\"]", "\"ES256\"]", "the value `ES256` appears twice"),
+    (
+        "\"realm_access.roles\"",
+        "\"roles\"",
+        "the value `roles` appears twice",
+    ),
+    (
+        "[headers]\n",
+        "[headers]\nx_other = { name = \"x-REGION\" }\n",
+        "the header `x-region` appears twice",
+    ),
+    (
+        "  [[service.route]]\n",
+        "  [[service.route]]\n  name = \"x\"\n  methods = [\"GET\"]\n  path = \"/tenants/{a}/orders/{b}\"\n  [[service.route]]\n",
+        "the method and path `GET /tenants/{}/orders/{}` appears twice",
+    ),
+    (
+        "  [[service.route]]\n",
+        "  [[service.route]]\n  name = \"getOrder\"\n  methods = [\"GET\"]\n  path = \"/x\"\n  [[service.route]]\n",
+        "the route `getOrder` appears twice",
+    ),
+    (
+        "[headers]\n",
+        "[[issuer]]\nalias = \"corp\"\nissuer = \"https://other\"\naudiences = [\"x\"]\n[headers]\n",
+        "the alias `corp` appears twice",
+    ),
+    (
+        "[headers]\n",
+        "[[issuer]]\nalias = \"other\"\nissuer = \"https://idp.demo:8443\"\naudiences = [\"x\"]\n[headers]\n",
+        "the issuer `https://idp.demo:8443` appears twice",
+    ),
+    (
+        "[headers]\n",
+        "[[issuer]]\nalias = \"other\"\nissuer = \"https://other\"\naudiences = [\"x\"]\nclaims.tenant = { path = \"t\", type = \"long\" }\n[headers]\n",
+        "the claim `tenant` has another type than in line 36",
+    ),
+];
+
 #[test]
 fn nothing_is_declared_twice() {
-    for (from, to, part) in [
-        (
-            "name = \"shop/job\"",
-            "name = \"shop/orders\"",
-            "the service `shop/orders` appears twice (first in line 5)",
-        ),
-        (
-            "port = 5432",
-            "port = 8080",
-            "the port `8080` appears twice (first in line 10)",
-        ),
-        (
-            "\"orders.shop.\"",
-            "\"ORDERS\"",
-            "the value `orders` appears twice",
-        ),
-        (
-            "\"fd77::12\"",
-            "\"::ffff:10.77.0.12\"",
-            "the value `10.77.0.12` appears twice",
-        ),
-        ("\"HEAD\"]", "\"GET\"]", "the value `GET` appears twice"),
-        ("\"RS256\"]", "\"ES256\"]", "the value `ES256` appears twice"),
-        (
-            "\"realm_access.roles\"",
-            "\"roles\"",
-            "the value `roles` appears twice",
-        ),
-        (
-            "[headers]\n",
-            "[headers]\nx_other = { name = \"x-REGION\" }\n",
-            "the header `x-region` appears twice",
-        ),
-        (
-            "  [[service.route]]\n",
-            "  [[service.route]]\n  name = \"x\"\n  methods = [\"GET\"]\n  path = \"/tenants/{a}/orders/{b}\"\n  [[service.route]]\n",
-            "the method and path `GET /tenants/{}/orders/{}` appears twice",
-        ),
-        (
-            "  [[service.route]]\n",
-            "  [[service.route]]\n  name = \"getOrder\"\n  methods = [\"GET\"]\n  path = \"/x\"\n  [[service.route]]\n",
-            "the route `getOrder` appears twice",
-        ),
-        (
-            "[headers]\n",
-            "[[issuer]]\nalias = \"corp\"\nissuer = \"https://other\"\naudiences = [\"x\"]\n[headers]\n",
-            "the alias `corp` appears twice",
-        ),
-        (
-            "[headers]\n",
-            "[[issuer]]\nalias = \"other\"\nissuer = \"https://idp.demo:8443\"\naudiences = [\"x\"]\n[headers]\n",
-            "the issuer `https://idp.demo:8443` appears twice",
-        ),
-        (
-            "[headers]\n",
-            "[[issuer]]\nalias = \"other\"\nissuer = \"https://other\"\naudiences = [\"x\"]\nclaims.tenant = { path = \"t\", type = \"long\" }\n[headers]\n",
-            "the claim `tenant` has another type than in line 36",
-        ),
-    ] {
+    for (from, to, part) in TWICE {
         let text = FULL.replacen(from, to, 1);
         assert_ne!(text, FULL, "{from}");
         has(&problems(&text), "", &[part]);

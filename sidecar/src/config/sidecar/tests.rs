@@ -160,83 +160,85 @@ fn a_mark_has_itself_probed_unless_told_otherwise() {
     );
 }
 
+const LONG: &str = concat!(
+    "\"/run/0123456789/0123456789/0123456789/0123456789/0123456789/0123456789",
+    "/0123456789/0123456789/0123456789/admin.sock\"",
+);
+
+const WRONG: &[(&str, &str, &str, &str)] = &[
+    (
+        "service = \"shop/orders\"",
+        "service = \"orders\"",
+        "2:11",
+        "not a service name",
+    ),
+    (
+        "\"10.77.0.12\"",
+        "\"127.0.0.1\"",
+        "5:14",
+        "not the address of a workload",
+    ),
+    ("unix:///run", "unix://run", "8:16", "not a Workload API endpoint"),
+    (
+        "unix:///run/hopguard/workload.sock",
+        "http://x",
+        "8:16",
+        "not a Workload API endpoint",
+    ),
+    (
+        "unix:///run/hopguard/workload.sock",
+        "tcp://localhost:1",
+        "8:16",
+        "not a Workload API endpoint",
+    ),
+    ("sa/orders\"", "sa/orders\"\nhint = \"x\"", "10:8", "both set"),
+    (
+        "egress = \"plain\"",
+        "egress = \"allow\"",
+        "13:10",
+        "\"deny\" or \"plain\"",
+    ),
+    ("port = 25001", "port = 0", "12:8", "not a port"),
+    ("port = 25006", "port = 25001", "15:8", "appears twice"),
+    (
+        "[::1]:25020",
+        "[::1]:25021",
+        "22:10",
+        "appears twice (first in line 24)",
+    ),
+    ("\"2s\"", "\"99ms\"", "17:18", "from 100ms to 1m"),
+    ("\"2s\"", "2", "17:18", "must be a text, but is a number"),
+    ("mark = 1337", "mark = 0", "19:8", "not a mark"),
+    ("mark = 1337", "mark = 4294967296", "19:8", "not a mark"),
+    (
+        "127.0.0.1:25021",
+        "localhost:25021",
+        "22:10",
+        "not an address with a port",
+    ),
+    ("user = \"plain\"", "user = \"clear\"", "29:8", "\"hash\""),
+    (
+        "connections = 10",
+        "connections = 0",
+        "31:15",
+        "from 1 to 1000000",
+    ),
+    ("head_bytes = 2048", "head_bytes = 100", "32:14", "from 1024"),
+    ("headers = 5", "headers = -1", "33:11", "from 1 to 1000"),
+    ("\"2h\"", "\"8d\"", "36:23", "to 7d"),
+    (
+        "streams_per_tunnel = 7",
+        "streams_per_tunel = 7",
+        "39:1",
+        "did you mean `streams_per_tunnel`?",
+    ),
+    ("timeout = \"0s\"", "timeout = \"61m\"", "41:11", "to 1h"),
+    ("\"admin.sock\"", LONG, "26:10", "longer than 107 bytes"),
+];
+
 #[test]
 fn values_that_cannot_be_are_refused() {
-    for (from, to, at, part) in [
-        (
-            "service = \"shop/orders\"",
-            "service = \"orders\"",
-            "2:11",
-            "not a service name",
-        ),
-        (
-            "\"10.77.0.12\"",
-            "\"127.0.0.1\"",
-            "5:14",
-            "not the address of a workload",
-        ),
-        ("unix:///run", "unix://run", "8:16", "not a Workload API endpoint"),
-        (
-            "unix:///run/hopguard/workload.sock",
-            "http://x",
-            "8:16",
-            "not a Workload API endpoint",
-        ),
-        (
-            "unix:///run/hopguard/workload.sock",
-            "tcp://localhost:1",
-            "8:16",
-            "not a Workload API endpoint",
-        ),
-        ("sa/orders\"", "sa/orders\"\nhint = \"x\"", "10:8", "both set"),
-        (
-            "egress = \"plain\"",
-            "egress = \"allow\"",
-            "13:10",
-            "\"deny\" or \"plain\"",
-        ),
-        ("port = 25001", "port = 0", "12:8", "not a port"),
-        ("port = 25006", "port = 25001", "15:8", "appears twice"),
-        (
-            "[::1]:25020",
-            "[::1]:25021",
-            "22:10",
-            "appears twice (first in line 24)",
-        ),
-        ("\"2s\"", "\"99ms\"", "17:18", "from 100ms to 1m"),
-        ("\"2s\"", "2", "17:18", "must be a text, but is a number"),
-        ("mark = 1337", "mark = 0", "19:8", "not a mark"),
-        ("mark = 1337", "mark = 4294967296", "19:8", "not a mark"),
-        (
-            "127.0.0.1:25021",
-            "localhost:25021",
-            "22:10",
-            "not an address with a port",
-        ),
-        ("user = \"plain\"", "user = \"clear\"", "29:8", "\"hash\""),
-        (
-            "connections = 10",
-            "connections = 0",
-            "31:15",
-            "from 1 to 1000000",
-        ),
-        ("head_bytes = 2048", "head_bytes = 100", "32:14", "from 1024"),
-        ("headers = 5", "headers = -1", "33:11", "from 1 to 1000"),
-        ("\"2h\"", "\"8d\"", "36:23", "to 7d"),
-        (
-            "streams_per_tunnel = 7",
-            "streams_per_tunel = 7",
-            "39:1",
-            "did you mean `streams_per_tunnel`?",
-        ),
-        ("timeout = \"0s\"", "timeout = \"61m\"", "41:11", "to 1h"),
-        (
-            "\"admin.sock\"",
-            &format!("\"{}\"", "x".repeat(120)),
-            "26:10",
-            "longer than 107 bytes",
-        ),
-    ] {
+    for (from, to, at, part) in WRONG {
         let text = FULL.replacen(from, to, 1);
         assert_ne!(text, FULL, "{from}");
         has(&problems(&text), at, part);

@@ -69,19 +69,23 @@ fn spiffe_ids_and_trust_domains_are_canonical_only() {
 }
 
 #[test]
-fn patterns_have_a_star_at_the_end_only() {
+fn patterns_have_stars_as_whole_segments() {
     for text in [
         "spiffe://mesh.local/ns/shop/sa/web",
         "spiffe://mesh.local/ns/shop/sa/*",
         "spiffe://mesh.local/ns/**",
         "spiffe://mesh.local/**",
         "spiffe://mesh.local/*",
+        "spiffe://mesh.local/ns/*/sa/web",
+        "spiffe://mesh.local/*/x/**",
     ] {
         assert_eq!(good(pattern(text)), text);
     }
     for text in [
-        "spiffe://mesh.local/ns/*/sa/web",
+        "spiffe://mesh.local/**/sa/web",
         "spiffe://mesh.local/ns*",
+        "spiffe://mesh.local/a//*",
+        "spiffe://mesh.local/../*",
         "spiffe://mesh.local/***",
         "spiffe://*/x",
         "*",
@@ -160,13 +164,15 @@ fn templates() {
         "/admin/{**}",
         "/{**}",
         "/a/",
-        "/a.b-c_~!$&'()+,;=:@",
+        "/a.b-c_~!$&'()+,=:@",
+        "/gr%C3%BC%c3%9fe%20",
     ] {
         assert_eq!(good(template(text)), text);
     }
     for text in [
         "", "a", "//a", "/a//b", "/a/../b", "/./a", "/{**}/a", "/a*", "/*", "/{a}b", "/a{b}", "/{}",
-        "/{a}/{a}", "/{1a}", "/{if}", "/{*}", "/a?b", "/a#b", "/a%20b", "/a b", "/a\\b", "/ü", "/{a", "/a}",
+        "/{a}/{a}", "/{1a}", "/{if}", "/{*}", "/a?b", "/a#b", "/a%2", "/a%zz", "/a%41", "/a%2Fb", "/a%5cb",
+        "/a%00", "/a%2541", "/a;b", "/a b", "/a\\b", "/ü", "/{a", "/a}",
     ] {
         assert!(template(text).is_err(), "{text}");
     }

@@ -49,7 +49,8 @@ where
     C: AsyncRead + Unpin,
 {
     client.allow(limits.head_bytes);
-    if client.data().is_empty() {
+    // A stray line end after a body (RFC 9112 2.2) begins no request.
+    while matches!(client.data(), b"" | b"\r" | b"\r\n") {
         client.release();
         match timeout(times.idle, client.fill()).await {
             Err(_) => return Err(HeadFailure::Idle),
@@ -71,10 +72,6 @@ where
             None => client.fill().await,
         };
         if filled.map_err(HeadFailure::Broken)? == 0 {
-            // A stray line end before closing is no request.
-            if client.data() == b"\r\n" {
-                return Err(HeadFailure::Closed);
-            }
             return Err(HeadFailure::Broken(io::ErrorKind::UnexpectedEof.into()));
         }
     }

@@ -237,7 +237,7 @@ where
             self.moved = moved;
             self.moved_at = Instant::now();
         }
-        let thinking = self.up != Up::Sending && self.down.awaits_head();
+        let thinking = self.down.awaits_head() && (self.up != Up::Sending || self.awaits_word());
         let time = if thinking {
             self.times.response
         } else {
@@ -249,6 +249,11 @@ where
         self.alarm.poll_at(cx, deadline).map(|()| self.late())
     }
 
+    /// Whether the client waits for `100 Continue`: then it is the application's turn.
+    fn awaits_word(&self) -> bool {
+        self.asked.head.expect_continue && !self.down.continued && self.request.body_bytes == 0
+    }
+
     /// Who is to blame for the silence.
     fn late(&self) -> Result<(), ExchangeFailure> {
         if self.down.is_done() {
@@ -256,6 +261,7 @@ where
         }
         if self.down.awaits_head() {
             return Err(match (self.up, self.request.waits_for) {
+                (Up::Sending, _) if self.awaits_word() => ExchangeFailure::UpstreamTimeout,
                 (Up::Sending, WaitsFor::Source) => ExchangeFailure::ClientStalled,
                 (Up::Sending, WaitsFor::Sink) => ExchangeFailure::UpstreamStalled,
                 _ => ExchangeFailure::UpstreamTimeout,

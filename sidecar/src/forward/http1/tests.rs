@@ -4,12 +4,13 @@
 mod bulk;
 mod edges;
 mod failures;
+mod foreign;
 mod ordinary;
 mod streaming;
 
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, duplex};
 use tokio::task::JoinHandle;
 
 use super::{Exchange, HeadTimes, Outgoing, Times, exchange, read_head};
@@ -43,13 +44,13 @@ const SETTING: Setting = Setting {
 };
 
 /// What the sidecar made of one request, and what is left of its streams.
-struct Done {
+struct Done<S = DuplexStream> {
     exchange: Exchange,
-    client: Buffered<DuplexStream>,
-    upstream: Buffered<DuplexStream>,
+    client: Buffered<S>,
+    upstream: Buffered<S>,
 }
 
-impl Done {
+impl<S> Done<S> {
     fn label(&self) -> &'static str {
         self.exchange
             .failure
@@ -82,11 +83,11 @@ impl Done {
     }
 }
 
-async fn forward(
-    mut client: Buffered<DuplexStream>,
-    mut upstream: Buffered<DuplexStream>,
+async fn forward<S: AsyncRead + AsyncWrite + Unpin>(
+    mut client: Buffered<S>,
+    mut upstream: Buffered<S>,
     setting: Setting,
-) -> Done {
+) -> Done<S> {
     let limits = Limits::default();
     let times = HeadTimes {
         idle: PATIENCE,

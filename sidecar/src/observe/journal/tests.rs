@@ -170,7 +170,7 @@ struct Slow {
 impl Write for Slow {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.turn += 1;
-        if self.turn % 2 == 0 {
+        if self.turn.is_multiple_of(2) {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         let part = &bytes[..bytes.len().min(100)];

@@ -1,3 +1,4 @@
+use super::super::meters::RequestLabels;
 use super::*;
 
 fn value(text: &str, series: &str) -> Option<f64> {
@@ -100,16 +101,59 @@ fn a_connection_is_open_until_its_meter_is_dropped() {
     );
 }
 
+const PLAN: &[(&str, f64)] = &[
+    (
+        "hopguard_token_checks_total{issuer=\"unknown\",result=\"malformed\",cache_hit=\"false\"}",
+        2.0,
+    ),
+    (
+        "hopguard_token_checks_total{issuer=\"corp\",result=\"expired\",cache_hit=\"true\"}",
+        9.0,
+    ),
+    (
+        "hopguard_tls_handshakes_total{direction=\"inbound\",version=\"TLSv1.3\",kx_group=\"X25519MLKEM768\",result=\"ok\"}",
+        1.0,
+    ),
+    (
+        "hopguard_plaintext_accepted_total{port=\"8080\",src=\"unknown\"}",
+        1.0,
+    ),
+    ("hopguard_protocol_detect_seconds_count{result=\"http1\"}", 1.0),
+    ("hopguard_jwks_age_seconds{issuer=\"corp\"}", 7.0),
+    ("hopguard_jwks_fetch_total{issuer=\"corp\",result=\"ok\"}", 3.0),
+    (
+        "hopguard_svid_expiry_timestamp_seconds{trust_domain=\"mesh.local\"}",
+        2e9,
+    ),
+    (
+        "hopguard_bundle_expiry_timestamp_seconds{trust_domain=\"mesh.local\"}",
+        2e9,
+    ),
+    ("hopguard_svid_rotations_total{result=\"ok\"}", 1.0),
+    (
+        "hopguard_config_info{mesh=\"aa\",policy=\"bb\",version=\"0.1.0\"}",
+        1.0,
+    ),
+    (
+        "hopguard_config_reload_total{what=\"policy\",result=\"refused\"}",
+        1.0,
+    ),
+    ("hopguard_dropped_records_total", 1.0),
+    ("hopguard_metric_series_refused_total", 0.0),
+];
+
 #[test]
 fn every_name_of_the_plan_is_there_once_it_has_a_value() {
     let metrics = Metrics::new();
     let later = UNIX_EPOCH + Duration::from_secs(2_000_000_000);
-    metrics.token_checked("corp".into(), "expired", true);
+    metrics.token_checks_total("corp".into(), "expired", true, 7);
+    metrics.token_checks_total("corp".into(), "expired", true, 9);
+    metrics.token_checks_total("".into(), "malformed", false, 2);
     metrics.handshake(Direction::Inbound, "TLSv1.3", "X25519MLKEM768", "ok");
     metrics.plaintext_accepted(8080, "unknown".into());
     metrics.detected("http1", Duration::from_micros(30));
     metrics.jwks_age("corp".into(), Some(Duration::from_secs(7)));
-    metrics.jwks_fetched("corp".into(), "ok");
+    metrics.jwks_fetches_total("corp".into(), "ok", 3);
     metrics.svid_expiry("mesh.local".into(), later);
     metrics.bundle_expiry([("mesh.local".into(), later)]);
     metrics.svid_rotated("ok");
@@ -117,48 +161,14 @@ fn every_name_of_the_plan_is_there_once_it_has_a_value() {
     metrics.config_reloaded("policy", "refused");
     metrics.dropped_records().inc();
     let text = metrics.encode();
-    for (series, expected) in [
-        (
-            "hopguard_token_checks_total{issuer=\"corp\",result=\"expired\",cache_hit=\"true\"}",
-            1.0,
-        ),
-        (
-            "hopguard_tls_handshakes_total{direction=\"inbound\",version=\"TLSv1.3\",kx_group=\"X25519MLKEM768\",result=\"ok\"}",
-            1.0,
-        ),
-        (
-            "hopguard_plaintext_accepted_total{port=\"8080\",src=\"unknown\"}",
-            1.0,
-        ),
-        ("hopguard_protocol_detect_seconds_count{result=\"http1\"}", 1.0),
-        ("hopguard_jwks_age_seconds{issuer=\"corp\"}", 7.0),
-        ("hopguard_jwks_fetch_total{issuer=\"corp\",result=\"ok\"}", 1.0),
-        (
-            "hopguard_svid_expiry_timestamp_seconds{trust_domain=\"mesh.local\"}",
-            2e9,
-        ),
-        (
-            "hopguard_bundle_expiry_timestamp_seconds{trust_domain=\"mesh.local\"}",
-            2e9,
-        ),
-        ("hopguard_svid_rotations_total{result=\"ok\"}", 1.0),
-        (
-            "hopguard_config_info{mesh=\"aa\",policy=\"bb\",version=\"0.1.0\"}",
-            1.0,
-        ),
-        (
-            "hopguard_config_reload_total{what=\"policy\",result=\"refused\"}",
-            1.0,
-        ),
-        ("hopguard_dropped_records_total", 1.0),
-        ("hopguard_metric_series_refused_total", 0.0),
-    ] {
-        assert_eq!(value(&text, series), Some(expected), "{series} in {text}");
+    for (series, expected) in PLAN {
+        assert_eq!(value(&text, series), Some(*expected), "{series} in {text}");
     }
     for series in [
         "process_resident_memory_bytes",
         "process_open_fds",
         "process_max_fds",
+        "process_start_time_seconds",
     ] {
         assert!(value(&text, series).unwrap() > 0.0, "{series}");
     }

@@ -99,7 +99,7 @@ fn a_value_that_could_end_its_line_is_not_written() {
 
 #[test]
 fn i4_what_connection_names_ends_here_and_is_not_seen() {
-    let head = with("Connection: keep-alive, X-Region, x-user-sub, te\r\nX-Region: eu\r\nKeep-Alive: timeout=5\r\nTE: trailers\r\nX_Region: us\r\n").unwrap();
+    let head = with("Connection: keep-alive, X-Region, x-user-sub, te\r\nX-Region: eu\r\nKeep-Alive: timeout=5\r\nTE: gzip\r\nX_Region: us\r\n").unwrap();
     assert_eq!(
         forwarded(&head, &[("x-user-sub", "alice")]),
         "GET / HTTP/1.1\r\nHost: svc\r\nx-user-sub: alice\r\n\r\n"
@@ -151,6 +151,19 @@ fn hop_by_hop_headers_end_here() {
             "{line}"
         );
     }
+}
+
+#[test]
+fn a_client_that_takes_trailers_says_so_to_the_application() {
+    let te = "GET / HTTP/1.1\r\nHost: svc\r\nconnection: te\r\nte: trailers\r\n\r\n";
+    for lines in [
+        "TE: trailers\r\n",
+        "Connection: TE\r\nTE: gzip;q=0.5, Trailers\r\n",
+    ] {
+        assert_eq!(forwarded(&with(lines).unwrap(), &[]), te, "{lines}");
+    }
+    let old = read("GET / HTTP/1.0\r\nTE: trailers\r\n\r\n").unwrap();
+    assert_eq!(forwarded(&old, &[]), "GET / HTTP/1.0\r\n\r\n");
 }
 
 #[test]

@@ -76,6 +76,7 @@ const UNCHANGED: &[&str] = &[
     "GET / HTTP/1.1\r\nHost: svc\r\nX-A: 1\r\nX-A: 1\r\nx-a: 2\r\n\r\n",
     "GET /events HTTP/1.1\r\nHost: svc\r\nAccept: text/event-stream\r\nLast-Event-ID: 7\r\nCache-Control: no-store\r\n\r\n",
     "POST /rpc HTTP/1.1\r\nHost: svc\r\nContent-Type: application/grpc-web+proto\r\nX-Grpc-Web: 1\r\ncontent-length: 5\r\n\r\n",
+    "POST /t HTTP/1.1\r\nHost: svc\r\ncontent-length: 1\r\nconnection: te\r\nte: trailers\r\n\r\n",
     "GET /ws HTTP/1.1\r\nHost: svc\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: a, b\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
 ];
 

@@ -15,6 +15,7 @@ fn nearly_a_head() -> impl Strategy<Value = Vec<u8>> {
         Just("Upgrade: websocket, h2c".to_owned()),
         Just("Expect: 100-continue".to_owned()),
         Just("X-User-Sub: root".to_owned()),
+        Just("TE: trailers, deflate".to_owned()),
         Just("Authorization: Bearer a.b.c".to_owned()),
         "[a-zA-Z_.-]{1,12}:[ \t]{0,2}[ -~\u{e9}]{0,20}",
     ];
@@ -98,6 +99,77 @@ proptest! {
             prop_assert_eq!(again.status, head.status);
             prop_assert_eq!(again.framing, head.framing);
             prop_assert_eq!(again.forward_bytes(&[], ClientSide::Open), once);
+        }
+    }
+}
+
+/// Feeds a whole body; what went on, and whether it ended.
+fn pass(body: &[u8]) -> Result<(Vec<u8>, bool), &'static str> {
+    let mut reader = BodyReader::new(Framing::Chunked);
+    let (mut rest, mut out) = (body, Vec::new());
+    loop {
+        let fed = reader.feed(rest).map_err(|refusal| refusal.code)?;
+        out.extend_from_slice(&rest[..fed.forward]);
+        rest = &rest[fed.consumed..];
+        if fed.done || fed.consumed == 0 {
+            return Ok((out, fed.done));
+        }
+    }
+}
+
+/// A reader as an application has one: no limits, no judgement. `None`: it would not take this.
+fn decode(mut body: &[u8]) -> Option<Vec<u8>> {
+    let mut data = Vec::new();
+    loop {
+        let end = body.windows(2).position(|two| two == b"\r\n")?;
+        let size = usize::from_str_radix(std::str::from_utf8(&body[..end]).ok()?, 16).ok()?;
+        body = &body[end + 2..];
+        if size == 0 {
+            return body.ends_with(b"\r\n").then_some(data);
+        }
+        data.extend_from_slice(body.get(..size)?);
+        body = body.get(size..)?.strip_prefix(b"\r\n")?;
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever extensions and trailers a good body has, the application decodes the same data from what goes on.
+    #[test]
+    fn good_chunks_carry_their_data(
+        chunks in prop::collection::vec((prop::collection::vec(any::<u8>(), 1..40), "(;[a-z=\" ]{0,9})?"), 0..6),
+        trailers in prop::collection::vec("[a-zA-Z_-]{1,16}: [ -~]{0,9}", 0..4),
+    ) {
+        let mut body = Vec::new();
+        for (data, extension) in &chunks {
+            body.extend_from_slice(format!("{:x}{extension}\r\n", data.len()).as_bytes());
+            body.extend_from_slice(data);
+            body.extend_from_slice(b"\r\n");
+        }
+        body.extend_from_slice(b"0\r\n");
+        for trailer in &trailers {
+            body.extend_from_slice(format!("{trailer}\r\n").as_bytes());
+        }
+        body.extend_from_slice(b"\r\n");
+        let (out, done) = pass(&body).expect("good");
+        prop_assert!(done);
+        let data: Vec<u8> = chunks.into_iter().flat_map(|(data, _)| data).collect();
+        prop_assert_eq!(decode(&out), Some(data));
+        prop_assert_eq!(pass(&out), Ok((out, true)));
+    }
+
+    /// Of a body that was tampered with, nothing goes on that another strict reader would take for more or for less.
+    #[test]
+    fn tampered_chunks_never_end_otherwise(at in 0_usize..60, byte in any::<u8>(), insert in any::<bool>()) {
+        let mut body = b"5;a=b\r\nhello\r\nb\r\nhello world\r\n0\r\nX-A: 1\r\nX-User-Id: 2\r\n\r\n".to_vec();
+        let at = at % body.len();
+        if insert { body.insert(at, byte) } else { body[at] = byte }
+        if let Ok((out, done)) = pass(&body) {
+            prop_assert_eq!(pass(&out), Ok((out.clone(), done)));
+            if done {
+                prop_assert!(decode(&out).is_some());
+            }
         }
     }
 }

@@ -247,8 +247,8 @@ async fn other_services_are_in_force_at_once_and_bad_ones_change_nothing() {
 
 #[test]
 fn too_many_addresses_are_cut_and_said_so() {
-    let many = (0..300u16)
-        .map(|n| IpAddr::from([10, 0, (n / 256) as u8, (n % 256) as u8]))
+    let many = (0..300u32)
+        .map(|n| IpAddr::V4((0x0a00_0000 + n).into()))
         .collect();
     let (kept, remark) = usable(many).unwrap();
     assert_eq!(kept.len(), MAX_ADDRESSES);

@@ -140,7 +140,7 @@ async fn sixty_four_mebibytes_each_way_at_once() {
 }
 
 /// What nobody takes, nobody reads: between an application that writes and a client that does not read there is one buffer.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_response_that_nobody_reads_waits_in_bounded_memory() {
     let (mut client, side) = tokio::io::duplex(1024);
     let (mut app, upstream) = tokio::io::duplex(1024);

@@ -14,7 +14,7 @@ const TIMES: HeadTimes = HeadTimes {
     head: PATIENCE,
 };
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_head_is_taken_out_of_the_stream_and_what_follows_stays() {
     let (mut client, side) = duplex(16);
     let mut side = Buffered::new(side);
@@ -34,7 +34,7 @@ async fn a_head_is_taken_out_of_the_stream_and_what_follows_stays() {
     drop(sending);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn waiting_for_a_head_may_be_interrupted_without_loss() {
     let (mut client, side) = duplex(1024);
     let mut side = Buffered::new(side);
@@ -54,7 +54,7 @@ async fn waiting_for_a_head_may_be_interrupted_without_loss() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_ways_in_which_no_head_comes() {
     let limits = Limits::default();
     let read = async |text: &str, close: bool, times: HeadTimes| {
@@ -75,6 +75,19 @@ async fn the_ways_in_which_no_head_comes() {
         read("", false, HeadTimes { idle: SHORT, ..TIMES }).await,
         HeadFailure::Idle
     ));
+    let stray = read(
+        "\r\n",
+        false,
+        HeadTimes {
+            idle: SHORT * 2,
+            head: SHORT,
+        },
+    )
+    .await;
+    assert!(
+        matches!(stray, HeadFailure::Idle),
+        "a stray line end begins no request"
+    );
     let slow = read("GET / HTTP/1.1\r\n", false, HeadTimes { head: SHORT, ..TIMES }).await;
     assert!(
         matches!(slow, HeadFailure::Refused(refusal) if (refusal.status, refusal.code) == (408, "head_timeout"))
@@ -91,7 +104,7 @@ async fn the_ways_in_which_no_head_comes() {
 }
 
 /// The limit counts, not the size of the first buffer.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_large_head_within_its_limit_is_read() {
     let limits = Limits {
         head_bytes: 200_000,
@@ -110,7 +123,7 @@ async fn a_large_head_within_its_limit_is_read() {
     drop(sending);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_unwanted_body_is_dropped_or_the_connection_is() {
     for (framing, text, gone) in [
         (Framing::None, "NEXT", true),
@@ -183,7 +196,7 @@ async fn a_connection_is_finished_so_that_its_answer_arrives() {
     in_time(sidecar).await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn finishing_waits_neither_for_ever_nor_without_bound() {
     let (mut client, side) = duplex(64);
     in_time(finish(&mut Buffered::new(side), 1 << 20, SHORT)).await;
@@ -199,7 +212,7 @@ async fn finishing_waits_neither_for_ever_nor_without_bound() {
     in_time(flood).await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_quiet_connection_is_told_from_a_stale_one() {
     let (mut app, side) = duplex(64);
     let mut side = Buffered::new(side);

@@ -12,7 +12,7 @@ const WIDE: Setting = Setting {
     ..SETTING
 };
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_application_that_closes_early_is_told_apart() {
     for (response, started) in [
         ("", false),
@@ -58,7 +58,7 @@ async fn an_application_that_closes_early_is_told_apart() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_kept_connection_that_died_may_be_replaced() {
     for (request, reused, retryable) in [
         (GET, true, true),
@@ -123,7 +123,7 @@ async fn a_kept_connection_that_died_may_be_replaced() {
     assert!(!in_time(done).await.unwrap().exchange.retryable);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_answer_with_two_meanings_is_a_502_and_the_client_gets_no_byte() {
     for response in [
         "HTTP/1.1 200 OK\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
@@ -153,7 +153,7 @@ async fn an_answer_with_two_meanings_is_a_502_and_the_client_gets_no_byte() {
         .assert_failed("bad_response", false);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_response_whose_chunks_break_is_cut() {
     let good = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n";
     let bad = "0x5\r\nworld\r\n0\r\n\r\n";
@@ -174,7 +174,7 @@ async fn a_response_whose_chunks_break_is_cut() {
     assert_eq!(read_rest(&mut client).await, "");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_request_body_whose_chunks_break_is_never_ended() {
     for (body, passed) in [
         ("5\r\nhello\r\n0x5\r\nworld\r\n0\r\n\r\n", "5\r\nhello\r\n"),
@@ -197,7 +197,7 @@ async fn a_request_body_whose_chunks_break_is_never_ended() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_client_that_goes_away_takes_the_work_with_it() {
     // While the application thinks.
     let (mut client, mut app, done) = between(SETTING);
@@ -230,7 +230,7 @@ async fn a_client_that_goes_away_takes_the_work_with_it() {
     in_time(done).await.unwrap().assert_failed("client_closed", true);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_application_that_does_not_answer_is_left_in_time() {
     let (mut client, mut app, done) = between(Setting {
         response: Some(SHORT),
@@ -246,8 +246,51 @@ async fn an_application_that_does_not_answer_is_left_in_time() {
     );
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_client_that_waits_for_100_is_not_the_one_that_stalls() {
+    let expects = "PUT / HTTP/1.1\r\nHost: svc\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n";
+    let (mut client, mut app, done) = between(Setting {
+        response: Some(SHORT * 3),
+        body_idle: SHORT,
+        ..SETTING
+    });
+    send(&mut client, expects).await;
+    read_head_of(&mut app).await;
+    in_time(done)
+        .await
+        .unwrap()
+        .assert_failed("upstream_timeout", false);
+    // Told to go on, it is its turn.
+    let (mut client, mut app, done) = between(Setting {
+        body_idle: SHORT,
+        ..SETTING
+    });
+    send(&mut client, expects).await;
+    read_head_of(&mut app).await;
+    send(&mut app, "HTTP/1.1 100 Continue\r\n\r\n").await;
+    read_head_of(&mut client).await;
+    in_time(done)
+        .await
+        .unwrap()
+        .assert_failed("client_stalled", false);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_application_that_closes_in_the_middle_of_an_upload_without_a_word() {
+    let (mut client, mut app, done) = between(Setting {
+        reused: true,
+        ..SETTING
+    });
+    send(&mut client, &format!("{CHUNKED}5\r\nhel")).await;
+    read_until(&mut app, "hel").await;
+    drop(app);
+    let done = in_time(done).await.unwrap();
+    done.assert_failed("upstream_closed", false);
+    assert!(!done.exchange.retryable, "part of the body is gone");
+}
+
 /// Thinking is not idling: without a response time-out an application may take longer than the idle time.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_application_may_think_longer_than_a_body_may_idle() {
     let (mut client, mut app, done) = between(Setting {
         body_idle: SHORT,
@@ -265,7 +308,7 @@ async fn an_application_may_think_longer_than_a_body_may_idle() {
     in_time(done).await.unwrap().assert_reusable();
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_body_that_stands_still_ends_and_names_the_side() {
     let idle = Setting {
         body_idle: SHORT,
@@ -318,7 +361,7 @@ async fn a_body_that_stands_still_ends_and_names_the_side() {
     drop((client, sending));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_switched_connection_that_stands_still_ends() {
     let (mut client, mut app, done) = between(Setting {
         upgraded_idle: SHORT,
@@ -342,7 +385,7 @@ async fn a_switched_connection_that_stands_still_ends() {
 }
 
 /// A client may flood its connection while it waits; what we keep of it is bounded.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn pipelined_requests_wait_in_bounded_memory() {
     let (mut client, mut app, done) = between(SETTING);
     send(&mut client, GET).await;

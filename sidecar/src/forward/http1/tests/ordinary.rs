@@ -10,7 +10,7 @@ const WIDE: Setting = Setting {
     ..SETTING
 };
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_request_and_its_response() {
     let response = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello";
     let (mut client, mut app, done) = between(Setting {
@@ -40,7 +40,7 @@ async fn a_request_and_its_response() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_connection_carries_pipelined_requests_one_after_the_other() {
     let (mut client, mut app, done) = between(WIDE);
     send(
@@ -66,7 +66,7 @@ async fn a_connection_carries_pipelined_requests_one_after_the_other() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn chunked_bodies_pass_and_lose_only_what_must_not_pass() {
     let request = "POST / HTTP/1.1\r\nHost: svc\r\nTransfer-Encoding: chunked\r\n\r\n\
         5;ext=1\r\nhello\r\n0\r\nX-Sum: 1\r\nX-User-Id: root\r\n\r\n";
@@ -88,7 +88,7 @@ async fn chunked_bodies_pass_and_lose_only_what_must_not_pass() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn answers_without_a_body_end_at_their_head() {
     for (method, head) in [
         ("HEAD", "200 OK\r\ncontent-length: 500\r\n"),
@@ -105,7 +105,7 @@ async fn answers_without_a_body_end_at_their_head() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_follows_a_whole_answer_reaches_nobody() {
     for response in [
         "HTTP/1.1 204 No Content\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nevil",
@@ -127,7 +127,7 @@ async fn what_follows_a_whole_answer_reaches_nobody() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_body_until_the_end_ends_the_client_connection() {
     let (mut client, mut app, done) = between(SETTING);
     send(&mut client, GET).await;
@@ -144,7 +144,7 @@ async fn a_body_until_the_end_ends_the_client_connection() {
     assert_eq!(done.exchange.response_bytes, 19);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_client_is_told_when_its_connection_ends() {
     let closing = Setting { close: true, ..WIDE };
     for (setting, request, connection, reusable) in [
@@ -179,7 +179,7 @@ async fn the_client_is_told_when_its_connection_ends() {
     assert!(done.exchange.client_reusable && !done.exchange.upstream_reusable);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn interim_answers_pass_and_http_1_0_gets_none() {
     let response = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n\
         HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
@@ -195,7 +195,7 @@ async fn interim_answers_pass_and_http_1_0_gets_none() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_early_read_is_part_of_the_stream() {
     let (client, client_side) = tokio::io::duplex(1024);
     let (mut app, app_side) = tokio::io::duplex(1024);
@@ -205,4 +205,40 @@ async fn an_early_read_is_part_of_the_stream() {
     send(&mut app, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
     in_time(done).await.unwrap().assert_reusable();
     drop(client);
+}
+
+/// What a connection costs while a request is under way, beside its buffers: guarded from both sides, so that what is
+/// gained is kept.
+#[tokio::test(start_paused = true)]
+async fn a_request_under_way_is_small() {
+    let limits = crate::request::Limits::default();
+    let head = crate::request::parse_head(GET.as_bytes(), &limits)
+        .unwrap()
+        .unwrap();
+    let (client, app) = (tokio::io::duplex(1).0, tokio::io::duplex(1).0);
+    let (mut client, mut app) = (Buffered::new(client), Buffered::new(app));
+    let progress = crate::forward::Progress::default();
+    let request = crate::forward::http1::Outgoing {
+        head: &head,
+        bytes: Vec::new(),
+        response_add: &[],
+        close: &|| false,
+        reused: false,
+        limits: &limits,
+        times: crate::forward::http1::Times {
+            response: None,
+            body_idle: super::SHORT,
+            upgraded_idle: super::SHORT,
+        },
+        progress: &progress,
+    };
+    let exchange = size_of_val(&crate::forward::http1::exchange(&mut client, &mut app, request));
+    let copy = size_of_val(&crate::forward::copy_both(
+        &mut client,
+        &mut app,
+        super::SHORT,
+        &progress,
+    ));
+    assert!((600..2_000).contains(&exchange), "{exchange} bytes an exchange");
+    assert!((150..600).contains(&copy), "{copy} bytes a copy");
 }

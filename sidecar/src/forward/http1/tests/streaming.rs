@@ -1,16 +1,35 @@
 //! Both directions at once: echoes, early answers, 100-continue, switches.
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufStream, DuplexStream, duplex};
 
-use super::{SETTING, Setting, between, in_time, read_head_of, read_rest, read_until, send};
+use super::{SETTING, Setting, between, forward, in_time, read_head_of, read_rest, read_until, send};
+use crate::forward::Buffered;
 
 const CHUNKED: &str = "POST /e HTTP/1.1\r\nHost: svc\r\nTransfer-Encoding: chunked\r\n\r\n";
 
 /// The application answers at once and echoes; the client sends a chunk only after the echo of the one before. A proxy that
 /// holds anything back, in either direction, stops here.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_echo_flows_while_the_request_is_open() {
-    let (mut client, mut app, done) = between(Setting { pipe: 7, ..SETTING });
+    let (client, app, done) = between(Setting { pipe: 7, ..SETTING });
+    echo(client, app).await;
+    in_time(done).await.unwrap().assert_reusable();
+}
+
+/// The same over streams that keep what is written until they are flushed, as TLS may.
+#[tokio::test(start_paused = true)]
+async fn an_echo_flows_through_streams_that_buffer() {
+    let ((client, client_side), (app, app_side)) = (duplex(64), duplex(64));
+    let (client_side, app_side) = (
+        Buffered::new(BufStream::new(client_side)),
+        Buffered::new(BufStream::new(app_side)),
+    );
+    let done = tokio::spawn(forward(client_side, app_side, SETTING));
+    echo(client, app).await;
+    in_time(done).await.unwrap().assert_reusable();
+}
+
+async fn echo(mut client: DuplexStream, mut app: DuplexStream) {
     let app = tokio::spawn(async move {
         read_head_of(&mut app).await;
         send(&mut app, "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await;
@@ -32,11 +51,10 @@ async fn an_echo_flows_while_the_request_is_open() {
     }
     send(&mut client, "0\r\n\r\n").await;
     assert_eq!(read_until(&mut client, "0\r\n\r\n").await, "0\r\n\r\n");
-    in_time(done).await.unwrap().assert_reusable();
-    drop(app);
+    in_time(app).await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn slow_bodies_in_single_bytes_pass() {
     let (mut client, mut app, done) = between(Setting { pipe: 1, ..SETTING });
     let app = tokio::spawn(async move {
@@ -58,7 +76,7 @@ async fn slow_bodies_in_single_bytes_pass() {
     in_time(done).await.unwrap().assert_reusable();
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_early_answer_of_an_application_that_closes_ends_both() {
     let (mut client, mut app, done) = between(SETTING);
     send(
@@ -84,7 +102,7 @@ async fn an_early_answer_of_an_application_that_closes_ends_both() {
 }
 
 /// It answers, lets the connection live, and reads what is left of the body all the same.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_early_answer_lets_the_body_come_to_its_end() {
     let (mut client, mut app, done) = between(SETTING);
     send(
@@ -101,7 +119,7 @@ async fn an_early_answer_lets_the_body_come_to_its_end() {
     in_time(done).await.unwrap().assert_reusable();
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_early_answer_and_a_client_that_stops_is_no_failure() {
     let (mut client, mut app, done) = between(SETTING);
     send(
@@ -124,7 +142,7 @@ async fn an_early_answer_and_a_client_that_stops_is_no_failure() {
 
 const EXPECTS: &str = "PUT / HTTP/1.1\r\nHost: svc\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n";
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_client_that_waits_for_100_gets_it_from_the_application() {
     let (mut client, mut app, done) = between(SETTING);
     send(&mut client, EXPECTS).await;
@@ -139,7 +157,7 @@ async fn a_client_that_waits_for_100_gets_it_from_the_application() {
 }
 
 /// Nobody knows whether the client now sends the body it announced, so neither connection goes on.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_final_answer_instead_of_100_closes() {
     let (mut client, mut app, done) = between(SETTING);
     send(&mut client, EXPECTS).await;
@@ -155,7 +173,7 @@ async fn a_final_answer_instead_of_100_closes() {
     assert!(!done.exchange.client_reusable && !done.exchange.upstream_reusable);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_client_that_does_not_wait_for_100_is_served() {
     let (mut client, mut app, done) = between(SETTING);
     send(&mut client, &format!("{EXPECTS}body")).await;
@@ -168,7 +186,7 @@ async fn a_client_that_does_not_wait_for_100_is_served() {
 const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: svc\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
 const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: WebSocket\r\n\r\n";
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_switch_becomes_a_copy_and_loses_no_byte() {
     let (mut client, mut app, done) = between(SETTING);
     send(&mut client, &format!("{UPGRADE}early")).await;
@@ -209,7 +227,7 @@ async fn a_switch_becomes_a_copy_and_loses_no_byte() {
     assert!(!done.exchange.client_reusable && !done.exchange.upstream_reusable);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_refused_switch_is_an_answer_like_any_other() {
     let (mut client, mut app, done) = between(SETTING);
     send(&mut client, UPGRADE).await;
@@ -225,7 +243,7 @@ async fn a_refused_switch_is_an_answer_like_any_other() {
     assert!(!done.exchange.upgraded);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_switch_that_nobody_asked_for_is_refused() {
     let plain = "GET / HTTP/1.1\r\nHost: svc\r\n\r\n";
     let h2c = "GET / HTTP/1.1\r\nHost: svc\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n\r\n";
@@ -249,7 +267,7 @@ async fn a_switch_that_nobody_asked_for_is_refused() {
 }
 
 /// A reader that takes its time does not lose the end.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_client_that_reads_late_gets_all() {
     let (mut client, mut app, done) = between(SETTING);
     send(&mut client, "GET / HTTP/1.1\r\nHost: svc\r\n\r\n").await;
