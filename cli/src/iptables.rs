@@ -1,6 +1,8 @@
 //! `hopguard iptables print|apply|undo|check`: flags and a file become one intent, the crate `iptables` does the rest, and
 //! what it did or found is told. It adds no rule of its own.
 
+mod ssh;
+
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
@@ -24,11 +26,20 @@ enum Action {
     /// Show the rules that would be made, each with its why; needs no privilege
     Print(Box<IntentArgs>),
     /// Put the redirect in place, whole or not at all; twice is harmless
-    Apply(Box<IntentAndBackend>),
+    Apply(Box<ApplyArgs>),
     /// Take away hopguard's rules and nothing else; twice is harmless
     Undo(BackendArgs),
     /// Compare what is in place with the plan, rule by rule; exit code 1 when it differs
     Check(Box<IntentAndBackend>),
+}
+
+#[derive(clap::Args)]
+struct ApplyArgs {
+    #[command(flatten)]
+    common: IntentAndBackend,
+    /// Also when somebody is logged in here by SSH whose connection would be cut
+    #[arg(long)]
+    cut_ssh: bool,
 }
 
 #[derive(clap::Args)]
@@ -131,7 +142,13 @@ pub fn run(args: Args, ui: &Ui) -> Result<Exit, Failure> {
             print(&intent.intent()?, ui);
             Ok(Exit::Done)
         }
-        Action::Apply(args) => apply(&args.intent.intent()?, &args.backend.options(), ui),
+        Action::Apply(args) => {
+            let intent = args.common.intent.intent()?;
+            if !args.cut_ssh {
+                ssh::spare(&intent)?;
+            }
+            apply(&intent, &args.common.backend.options(), ui)
+        }
         Action::Undo(backend) => undo(&backend.options(), ui),
         Action::Check(args) => check(&args.intent.intent()?, &args.backend.options(), ui),
     }

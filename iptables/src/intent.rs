@@ -7,8 +7,9 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// The most entries that one list may have: each becomes a rule that every new connection walks past.
-const MAX_ENTRIES: usize = 1024;
+/// The most entries that all lists may have together. Each becomes a rule that every new connection walks past; and in a
+/// user namespace the kernel takes no more than some 400 rules in one transaction (its limit for a socket's send buffer).
+pub const MAX_ENTRIES: usize = 256;
 
 /// Where redirected outbound connections arrive, as in Istio.
 pub const OUTBOUND_PORT: u16 = 15001;
@@ -126,18 +127,15 @@ impl RawIntent {
             InboundPorts::All => 0,
             InboundPorts::List(ports) => ports.len(),
         };
-        for (setting, count) in [
-            ("inbound_ports", listed),
-            ("exclude_inbound_ports", self.exclude_inbound_ports.len()),
-            ("sidecar_ports", self.sidecar_ports.len()),
-            ("exclude_outbound_ports", self.exclude_outbound_ports.len()),
-            ("exclude_outbound_cidrs", self.exclude_outbound_cidrs.len()),
-            ("own.uids", self.own.uids.len()),
-            ("own.gids", self.own.gids.len()),
-        ] {
-            if count > MAX_ENTRIES {
-                return Err(IntentError::TooMany { setting, count });
-            }
+        let count = listed
+            + self.exclude_inbound_ports.len()
+            + self.sidecar_ports.len()
+            + self.exclude_outbound_ports.len()
+            + self.exclude_outbound_cidrs.len()
+            + self.own.uids.len()
+            + self.own.gids.len();
+        if count > MAX_ENTRIES {
+            return Err(IntentError::TooMany(count));
         }
         Ok(())
     }
@@ -246,14 +244,11 @@ pub enum IntentError {
         /// The entry of the second setting.
         range: PortRange,
     },
-    /// A list too long.
-    #[error("`{setting}` has {count} entries, at most {MAX_ENTRIES} are allowed")]
-    TooMany {
-        /// The setting.
-        setting: &'static str,
-        /// Its number of entries.
-        count: usize,
-    },
+    /// Lists too long.
+    #[error(
+        "the lists of ports, networks, users and groups have {0} entries, at most {MAX_ENTRIES} are allowed"
+    )]
+    TooMany(usize),
     /// A network that is the whole family.
     #[error("`exclude_outbound_cidrs` has {0}, which is every address: nothing would be redirected")]
     Everything(IpNet),
@@ -271,7 +266,7 @@ impl IntentError {
             Self::BadId(_) => "give the number that `id -u` or `id -g` prints for the sidecar's user",
             Self::ZeroPort(_) => "ports are 1 to 65535",
             Self::Clash { .. } => "remove the port from one of the two",
-            Self::TooMany { .. } => "use ranges: \"9000-9010\"",
+            Self::TooMany(_) => "use ranges: \"9000-9010\"",
             Self::Everything(_) => "leave the redirect out (hopguard iptables undo) or name the networks",
             Self::BadPorts(_) => "write 8080 or 9000-9010, or the word `all` for inbound ports",
         }
@@ -581,6 +576,24 @@ mod tests {
         assert_eq!(
             host_bits.parse().unwrap().get().exclude_outbound_cidrs[0].to_string(),
             "10.0.0.0/8"
+        );
+    }
+
+    #[test]
+    fn lists_are_bounded_together() {
+        let filled = |count: usize| RawIntent {
+            exclude_inbound_ports: (0..count / 2).map(|_| PortRange::one(22)).collect(),
+            own: RawOwn {
+                uids: vec![1; count - count / 2],
+                ..RawOwn::default()
+            },
+            sidecar_ports: vec![],
+            ..marked()
+        };
+        filled(MAX_ENTRIES).parse().unwrap();
+        assert_eq!(
+            filled(MAX_ENTRIES + 1).parse(),
+            Err(IntentError::TooMany(MAX_ENTRIES + 1))
         );
     }
 

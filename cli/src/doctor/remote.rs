@@ -187,7 +187,10 @@ async fn issuer(options: &IssuerOptions, dial: DialOptions) -> Check {
             ),
             "no token of this issuer can be verified: look at its JWKS and at `algorithms`",
         ),
-        Ok(status) => Check::ok(name, format!("{} serves {} keys", status.issuer, status.keys)),
+        Ok(status) => {
+            let keys = if status.keys == 1 { "key" } else { "keys" };
+            Check::ok(name, format!("{} serves {} {keys}", status.issuer, status.keys))
+        }
         Err(error) if marked => Check::fail(
             name,
             error.to_string(),

@@ -17,7 +17,7 @@ pub use error::{ApplyError, Blame, Cause, Undone};
 pub use tool::Tool;
 
 use crate::change::{Wanted, change, held};
-use crate::drift::{Drift, drift};
+use crate::drift::{Drift, Standing, drift, standing};
 use crate::host::{Backend, Ipv6, is_mapped};
 use crate::intent::{Families, Intent};
 use crate::plan::{FamilyPlan, plan};
@@ -132,7 +132,11 @@ pub fn check(intent: &Intent, options: &Options) -> Result<Checked, ApplyError> 
         let found = match need(plan.family, intent.get().families, ipv6) {
             Need::No(why) => Err(why),
             Need::Must => Ok(read(plan.family, options)?),
-            Need::Try(why) => read(plan.family, options).map_err(|cause| format!("{why}; {cause}")),
+            Need::Try(why) => match read(plan.family, options) {
+                // As `apply` left it where it could not be done: nothing to compare.
+                Ok(state) if standing(&state) == Standing::Absent => Err(why),
+                found => found.map_err(|cause| format!("{why}; {cause}")),
+            },
         };
         checked.families.push(match found {
             Err(why) => outcome(plan.family, Outcome::Skipped, Some(why)),

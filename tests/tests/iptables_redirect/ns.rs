@@ -20,15 +20,23 @@ pub const NOT_COMING: Duration = Duration::from_millis(1500);
 
 /// Runs `body` in namespaces of its own. `name` is the test's path, by which this binary is run again inside.
 pub fn in_namespace(name: &str, body: impl FnOnce()) {
+    in_namespace_of(name, false, body);
+}
+
+/// The same; with `all_users` without a user namespace, so that every user exists in it, which takes root.
+pub fn in_namespace_of(name: &str, all_users: bool, body: impl FnOnce()) {
     const INSIDE: &str = "HOPGUARD_TEST_NAMESPACE";
     if std::env::var(INSIDE).as_deref() == Ok(name) {
         run("ip", &["link", "set", "lo", "up"]);
         return body();
     }
     let output = Command::new("unshare")
+        .args(if all_users {
+            &[][..]
+        } else {
+            &["--user", "--map-root-user"]
+        })
         .args([
-            "--user",
-            "--map-root-user",
             "--net",
             "--mount",
             "--pid",

@@ -1,6 +1,7 @@
 //! What `hopguard iptables` leaves in the kernel's rules: whole or not at all, and nothing of others touched.
 
 use std::fs;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -314,6 +315,11 @@ fn where_ipv6_is_switched_off_it_is_tried_and_told() {
             out.contains("IPv6  skipped (IPv6 is switched off on every interface here"),
             "{out}"
         );
+        let (code, out, _) = hopguard(&["check", "--mark", "1337"]);
+        assert!(
+            code == 0 && out.contains("IPv6  skipped"),
+            "as apply left it: {out}"
+        );
         // Where it can be done, it is done: the switch may be turned.
         let out = hopguard_ok(&["apply", "--mark", "1337"]);
         assert!(out.contains("IPv6  applied"), "{out}");
@@ -459,4 +465,57 @@ fn printing_needs_no_privilege_and_prints_what_iptables_takes() {
             hopguard_ok(&[&["check"], &flags[..]].concat());
         },
     );
+}
+
+/// The longest intent that is taken must fit into what the kernel takes at once, also in a user namespace.
+#[test]
+fn the_longest_intent_can_be_applied() {
+    in_namespace("rules::the_longest_intent_can_be_applied", || {
+        let ports =
+            |range: std::ops::Range<u32>| range.map(|port| port.to_string()).collect::<Vec<_>>().join(",");
+        let (inbound, outbound) = (ports(1000..1120), ports(2000..2050));
+        let cidrs: Vec<String> = (0..83)
+            .map(|i| format!("fd00:{i:x}:1234:5678:9abc:def0:1234:0/120"))
+            .collect();
+        let cidrs = cidrs.join(",");
+        // With the sidecar's three: 256.
+        let flags = [
+            "--mark",
+            "1337",
+            "--exclude-inbound-ports",
+            &inbound,
+            "--exclude-outbound-ports",
+            &outbound,
+            "--exclude-outbound-cidrs",
+            &cidrs,
+            "--udp",
+            "reject",
+        ];
+        for backend in backends() {
+            let with = |action| [&[action], &flags[..], &["--backend", backend]].concat();
+            hopguard_ok(&with("apply"));
+            hopguard_ok(&with("check"));
+            hopguard_ok(&["undo", "--backend", backend]);
+        }
+        let (code, _, err) = hopguard(&[&["print"], &flags[..], &["--uid", "0"]].concat());
+        assert!(code != 0 && err.contains("257 entries"), "{err}");
+    });
+}
+
+#[test]
+fn a_login_by_ssh_is_not_cut_unless_that_is_meant() {
+    in_namespace("rules::a_login_by_ssh_is_not_cut_unless_that_is_meant", || {
+        let daemon = TcpListener::bind("[::]:22").unwrap();
+        hopguard_ok(&["apply", "--mark", "1337"]);
+        hopguard_ok(&["undo"]);
+        // Somebody logs in, here over loopback.
+        let _session = TcpStream::connect("127.0.0.1:22").unwrap();
+        let _accepted = daemon.accept().unwrap();
+        let (code, _, err) = hopguard(&["apply", "--mark", "1337"]);
+        assert!(code == 1 && err.contains("--exclude-inbound-ports 22"), "{err}");
+        assert!(!saved("auto").contains("HOPGUARD"));
+        hopguard_ok(&["apply", "--mark", "1337", "--inbound-ports", "8080"]);
+        hopguard_ok(&["apply", "--mark", "1337", "--exclude-inbound-ports", "20-25"]);
+        hopguard_ok(&["apply", "--mark", "1337", "--cut-ssh"]);
+    });
 }

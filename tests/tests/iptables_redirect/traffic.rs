@@ -2,13 +2,18 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
+
+use hopguard_tests::eventually;
 
 use socket2::{SockRef, Socket};
 
 use crate::ns::{
-    How, MARK, NOT_COMING, Neighbour, PEER4, PEER6, POD4, POD6, accept, at, command, connect, connect_how,
-    connect_marked, has_connection, hopguard, hopguard_ok, in_namespace, original, run,
+    DEADLINE, How, MARK, NOT_COMING, Neighbour, PEER4, PEER6, POD4, POD6, accept, at, command, connect,
+    connect_how, connect_marked, has_connection, hopguard, hopguard_ok, in_namespace, in_namespace_of,
+    original, run,
 };
 
 /// The sidecar's listeners, as the sidecar opens them.
@@ -317,6 +322,108 @@ fn what_escapes_the_redirect_is_dropped() {
             accept(&theirs);
             peer.visit(|| connect(at(pod, 8080))).unwrap();
             accept(&app);
+        }
+    });
+}
+
+/// When connection tracking has forgotten a redirected connection and is strict, it finds the application's next packet
+/// invalid and does not translate it: the packet then carries its bytes to the address that the application meant.
+#[test]
+fn a_packet_that_connection_tracking_finds_invalid_is_dropped() {
+    in_namespace(
+        "traffic::a_packet_that_connection_tracking_finds_invalid_is_dropped",
+        || {
+            let peer = Neighbour::new();
+            let counted = Counted(&peer);
+            counted.add("iptables", PEER4);
+            counted.add("ip6tables", PEER6);
+            let sidecar = Sidecar::listen();
+            let forgotten = |to: SocketAddr| {
+                let mut ours = connect(to).unwrap();
+                let (arrived, _) = accept(sidecar.outbound(to));
+                assert_eq!(original(&arrived).unwrap(), to);
+                // Nothing comes; meanwhile the entry runs out, and stays away when the next packet comes.
+                ours.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+                assert!(ours.read(&mut [0]).is_err());
+                ours.write_all(b"marker").unwrap();
+                (ours, arrived)
+            };
+            apply(&["--guard", "off"]);
+            let tracking = Path::new("/proc/sys/net/netfilter");
+            std::fs::write(tracking.join("nf_conntrack_tcp_timeout_established"), "1").unwrap();
+            std::fs::write(tracking.join("nf_conntrack_tcp_loose"), "0").unwrap();
+            let leaky = [at(PEER4, 8080), at(PEER6, 8080)].map(forgotten);
+            eventually(DEADLINE, || {
+                if counted.total() > 0 {
+                    Ok(())
+                } else {
+                    Err("the danger is not real")
+                }
+            })
+            .unwrap();
+            drop(leaky);
+
+            apply(&[]);
+            let held = [at(PEER4, 9090), at(PEER6, 9090)].map(forgotten);
+            // The packets of the first half are sent again until now; those to 9090 alone must not be among them.
+            let dropped = || {
+                let tables = ["iptables", "ip6tables"].map(|program| {
+                    let table = run(
+                        program,
+                        &["-t", "mangle", "-L", "HOPGUARD_POSTROUTING", "-v", "-x", "-n"],
+                    );
+                    let rule = table
+                        .lines()
+                        .find(|line| line.contains("DROP"))
+                        .unwrap()
+                        .to_owned();
+                    rule.split_whitespace().next().unwrap().parse::<u64>().unwrap()
+                });
+                if tables.iter().all(|count| *count > 0) {
+                    Ok(())
+                } else {
+                    Err("not dropped yet")
+                }
+            };
+            let seen = counted.total();
+            eventually(DEADLINE, dropped).unwrap();
+            assert_eq!(counted.total(), seen, "nothing more on the wire");
+            drop(held);
+        },
+    );
+}
+
+/// By user: what the sidecar's user opens passes, what another user opens is redirected. In the namespace of an ordinary
+/// user there is one user, so the second half takes root.
+#[test]
+fn the_sidecar_is_told_by_its_user() {
+    let root = nix::unistd::geteuid().is_root();
+    in_namespace_of("traffic::the_sidecar_is_told_by_its_user", root, || {
+        let peer = Neighbour::new();
+        let theirs = peer.listen(8080);
+        let sidecar = Sidecar::listen();
+        hopguard_ok(&["apply", "--uid", "0"]);
+        for to in [at(PEER4, 8080), at(PEER6, 8080)] {
+            connect(to).unwrap();
+            accept(&theirs);
+        }
+        assert!(sidecar.untouched());
+        let (code, _, err) = hopguard(&["apply", "--uid", "1337"]);
+        if code == 4 && err.contains("does not exist in this user namespace") {
+            return;
+        }
+        for (user, redirected) in [("1337", false), ("1338", true)] {
+            for to in [PEER4, PEER6] {
+                let connects = format!("exec 3<>/dev/tcp/{to}/8080");
+                let ids = ["--reuid", user, "--regid", user, "--clear-groups"];
+                run("setpriv", &[&ids[..], &["bash", "-c", &connects]].concat());
+                assert_eq!(has_connection(&theirs), !redirected, "user {user} to {to}");
+                assert_eq!(
+                    has_connection(sidecar.outbound(at(to, 1))),
+                    redirected,
+                    "user {user} to {to}"
+                );
+            }
         }
     });
 }
