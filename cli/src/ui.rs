@@ -70,7 +70,7 @@ pub struct Ui {
 }
 
 impl Ui {
-    /// Colour only on a terminal, and never with `NO_COLOR` (https://no-color.org).
+    /// Colour only on a terminal, and never with `NO_COLOR` (<https://no-color.org>).
     pub fn new(output: Output) -> Self {
         let no_color = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
         Self {

@@ -1,5 +1,5 @@
 //! A test of the tests: with one control taken out by configuration, the scenario that stands for it must fail. What no
-//! setting can take out is taken out of a copy of the source in `mutants.rs`.
+//! setting can take out is taken out of the sources, in `mutants.rs`.
 
 #![cfg(test)]
 

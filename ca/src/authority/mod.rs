@@ -1,5 +1,5 @@
 //! The X.509 authority: a SPIFFE ID enters, an X.509-SVID with a fresh key leaves. What a certificate shall be
-//! ([`profile`]) and what came out of signing ([`check`]) are told apart, and nothing leaves that was not checked. It
+//! (`profile`) and what came out of signing (`check`) are told apart, and nothing leaves that was not checked. It
 //! never signs for another trust domain, and never past its own end.
 
 mod check;

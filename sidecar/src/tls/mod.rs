@@ -1,5 +1,5 @@
-//! Mesh TLS. An [`Identity`] enters, rustls configurations leave whose verifiers accept exactly the peers that prove a
-//! SPIFFE ID; [`session`] reads from a finished handshake who the peer is. It never decides what a peer may do, never
+//! Mesh TLS. An [`Identity`](crate::identity::Identity) enters, rustls configurations leave whose verifiers accept exactly the peers that prove a
+//! SPIFFE ID; [`session()`] reads from a finished handshake who the peer is. It never decides what a peer may do, never
 //! resumes a session (a resumed one would carry an identity past the end of its bundle), never speaks less than TLS 1.3.
 
 mod config;

@@ -1,6 +1,6 @@
 //! HBONE: byte streams between workloads, each an HTTP/2 CONNECT inside one of few mutually proven TLS connections
 //! (tunnels). On the client side a [`Target`] enters the [`Pool`] and an open [`TunnelStream`] leaves; on the server side
-//! [`serve`] takes a finished TLS connection and hands out an [`Incoming`] for each CONNECT. It never decides whether a
+//! [`serve()`] takes a finished TLS connection and hands out an [`Incoming`] for each CONNECT. It never decides whether a
 //! stream is allowed, never connects to what an authority names, and never lets a tunnel outlive either side's SVID.
 //!
 //! ```text
