@@ -4,9 +4,10 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::process::Command;
 use std::time::Duration;
 
-use hopguard_tests::{Mesh, Options, eventually};
+use hopguard_tests::{Mesh, Options, eventually, hopguard_bin, output_within};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -132,4 +133,22 @@ fn a_command_in_a_pod_ends_with_the_mesh() {
     drop(mesh);
     let status = eventually(PATIENCE, || running.0.try_wait().unwrap().ok_or("still running")).unwrap();
     assert!(!status.success());
+}
+
+#[test]
+fn a_kernel_that_forbids_namespaces_is_told_with_the_way_on() {
+    // The limit is one of each user namespace: this one has its own, and the host's stays as it is.
+    let script = format!(
+        "echo 0 > /proc/sys/user/max_user_namespaces && exec {} demo --once",
+        hopguard_bin().display()
+    );
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--", "sh", "-c", &script]);
+    let output = output_within(PATIENCE, command).unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(4), "{said}");
+    assert!(
+        said.contains("user.max_user_namespaces is 0 here") && said.contains("sysctl user.max"),
+        "{said}"
+    );
 }

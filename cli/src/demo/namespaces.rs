@@ -85,7 +85,7 @@ pub fn become_root() -> Result<(), Failure> {
         | CloneFlags::CLONE_NEWPID
         | CloneFlags::CLONE_NEWIPC
         | CloneFlags::CLONE_NEWUTS;
-    unshare(flags).map_err(|error| not_allowed(error, &read_knob))?;
+    unshare(flags).map_err(|error| not_allowed(error, uid.is_root(), &read_knob))?;
     // A group may be mapped by an ordinary user only after setgroups is denied for good: user_namespaces(7).
     write("/proc/self/setgroups", "deny")?;
     write("/proc/self/uid_map", &format!("0 {uid} 1"))?;
@@ -100,41 +100,58 @@ fn read_knob(path: &str) -> Option<String> {
     fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
 }
 
-/// The settings that can forbid user namespaces: the file, the value that forbids, what allows.
-const KNOBS: [(&str, &str, &str); 3] = [
-    (
-        "/proc/sys/kernel/unprivileged_userns_clone",
-        "0",
-        "sysctl kernel.unprivileged_userns_clone=1",
-    ),
-    (
-        "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
-        "1",
-        "sysctl kernel.apparmor_restrict_unprivileged_userns=0",
-    ),
-    (
-        "/proc/sys/user/max_user_namespaces",
-        "0",
-        "sysctl user.max_user_namespaces=15000",
-    ),
+/// A setting that can forbid user namespaces.
+struct Knob {
+    path: &'static str,
+    /// The value that forbids.
+    forbids: &'static str,
+    /// What allows.
+    allow: &'static str,
+    /// Whether root may all the same.
+    spares_root: bool,
+}
+
+const KNOBS: [Knob; 3] = [
+    Knob {
+        path: "/proc/sys/kernel/unprivileged_userns_clone",
+        forbids: "0",
+        allow: "sysctl kernel.unprivileged_userns_clone=1",
+        spares_root: true,
+    },
+    Knob {
+        path: "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
+        forbids: "1",
+        allow: "sysctl kernel.apparmor_restrict_unprivileged_userns=0",
+        spares_root: true,
+    },
+    Knob {
+        path: "/proc/sys/user/max_user_namespaces",
+        forbids: "0",
+        allow: "sysctl user.max_user_namespaces=15000",
+        spares_root: false,
+    },
 ];
 
-fn not_allowed(error: Errno, read: &dyn Fn(&str) -> Option<String>) -> Failure {
-    let forbidding = KNOBS
-        .iter()
-        .find(|(path, forbids, _)| read(path).as_deref() == Some(forbids));
+/// What forbids it and the way on.
+fn not_allowed(error: Errno, root: bool, read: &dyn Fn(&str) -> Option<String>) -> Failure {
+    let set = |knob: &&Knob| read(knob.path).as_deref() == Some(knob.forbids);
+    let forbidding = KNOBS.iter().filter(|knob| !(root && knob.spares_root)).find(set);
+    let as_root = if root { "" } else { "run the demo as root (sudo); " };
     let hint = match forbidding {
-        Some((path, value, allow)) => {
+        Some(Knob { path, forbids, allow, spares_root }) => {
             let knob = path.trim_start_matches("/proc/sys/").replace('/', ".");
-            format!("{knob} is {value} here: run the demo as root (sudo), or allow it with `sudo {allow}`")
+            let or = if *spares_root { "run the demo as root (sudo), or " } else { "" };
+            format!("{knob} is {forbids} here: {or}allow it with `sudo {allow}`")
         }
         None if error == Errno::ENOSPC => {
-            "the limit of namespaces is reached: raise user.max_user_namespaces, or end other namespaces".to_owned()
+            "a limit of namespaces is reached: raise user.max_user_namespaces and the other user.max_*_namespaces, or end \
+             other namespaces"
+                .to_owned()
         }
-        None => "run the demo as root (sudo); in a container, give it the right to make namespaces \
-                 (Docker: `--privileged`, or `--security-opt seccomp=unconfined --security-opt apparmor=unconfined \
-                 --security-opt systempaths=unconfined`)"
-            .to_owned(),
+        None => format!(
+            "{as_root}in a container, give it the right to make namespaces (Docker: `--privileged`, or `--security-opt \
+             seccomp=unconfined --security-opt apparmor=unconfined --security-opt systempaths=unconfined`)"
+        ),
     };
     Failure::new(format!(
         "this kernel does not let you make the namespaces of the demo: {error}"
@@ -147,15 +164,33 @@ fn not_allowed(error: Errno, read: &dyn Fn(&str) -> Option<String>) -> Failure {
 mod tests {
     use super::*;
 
+    fn hint(root: bool, path: Option<&str>) -> String {
+        let forbids = |asked: &str| {
+            KNOBS
+                .iter()
+                .find(|knob| knob.path == asked)
+                .map(|knob| knob.forbids.to_owned())
+        };
+        let read = |asked: &str| if path == Some(asked) { forbids(asked) } else { None };
+        let failure = not_allowed(Errno::EPERM, root, &read);
+        assert_eq!(failure.exit, Exit::NotHere);
+        failure.hint.unwrap()
+    }
+
     #[test]
     fn the_setting_that_forbids_is_named_with_the_way_on() {
-        for (path, forbids, allow) in KNOBS {
-            let failure = not_allowed(Errno::EPERM, &|asked| (asked == path).then(|| forbids.to_owned()));
-            let hint = failure.hint.unwrap();
-            assert!(hint.contains(allow) && hint.contains("as root"), "{hint}");
-            assert_eq!(failure.exit, Exit::NotHere);
+        for knob in KNOBS {
+            let hint = hint(false, Some(knob.path));
+            assert!(hint.contains(knob.allow), "{hint}");
+            assert_eq!(hint.contains("as root"), knob.spares_root, "{hint}");
         }
-        let unknown = not_allowed(Errno::EPERM, &|_| None);
-        assert!(unknown.hint.unwrap().contains("as root"));
+        assert!(hint(false, None).contains("as root"));
+    }
+
+    #[test]
+    fn root_is_not_told_to_be_root() {
+        for path in KNOBS.iter().map(|knob| Some(knob.path)).chain([None]) {
+            assert!(!hint(true, path).contains("as root"));
+        }
     }
 }
