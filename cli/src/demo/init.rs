@@ -51,7 +51,7 @@ fn file_system(spec: &Spec) -> Result<(), Failure> {
     mounts::host_read_only()?;
     mounts::proc()?;
     for (path, megabytes) in IN_MEMORY {
-        mounts::memory(path, megabytes)?;
+        mounts::memory_around_program(path, megabytes)?;
     }
     std::env::set_current_dir("/").map_err(failed("leaving the folder"))?;
     files::name_service(spec)

@@ -2,6 +2,7 @@
 //! does is seen outside of that namespace.
 
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -39,6 +40,23 @@ pub fn memory(target: &str, megabytes: u32) -> Result<(), Failure> {
         Some(options.as_str()),
     )
     .map_err(failed(&format!("mounting a tmpfs at {target}")))
+}
+
+/// The same, with the folder of this very program still seen where it was, if `target` would hide it: a build below `/tmp`
+/// must find itself and what stands beside it.
+pub fn memory_around_program(target: &str, megabytes: u32) -> Result<(), Failure> {
+    let program = std::env::current_exe().map_err(failed("finding this program"))?;
+    let folder = program
+        .parent()
+        .filter(|folder| folder.starts_with(target) && folder.is_dir());
+    let Some(folder) = folder else {
+        return memory(target, megabytes);
+    };
+    // Held open, because its path leads nowhere once something is mounted over it.
+    let held = fs::File::open(folder).map_err(failed("opening this program's folder"))?;
+    memory(target, megabytes)?;
+    fs::create_dir_all(folder).map_err(failed("making this program's folder"))?;
+    bind_read_only(Path::new(&format!("/proc/self/fd/{}", held.as_raw_fd())), folder)
 }
 
 /// Takes the tmpfs of the demo at `target` out of this mount namespace.

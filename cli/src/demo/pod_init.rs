@@ -69,7 +69,7 @@ pub fn run(args: &Args, ui: &Ui) -> Result<Exit, Failure> {
 fn application_view() -> Result<(), Failure> {
     for (path, megabytes) in [("/run", 4), ("/tmp", 64)] {
         mounts::forget(path)?;
-        mounts::memory(path, megabytes)?;
+        mounts::memory_around_program(path, megabytes)?;
     }
     Ok(())
 }
