@@ -2,7 +2,8 @@
 //! outlive its test leaves. It makes no pod, file or configuration of its own.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Seek};
+use std::io::{self, BufRead, BufReader, Read, Seek, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -194,6 +195,43 @@ impl Mesh {
             }
         }
         Ok(())
+    }
+
+    /// A section of the administration socket of `pod`'s sidecar: `status`, `policy`, `issuers`, ...
+    ///
+    /// # Errors
+    /// The sidecar does not answer.
+    pub fn admin(&self, pod: &str, section: &str) -> Result<Value, String> {
+        let path = self.file(format!("pods/{pod}/admin.sock"));
+        let failed = |e: io::Error| format!("{}: {e}", path.display());
+        let mut socket = UnixStream::connect(&path).map_err(failed)?;
+        socket
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .map_err(failed)?;
+        let request = format!("GET /{section} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n");
+        socket.write_all(request.as_bytes()).map_err(failed)?;
+        let answer = io::read_to_string(socket).map_err(failed)?;
+        let body = answer
+            .split_once("\r\n\r\n")
+            .map(|(_, body)| body)
+            .unwrap_or_default();
+        serde_json::from_str(body).map_err(|e| format!("{e}: {answer}"))
+    }
+
+    /// Puts `text` in the place of a file of the mesh, whole or not at all, as deployment tools do.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn put(&self, path: &str, text: &str) -> Result<(), String> {
+        let path = self.file(path);
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default();
+        let aside = path.with_file_name(format!(".{name}.new"));
+        fs::write(&aside, text)
+            .and_then(|()| fs::rename(&aside, &path))
+            .map_err(|e| format!("{}: {e}", path.display()))
     }
 
     /// What a part wrote besides its records: a sidecar's own events, an application's errors.

@@ -4,12 +4,9 @@
 #![cfg(test)]
 
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use hopguard_tests::{Guard, Load, Mesh, Options, eventually, folder};
+use hopguard_tests::{Load, Mesh, Options, Probe, eventually, folder};
 use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -143,26 +140,19 @@ fn svids_rotate_under_load_and_no_request_is_lost() {
 #[test]
 fn what_stays_open_is_cut_before_the_peers_svid_ends_and_told() {
     let mesh = mesh("6s");
-    let this = std::env::current_exe().unwrap();
-    let line = [
-        this.to_str().unwrap(),
-        "--ignored",
-        "--exact",
-        "hold_a_connection_open",
-        "--nocapture",
-    ];
-    let mut client = mesh.command("orders", &line);
-    let mut client = Guard(client.stdout(Stdio::piped()).spawn().unwrap());
-    let mut said = String::new();
-    client.0.stdout.take().unwrap().read_to_string(&mut said).unwrap();
-    assert!(said.contains("reset after talking"), "{said}");
+    let held = Probe::start(&mesh, "orders", &["--hold", "payments:9090"]).unwrap();
+    // An end in order would say that nothing is missing.
+    held.until("reset", PATIENCE).unwrap();
+    assert_eq!(held.seen()[0].answer, "open");
 
-    for (pod, close) in [("payments", "inbound"), ("orders", "outbound")] {
+    for (pod, direction) in [("payments", "inbound"), ("orders", "outbound")] {
         let record = eventually(PATIENCE, || {
             let records = mesh.records(pod);
             records
                 .into_iter()
-                .find(|record| record["direction"] == close && record["tcp"]["bytes_out"].as_u64() > Some(0))
+                .find(|record| {
+                    record["direction"] == direction && record["tcp"]["bytes_out"].as_u64() > Some(0)
+                })
                 .ok_or_else(|| mesh.log(pod))
         })
         .unwrap();
@@ -170,36 +160,6 @@ fn what_stays_open_is_cut_before_the_peers_svid_ends_and_told() {
         assert_eq!(record["decision"]["verdict"], "allow", "{record}");
         assert_eq!(proven(&mesh, pod, "connection").1.len(), 1);
     }
-}
-
-/// Talks to the ledger, which greets and echoes, until the connection ends.
-#[test]
-#[ignore = "not a test: runs in a pod, for the test above"]
-fn hold_a_connection_open() {
-    let mut stream = TcpStream::connect("payments:9090").unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let mut greeting = [0; "hello from payments\n".len()];
-    stream.read_exact(&mut greeting).unwrap();
-    let began = Instant::now();
-    let mut rounds = 0;
-    let error = loop {
-        let mut echo = [0; 4];
-        match stream
-            .write_all(b"ping")
-            .and_then(|()| stream.read_exact(&mut echo))
-        {
-            Ok(()) => rounds += 1,
-            Err(error) => break error,
-        }
-        std::thread::park_timeout(Duration::from_millis(20));
-    };
-    assert!(rounds > 0 && began.elapsed() < PATIENCE, "{error}");
-    let how = match error.kind() {
-        std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe => "reset",
-        // An end in order would say that nothing is missing.
-        _ => "ended otherwise",
-    };
-    println!("{how} after talking {rounds} times: {error}");
 }
 
 #[test]

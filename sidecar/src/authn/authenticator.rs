@@ -18,7 +18,7 @@ use super::http::Client;
 use super::issuer::{self, Issuer, SourceId};
 use super::options::{AuthnOptions, IssuerOptions};
 use super::provider::Provider;
-use super::source::{Held, KeySource};
+use super::source::{Held, KeySource, Trigger};
 use super::status::IssuerStatus;
 use super::trust::Roots;
 use super::unix;
@@ -48,6 +48,27 @@ struct Issuers {
     order: Vec<(SourceId, Arc<Issuer>)>,
 }
 
+/// Issuers that were found usable and are not in force yet.
+pub struct Prepared {
+    issuers: Issuers,
+    /// Nobody has asked them for keys so far.
+    untried: Vec<Arc<KeySource>>,
+}
+
+impl Prepared {
+    /// Gets the keys of sources that are new, for at most `patience`, so that no token must be turned away for want of them
+    /// once this is in force. What does not come in that time comes later.
+    pub async fn with_keys(&self, patience: Duration) {
+        let now = SystemTime::now();
+        let mut fetching = JoinSet::new();
+        for source in self.untried.iter().map(Arc::clone) {
+            fetching.spawn(async move { source.refresh(Trigger::Due, now).await });
+        }
+        // Dropped, the fetches end.
+        let _late = tokio::time::timeout(patience, fetching.join_all()).await;
+    }
+}
+
 impl Authenticator {
     /// Makes an authenticator for these issuers; [`Self::run`] gets their keys.
     ///
@@ -73,7 +94,15 @@ impl Authenticator {
     /// # Errors
     /// [`AuthnError`] when an issuer cannot be used as configured.
     pub fn reconfigure(&self, issuers: Vec<IssuerOptions>) -> Result<(), AuthnError> {
-        let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.commit(self.prepare(issuers)?);
+        Ok(())
+    }
+
+    /// Checks these issuers, and makes them ready for [`Self::commit`]; what is in force stays so.
+    ///
+    /// # Errors
+    /// As [`Self::reconfigure`].
+    pub fn prepare(&self, issuers: Vec<IssuerOptions>) -> Result<Prepared, AuthnError> {
         let old = self.issuers.load_full();
         let mut roots = Roots::default();
         let mut new = Issuers::default();
@@ -94,6 +123,20 @@ impl Authenticator {
             new.by_name.insert(issuer.issuer.to_string(), Arc::clone(&issuer));
             new.order.push((id, issuer));
         }
+        let sources = new.order.iter().map(|(_, issuer)| &issuer.source);
+        let known =
+            |source: &Arc<KeySource>| old.order.iter().any(|(_, had)| Arc::ptr_eq(&had.source, source));
+        Ok(Prepared {
+            untried: sources.filter(|source| !known(source)).map(Arc::clone).collect(),
+            issuers: new,
+        })
+    }
+
+    /// Puts what was prepared in force.
+    pub fn commit(&self, prepared: Prepared) {
+        let new = prepared.issuers;
+        let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = self.issuers.load_full();
         let kept = |issuer: &Arc<Issuer>| new.order.iter().any(|(_, now)| Arc::ptr_eq(now, issuer));
         let gone: Vec<_> = old.order.iter().filter(|(_, issuer)| !kept(issuer)).collect();
         let changed = !gone.is_empty() || new.order.len() != old.order.len();
@@ -109,7 +152,6 @@ impl Authenticator {
             self.generations.announce();
         }
         self.sources.send_replace(sources);
-        Ok(())
     }
 
     /// The issuer for these options: the same as before if nothing changed, else a new one, with the keys of before if
@@ -296,7 +338,7 @@ impl Authenticator {
         if issuer.since != user.generation {
             let detail = "the token's issuer has been configured anew since it was verified".to_owned();
             return Err(Rejection::Invalid {
-                reason: "issuer_changed",
+                reason: ISSUER_CHANGED,
                 detail,
             });
         }
@@ -371,6 +413,10 @@ impl Authenticator {
         counters
     }
 }
+
+/// The reason of a user that was verified under another configuration of its issuer than the one in force: its token would
+/// be judged anew, and may well be good.
+pub const ISSUER_CHANGED: &str = "issuer_changed";
 
 fn unknown_issuer() -> Rejection {
     Rejection::Invalid {

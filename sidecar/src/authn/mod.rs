@@ -30,7 +30,7 @@ mod tests;
 mod trust;
 mod user;
 
-pub use authenticator::Authenticator;
+pub use authenticator::{Authenticator, ISSUER_CHANGED, Prepared};
 pub use counts::{Counters, FetchCount, TokenCount};
 pub use error::{AuthnError, Blame, FetchError, FetchFault, Rejection};
 pub use hopguard_jose::{Algorithm, Thumbprint};

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::inbound::principal;
 use super::tell::millis;
 use super::{Context, Secured};
-use crate::authn::{ClaimValue, Rejection, VerifiedUser};
+use crate::authn::{ClaimValue, ISSUER_CHANGED, Rejection, VerifiedUser};
 use crate::authz::{self, Decision, Facts, HttpFacts, Reason, What};
 use crate::observe::{TraceParent, decision_id};
 use crate::request::{Bearer, Head};
@@ -89,7 +89,48 @@ pub(super) struct No {
     pub(super) extra: Vec<(&'static str, String)>,
 }
 
+/// The user that something open was decided for, and the token that proved it.
+pub(super) struct User<'a> {
+    pub(super) verified: Arc<VerifiedUser>,
+    pub(super) token: &'a str,
+}
+
+impl User<'_> {
+    /// What the token proves today: nothing when its key or its issuer is gone, and possibly something else when its
+    /// issuer was configured anew.
+    pub(super) async fn proven_again(&self, ctx: &Context, now: SystemTime) -> Option<Arc<VerifiedUser>> {
+        match ctx.authn.recheck(&self.verified, now) {
+            Ok(()) => Some(Arc::clone(&self.verified)),
+            Err(Rejection::Invalid {
+                reason: ISSUER_CHANGED,
+                ..
+            }) => ctx.authn.verify(self.token, now).await.ok(),
+            Err(_) => None,
+        }
+    }
+}
+
+impl Asked<'_> {
+    /// The user of this request, as it was read.
+    pub(super) fn user<'b>(&'b self, read: &Read) -> Option<User<'b>> {
+        let verified = read.verified.clone()?;
+        match self.head.bearer() {
+            Bearer::Token(token) => Some(User { verified, token }),
+            Bearer::Absent | Bearer::Bad(_) => None,
+        }
+    }
+}
+
 pub(super) async fn read(ctx: &Context, asked: &Asked<'_>, snapshot: &Snapshot) -> Result<Read, No> {
+    if !asked.secured.still_admitted(ctx) {
+        let detail = "the port is not declared any more, or takes no such connection any more".to_owned();
+        return Err(No {
+            status: 403,
+            code: "port_changed",
+            detail,
+            extra: vec![],
+        });
+    }
     if !asked.secured.still_trusted(snapshot, asked.at) {
         let detail = "the peer's certificate is not trusted any more, or our own identity is gone".to_owned();
         return Err(No {
@@ -251,7 +292,7 @@ pub(super) fn at_seconds(seconds: i64) -> SystemTime {
 }
 
 /// The user as policies see it.
-fn as_user(user: &VerifiedUser) -> authz::User {
+pub(super) fn as_user(user: &VerifiedUser) -> authz::User {
     authz::User {
         alias: user.alias.to_string(),
         issuer: user.issuer.to_string(),

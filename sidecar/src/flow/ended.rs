@@ -2,10 +2,9 @@
 
 use std::time::SystemTime;
 
-use super::caller::at_seconds;
+use super::caller::{User, as_user, at_seconds};
 use super::{Context, Secured, time_until};
-use crate::authn::VerifiedUser;
-use crate::authz::{Decision, Verdict};
+use crate::authz::{self, Decision, Verdict};
 use crate::snapshot::Snapshot;
 
 /// Why something open is ended.
@@ -18,6 +17,10 @@ pub(super) enum End {
     Revoked,
     /// Under the bundles or the identity of now the peer would not be let in.
     Distrusted,
+    /// The port is not declared any more, or not for a peer like this.
+    PortChanged,
+    /// The service that was called is not in the mesh any more, or must prove another identity.
+    NotExpected,
     /// Decided again after a change, it is denied.
     Denied(Box<Decision>),
 }
@@ -30,6 +33,8 @@ impl End {
             Self::Token => "token_expired",
             Self::Revoked => "token_revoked",
             Self::Distrusted => "peer_distrusted",
+            Self::PortChanged => "port_changed",
+            Self::NotExpected => "peer_not_expected",
             Self::Denied(_) => "denied_after_change",
         }
     }
@@ -40,7 +45,7 @@ pub(super) struct Bounds<'a> {
     /// The generation of the snapshot that it was decided on.
     pub(super) decided: u64,
     /// The user that it was decided for.
-    pub(super) user: Option<&'a VerifiedUser>,
+    pub(super) user: Option<User<'a>>,
 }
 
 /// Resolves when what was let in must end. `again` decides it on a snapshot as it was decided first.
@@ -48,11 +53,11 @@ pub(super) async fn ended(
     ctx: &Context,
     secured: &Secured,
     bounds: Bounds<'_>,
-    again: impl Fn(&Snapshot) -> Decision,
+    again: impl Fn(&Snapshot, Option<&authz::User>) -> Decision,
 ) -> End {
     let mut changes = ctx.current.changes();
     let Bounds { mut decided, user } = bounds;
-    let token = user.map(|user| at_seconds(user.exp));
+    let token = user.as_ref().map(|user| at_seconds(user.verified.exp));
     let hard = secured.validity.hard;
     let until = token.map_or(hard, |token| token.min(hard));
     loop {
@@ -60,15 +65,8 @@ pub(super) async fn ended(
         let snapshot = ctx.current.load();
         if snapshot.generation != decided {
             decided = snapshot.generation;
-            if !secured.still_trusted(&snapshot, SystemTime::now()) {
-                return End::Distrusted;
-            }
-            if user.is_some_and(|user| ctx.authn.recheck(user, SystemTime::now()).is_err()) {
-                return End::Revoked;
-            }
-            let decision = again(&snapshot);
-            if decision.verdict == Verdict::Deny {
-                return End::Denied(Box::new(decision));
+            if let Some(end) = changed(ctx, secured, user.as_ref(), (&snapshot, &again)).await {
+                return end;
             }
         }
         tokio::select! {
@@ -81,4 +79,30 @@ pub(super) async fn ended(
             }
         }
     }
+}
+
+/// Why it would not be let in under `snapshot`.
+async fn changed(
+    ctx: &Context,
+    secured: &Secured,
+    user: Option<&User<'_>>,
+    (snapshot, again): (&Snapshot, impl Fn(&Snapshot, Option<&authz::User>) -> Decision),
+) -> Option<End> {
+    let now = SystemTime::now();
+    if !secured.still_admitted(ctx) {
+        return Some(End::PortChanged);
+    }
+    if !secured.still_trusted(snapshot, now) {
+        return Some(End::Distrusted);
+    }
+    let user = match user {
+        None => None,
+        // As its issuer is configured now, the same token may prove something else.
+        Some(user) => match user.proven_again(ctx, now).await {
+            Some(verified) => Some(as_user(&verified)),
+            None => return Some(End::Revoked),
+        },
+    };
+    let decision = again(snapshot, user.as_ref());
+    (decision.verdict == Verdict::Deny).then(|| End::Denied(Box::new(decision)))
 }

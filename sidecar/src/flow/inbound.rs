@@ -10,10 +10,10 @@ use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor};
 
-use super::ended::{Bounds, ended};
+use super::ended::{Bounds, End, ended};
 use super::tell::{Story, Told};
 use super::{Abort, Context, Secured, Trust, Validity, Via, request};
-use crate::authz::{Decision, Facts, Principal, Verdict, What};
+use crate::authz::{self, Decision, Facts, Principal, Verdict, What};
 use crate::detect::{Detected, Prefixed, Protocol, detect};
 use crate::forward::{Progress, abort, connect_app, copy_both};
 use crate::intercept::{accepted, canonical};
@@ -410,7 +410,7 @@ where
 {
     let progress = Progress::default();
     let open = ctx.open(Direction::Inbound, "opaque", secured.proven());
-    let again = |snapshot: &Snapshot| connect_decision(snapshot, secured);
+    let again = |snapshot: &Snapshot, _: Option<&authz::User>| connect_decision(snapshot, secured);
     let bounds = Bounds {
         decided: moving.decided,
         user: None,
@@ -432,7 +432,11 @@ where
         end = ended(ctx, secured, bounds, again) => {
             moving.stream.abort();
             abort(&moving.app);
-            Told::cut(&end, &progress)
+            let told = Told::cut(&end, &progress);
+            if let End::Denied(decision) = end {
+                moving.decision = *decision;
+            }
+            told
         }
     };
     let (received, sent) = progress.counts();

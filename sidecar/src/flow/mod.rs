@@ -7,6 +7,7 @@ mod inbound;
 mod outbound;
 mod request;
 mod tell;
+mod tell_request;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -27,7 +28,7 @@ use crate::forward::abort;
 use crate::observe::{Direction, Journal, Kind, Metrics, Proven, Record, UserLog};
 use crate::request::Limits;
 use crate::runtime::Drain;
-use crate::services::{Port, Resolver};
+use crate::services::{Mode, Port, Resolver};
 use crate::snapshot::{Current, Snapshot};
 use crate::tls::{MeshTls, Peer};
 use crate::tunnel::{Pool, TunnelStream, valid_until, winding_down};
@@ -221,6 +222,19 @@ impl Secured {
             // Without an identity of our own there is no mesh traffic; without a chain nothing can be proven again.
             _ => false,
         }
+    }
+
+    /// Whether the port is still declared, for the same protocol and for a peer like this. Costs a look-up.
+    fn still_admitted(&self, ctx: &Context) -> bool {
+        let Some(port) = ctx.own_port(self.port.port) else {
+            return false;
+        };
+        let mode = match (&self.peer, self.via) {
+            (Some(_), _) => true,
+            (None, Via::Plaintext) => port.mode != Mode::Strict,
+            (None, _) => port.mode == Mode::Public,
+        };
+        mode && port.protocol == self.port.protocol
     }
 
     /// What was proven of the peer, for metrics.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
+use spiffe::SpiffeId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -134,7 +135,7 @@ async fn to_peer(ctx: &Arc<Context>, story: Story, stream: TcpStream, found: Fou
         ],
     };
     match open(ctx, &tls, &target).await {
-        Ok(opened) => tunnelled(ctx, story, stream, opened).await,
+        Ok(opened) => tunnelled(ctx, story, stream, (opened, &found)).await,
         Err(error) => {
             let (status, reason) = answer_for(&error);
             let detail = error.to_string();
@@ -173,7 +174,12 @@ fn answer_for(error: &TunnelError) -> (u16, &'static str) {
     (status, error.label())
 }
 
-async fn tunnelled(ctx: &Arc<Context>, story: Story, mut stream: TcpStream, mut opened: Opened) {
+async fn tunnelled(
+    ctx: &Arc<Context>,
+    story: Story,
+    mut stream: TcpStream,
+    (mut opened, found): (Opened, &Found),
+) {
     let story = story.peer(&opened.peer, &opened.session);
     let progress = Progress::default();
     let open = ctx.open(Direction::Outbound, "hbone", Proven::Workload);
@@ -192,6 +198,10 @@ async fn tunnelled(ctx: &Arc<Context>, story: Story, mut stream: TcpStream, mut 
             abort(&stream);
             Told::cut(&End::Distrusted, &progress)
         }
+        () = no_longer_expected(ctx, found, &opened.peer.id) => {
+            abort(&stream);
+            Told::cut(&End::NotExpected, &progress)
+        }
     };
     let (sent, received) = progress.counts();
     open.carried(sent, received);
@@ -203,6 +213,21 @@ async fn identity_lost(ctx: &Context) {
     let mut changes = ctx.current.changes();
     while ctx.current.load().tls.is_ok() {
         if changes.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Resolves when the service that was called is not in the mesh any more, or must prove another identity than the one that
+/// the connection goes to. Where its names lead by now does not matter: the peer is still who it was.
+async fn no_longer_expected(ctx: &Context, called: &Found, peer: &SpiffeId) {
+    let mut changes = ctx.services.changes();
+    loop {
+        let table = ctx.services.table();
+        let expected = table.by_name(&called.service.name).is_some_and(|service| {
+            service.spiffe_ids.contains(peer) && service.port(called.port.port).is_some()
+        });
+        if !expected || changes.changed().await.is_err() {
             return;
         }
     }

@@ -9,9 +9,9 @@ use tokio::net::TcpStream;
 
 use super::caller::{Allowed, Asked, No, denial, read, rewritten};
 use super::ended::{Bounds, End, ended};
-use super::tell::{Out, RequestStory};
+use super::tell_request::{Out, RequestStory};
 use super::{Abort, Context, Secured, time_until};
-use crate::authz::Verdict;
+use crate::authz::{self, Verdict};
 use crate::forward::http1::{
     Exchange, HeadFailure, HeadTimes, Outgoing, Times, discard_body, exchange, finish, read_head,
 };
@@ -218,16 +218,13 @@ where
     async fn forwarded(&mut self, asked: &Asked<'_>, allowed: &Allowed) -> Result<Exchange, Unforwarded> {
         let (ctx, secured) = (self.ctx, self.secured);
         let bytes = rewritten(asked, allowed);
-        let again = |snapshot: &Snapshot| {
-            snapshot.policies.decide(&asked.facts(
-                SystemTime::now(),
-                allowed.read.user.as_ref(),
-                &allowed.read.headers,
-            ))
+        let again = |snapshot: &Snapshot, user: Option<&authz::User>| {
+            let facts = asked.facts(SystemTime::now(), user, &allowed.read.headers);
+            snapshot.policies.decide(&facts)
         };
         let bounds = Bounds {
             decided: allowed.snapshot.generation,
-            user: allowed.read.verified.as_deref(),
+            user: asked.user(&allowed.read),
         };
         let close = || ctx.drain.has_begun() || SystemTime::now() >= secured.validity.soft;
         let progress = Progress::default();

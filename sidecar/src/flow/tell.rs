@@ -1,22 +1,18 @@
-//! What is told of a connection or a request when it ends: what the stages learned enters, one record and its metrics
+//! What is told of a connection when it ends: what the stages learned enters, one record and its metrics
 //! leave. It decides nothing.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
-use super::caller::No;
 use super::ended::End;
 use super::{Context, Secured, Via};
-use crate::authn::VerifiedUser;
 use crate::authz::{self, Verdict};
-use crate::forward::http1::Exchange;
 use crate::forward::{Copied, Progress};
 use crate::observe::{
-    Decision, DecisionLabels, Destination, Direction, Http, Kind, Label, Need, Proven, Record, RequestLabels,
-    RequestMeter, Source, Tcp, Text, Timing, Tls, TraceParent, User, decision_id,
+    Decision, DecisionLabels, Destination, Direction, Kind, Label, Need, Proven, Record, Source, Tcp, Text,
+    Timing, Tls, TraceParent, decision_id,
 };
-use crate::request::{Head, Refusal, Version};
 use crate::snapshot::Snapshot;
 use crate::tls::{Peer, Session};
 use spiffe::SpiffeId;
@@ -235,7 +231,7 @@ fn ended_as(record: &mut Record, told: &Told) {
 }
 
 /// Ourselves as the destination of what comes in.
-fn own_side(ctx: &Context) -> Destination {
+pub(super) fn own_side(ctx: &Context) -> Destination {
     let own = ctx
         .current
         .load()
@@ -250,7 +246,7 @@ fn own_side(ctx: &Context) -> Destination {
     }
 }
 
-fn source(secured: &Secured) -> Source {
+pub(super) fn source(secured: &Secured) -> Source {
     let addr = secured.src.to_string();
     secured.peer.as_ref().map_or_else(
         || Source::plain(addr.clone()),
@@ -258,7 +254,7 @@ fn source(secured: &Secured) -> Source {
     )
 }
 
-fn protection(secured: &Secured) -> Option<Tls> {
+pub(super) fn protection(secured: &Secured) -> Option<Tls> {
     let (version, kx) = secured.tls?;
     let mode = match secured.via {
         Via::Hbone => "hbone",
@@ -273,7 +269,7 @@ fn protection(secured: &Secured) -> Option<Tls> {
     })
 }
 
-fn undecided(verdict: &'static str, reason: &'static str, snapshot: &Snapshot) -> Decision {
+pub(super) fn undecided(verdict: &'static str, reason: &'static str, snapshot: &Snapshot) -> Decision {
     Decision {
         verdict,
         reason,
@@ -285,7 +281,7 @@ fn undecided(verdict: &'static str, reason: &'static str, snapshot: &Snapshot) -
     }
 }
 
-fn as_decided(decision: &authz::Decision, snapshot: &Snapshot) -> Decision {
+pub(super) fn as_decided(decision: &authz::Decision, snapshot: &Snapshot) -> Decision {
     let texts = |ids: &[Arc<str>]| ids.iter().map(|id| Text::from(id.to_string())).collect();
     Decision {
         verdict: if decision.verdict == Verdict::Allow {
@@ -303,190 +299,6 @@ fn as_decided(decision: &authz::Decision, snapshot: &Snapshot) -> Decision {
         policy_version: Text::from(snapshot.policies.version().to_owned()),
         errors: decision.errors,
     }
-}
-
-/// One request, as far as it is known.
-pub(super) struct RequestStory {
-    record: Record,
-    started: Instant,
-}
-
-impl RequestStory {
-    /// A request whose head could not be read.
-    pub(super) fn unread(ctx: &Context, secured: &Secured) -> Self {
-        Self::new(ctx, secured, TraceParent::fresh(), Instant::now())
-    }
-
-    /// A request that was read.
-    pub(super) fn of(ctx: &Context, secured: &Secured, asked: (&Head, &TraceParent, Instant)) -> Self {
-        let (head, trace, started) = asked;
-        let mut story = Self::new(ctx, secured, *trace, started);
-        story.record.http = Some(Http {
-            method: Text::from(head.method.clone()),
-            route: None,
-            path: Some(Text::from(head.path.clone())),
-            host: Some(Text::from(head.host.clone())),
-            status: None,
-            proto: if head.version == Version::H10 {
-                "HTTP/1.0"
-            } else {
-                "HTTP/1.1"
-            },
-            req_bytes: 0,
-            resp_bytes: 0,
-        });
-        story
-    }
-
-    fn new(ctx: &Context, secured: &Secured, trace: TraceParent, started: Instant) -> Self {
-        let mut record = Record::new(Kind::Request, Direction::Inbound, "", source(secured));
-        let addr = Some(Text::from(secured.app.to_string()));
-        record.dst = Destination {
-            addr,
-            port: Some(secured.port.port),
-            ..own_side(ctx)
-        };
-        (record.trace, record.tls) = (Some(trace), protection(secured));
-        record.identity_state = Proven::of(secured.peer.is_some(), false);
-        Self { record, started }
-    }
-
-    pub(super) fn user(mut self, ctx: &Context, user: Option<&VerifiedUser>) -> Self {
-        let texts = |words: &[String]| words.iter().map(|word| Text::from(word.clone())).collect();
-        if let Some(user) = user {
-            self.record.identity_state = Proven::of(self.record.src.spiffe_id.is_some(), true);
-            self.record.user = ctx
-                .users
-                .name(&user.alias, &user.issuer, &user.subject)
-                .map(|name| User {
-                    name,
-                    acr: user.acr.clone().map(Text::from),
-                    amr: texts(&user.amr),
-                    scopes: texts(&user.scope),
-                    client_id: user.azp.clone().map(Text::from),
-                });
-        }
-        self
-    }
-
-    pub(super) fn decision(mut self, decision: &authz::Decision, snapshot: &Snapshot) -> Self {
-        self.record.decision = Some(as_decided(decision, snapshot));
-        if let (Some(http), Some(route)) = (&mut self.record.http, &decision.route) {
-            // A declared route stands for its paths, which may hold personal data.
-            http.route = Some(Text::from(route.to_string()));
-            http.path = None;
-        }
-        self
-    }
-
-    /// Times of the stages before the decision.
-    pub(super) fn stages(mut self, token: Duration, policy: Duration) -> Self {
-        self.record.timing.token = Some(token);
-        self.record.timing.policy = Some(policy);
-        self
-    }
-
-    /// The head was refused.
-    pub(super) fn head_refused(mut self, out: Out<'_>, refusal: &Refusal, id: &Arc<str>) {
-        self.record.http = Some(Http {
-            method: Text::from(""),
-            route: None,
-            path: None,
-            host: None,
-            status: Some(refusal.status),
-            proto: "HTTP/1.1",
-            req_bytes: 0,
-            resp_bytes: 0,
-        });
-        self.refused(out, (refusal.code, &refusal.detail), id);
-    }
-
-    /// Answered by us.
-    pub(super) fn answered(mut self, out: Out<'_>, no: &No, id: &Arc<str>) {
-        if let Some(http) = &mut self.record.http {
-            http.status = Some(no.status);
-        }
-        self.refused(out, (no.code, &no.detail), id);
-    }
-
-    fn refused(mut self, out: Out<'_>, why: (&'static str, &str), id: &Arc<str>) {
-        let (code, detail) = why;
-        let denied = self
-            .record
-            .decision
-            .as_ref()
-            .is_some_and(|decision| decision.verdict == "deny");
-        if self.record.decision.is_none() {
-            self.record.decision = Some(undecided("deny", code, &out.ctx.current.load()));
-        }
-        if !denied {
-            self.record.error = Some(code);
-            self.record.detail = Some(Text::from(detail.to_owned()));
-        }
-        self.end(out, id);
-    }
-
-    /// Answered by the application.
-    pub(super) fn exchanged(mut self, out: Out<'_>, exchange: &Exchange, id: &Arc<str>) {
-        if let Some(http) = &mut self.record.http {
-            http.status = exchange.status;
-            http.req_bytes = exchange.request_bytes;
-            http.resp_bytes = exchange.response_bytes;
-        }
-        self.record.timing.ttfb = exchange.ttfb;
-        if let Some(failure) = &exchange.failure {
-            self.record.error = Some(failure.label());
-            self.record.detail = Some(Text::from(failure.to_string()));
-        }
-        if exchange.upgraded {
-            self.record.flags.push("upgraded");
-        }
-        self.end(out, id);
-    }
-
-    /// Ended by us in its middle.
-    pub(super) fn cut(mut self, out: Out<'_>, end: &End, id: &Arc<str>) {
-        self.record.error = Some(end.label());
-        if let End::Denied(decision) = end {
-            self.record.decision = Some(as_decided(decision, &out.ctx.current.load()));
-        }
-        self.end(out, id);
-    }
-
-    fn end(mut self, out: Out<'_>, id: &Arc<str>) {
-        let total = self.started.elapsed();
-        self.record.request_id = Text::from(Arc::clone(id));
-        self.record.timing.total = Some(total);
-        out.meter.finished(&self.request_labels(), total);
-        if let Some(decision) = &self.record.decision {
-            out.meter.decided(&decision_labels(&self.record, decision));
-        }
-        out.ctx.tell(self.record);
-    }
-
-    fn request_labels(&self) -> RequestLabels {
-        let http = self.record.http.as_ref();
-        let label = |text: Option<&Text>| {
-            text.map_or(Label::fixed(""), |text| {
-                Label::from(Arc::<str>::from(text.as_str()))
-            })
-        };
-        RequestLabels {
-            method: label(http.map(|http| &http.method)),
-            status: http.and_then(|http| http.status).unwrap_or(0),
-            error: Label::fixed(self.record.error.unwrap_or("")),
-            route: label(http.and_then(|http| http.route.as_ref())),
-            proven: self.record.identity_state,
-        }
-    }
-}
-
-/// Where records and counts of a request go.
-pub(super) struct Out<'a> {
-    /// The journal is here.
-    pub(super) ctx: &'a Context,
-    /// The connection's meter.
-    pub(super) meter: &'a mut RequestMeter,
 }
 
 /// The labels under which a decision is counted.

@@ -158,13 +158,14 @@ pub(super) fn policies(sidecar: &Sidecar, mesh: &Mesh) -> Result<Arc<Policies>, 
     }
 }
 
+/// As the problems of other files are told: the hint is marked as one.
 fn lines(problems: &[PolicyProblem]) -> String {
-    let told: Vec<String> = problems
-        .iter()
-        .map(|problem| match &problem.hint {
+    let line = |problem: &PolicyProblem| {
+        let mut problem = problem.clone();
+        match problem.hint.take() {
             Some(hint) => format!("{problem} (hint: {hint})"),
             None => problem.to_string(),
-        })
-        .collect();
-    told.join("\n")
+        }
+    };
+    problems.iter().map(line).collect::<Vec<_>>().join("\n")
 }

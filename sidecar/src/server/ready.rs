@@ -59,8 +59,12 @@ impl State {
         notes.files_good = true;
     }
 
-    pub(super) fn files_refused(&self, trouble: String) {
-        self.notes().refused = Some(trouble);
+    /// Notes why a set was refused; whether that is news.
+    pub(super) fn files_refused(&self, trouble: &str) -> bool {
+        let mut notes = self.notes();
+        let news = notes.refused.as_deref() != Some(trouble);
+        notes.refused = Some(trouble.to_owned());
+        news
     }
 
     pub(super) fn refused(&self) -> bool {
@@ -197,10 +201,13 @@ impl AdminState for State {
                 None => reasons.push("the redirect has not been seen yet".to_owned()),
             }
         }
-        Readiness {
-            ready: reasons.is_empty(),
-            reasons,
+        let ready = reasons.is_empty();
+        if notes.files_good && notes.refused.is_some() {
+            // Everyone may ask for readiness; what stands in the files is for the log and the administration socket.
+            reasons
+                .push("changed files were refused, and the ones before are in force: see the log".to_owned());
         }
+        Readiness { ready, reasons }
     }
 }
 

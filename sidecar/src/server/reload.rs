@@ -15,13 +15,16 @@ use super::ready::State;
 
 /// Time between two looks. Two that agree make a change, so that a file in the middle of being written is not taken for whole.
 const LOOK: Duration = Duration::from_millis(200);
+/// How long a good set waits for the keys of issuers that are new in it.
+const KEYS: Duration = Duration::from_millis(500);
 /// After a refused set the files are looked at afresh this often even when nothing changed: what they refer to may have.
 const AGAIN: u32 = 50;
 
 /// Looks until the process ends.
 pub(super) async fn watch(state: Arc<State>) {
-    let mut in_force = fingerprint(&state).await;
-    let mut last = in_force.clone();
+    // What was read at the start may have changed before anyone looked: the first look compares contents.
+    let (mut in_force, mut first) = (None, true);
+    let mut last = fingerprint(&state).await;
     let mut looks_since_refusal = 0;
     loop {
         tokio::time::sleep(LOOK).await;
@@ -30,19 +33,26 @@ pub(super) async fn watch(state: Arc<State>) {
         last.clone_from(&now);
         looks_since_refusal += 1;
         let again = state.refused() && looks_since_refusal >= AGAIN;
-        if !settled || (now == in_force && !again) {
+        if !settled || (in_force.as_ref() == Some(&now) && !again) {
             continue;
         }
-        in_force = now;
-        looks_since_refusal = 0;
         let reloading = Arc::clone(&state);
         // Parsing and validating a large set takes long enough to hold up everything else on this thread.
         let loaded = spawn_blocking(move || load(&reloading)).await;
+        if fingerprint(&state).await != now {
+            // Written once more while it was read: what was read may be half of each.
+            continue;
+        }
+        in_force = Some(now);
+        looks_since_refusal = 0;
         match loaded {
-            Ok(Ok(set)) => apply(&state, set),
+            Ok(Ok(set)) if first && set.is_in_force(&state) => {}
+            Ok(Err(_)) if first && state.refused() => {}
+            Ok(Ok(set)) => apply(&state, set).await,
             Ok(Err(trouble)) => refuse(&state, trouble),
             Err(error) => refuse(&state, format!("loading failed: {error}")),
         }
+        first = false;
     }
 }
 
@@ -79,6 +89,13 @@ struct Set {
     policies: Arc<crate::authz::Policies>,
 }
 
+impl Set {
+    fn is_in_force(&self, state: &State) -> bool {
+        let snapshot = state.ctx.current.load();
+        snapshot.mesh.hash == self.mesh.hash && snapshot.policies.version() == self.policies.version()
+    }
+}
+
 fn load(state: &State) -> Result<Set, String> {
     let sidecar = &state.sidecar;
     let mesh = load_mesh(&sidecar.mesh).map_err(|problems| lines(&problems))?;
@@ -104,19 +121,18 @@ fn lines(problems: &[ConfigProblem]) -> String {
         .join("\n")
 }
 
-/// Puts a set in force: services and issuers first, each of which refuses without having changed anything.
-fn apply(state: &State, set: Set) {
+/// Puts a set in force, once everything in it was found usable.
+async fn apply(state: &State, set: Set) {
     let ctx = &state.ctx;
-    let before = Arc::clone(&ctx.current.load().mesh);
+    let issuers = match ctx.authn.prepare(set.mesh.issuer_options()) {
+        Ok(issuers) => issuers,
+        Err(error) => return refuse(state, format!("{}: {error}", state.sidecar.mesh.display())),
+    };
+    issuers.with_keys(KEYS).await;
     if let Err(error) = ctx.services.reconfigure(set.mesh.services()) {
         return refuse(state, format!("{}: {error}", state.sidecar.mesh.display()));
     }
-    if let Err(error) = ctx.authn.reconfigure(set.mesh.issuer_options()) {
-        if let Err(worse) = ctx.services.reconfigure(before.services()) {
-            tracing::error!(%worse, "the services of before could not be put back");
-        }
-        return refuse(state, format!("{}: {error}", state.sidecar.mesh.display()));
-    }
+    ctx.authn.commit(issuers);
     ctx.metrics
         .set_known(KnownWorkloads::new(set.mesh.known_workloads()));
     ctx.metrics.forget_issuers();
@@ -130,6 +146,7 @@ fn apply(state: &State, set: Set) {
 
 fn refuse(state: &State, trouble: String) {
     state.ctx.metrics.config_reloaded("files", "refused");
-    tracing::error!(%trouble, "changed files were refused; what was in force stays in force");
-    state.files_refused(trouble);
+    if state.files_refused(&trouble) {
+        tracing::error!(%trouble, "changed files were refused; what was in force stays in force");
+    }
 }
