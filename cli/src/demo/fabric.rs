@@ -47,7 +47,15 @@ fn pod_batch(pod: &Pod, families: Families) -> String {
         // Without duplicate address detection, or the address could not be used for a second.
         let _in_memory = writeln!(batch, "addr add {}/64 dev eth0 nodad", pod.v6());
     }
-    batch + "link set eth0 up\n"
+    batch.push_str("link set eth0 up\n");
+    // As every real pod has one: what goes anywhere at all must meet the redirect, and readiness probes that it does.
+    if families.v4 {
+        batch.push_str("route add 0.0.0.0/0 dev eth0\n");
+    }
+    if families.v6 {
+        batch.push_str("route add ::/0 dev eth0\n");
+    }
+    batch
 }
 
 /// The kernel gives the loopback both families; the one that the demo shall not have is taken away.
@@ -112,12 +120,12 @@ mod tests {
         let six = pod_batch(web, Families { v4: false, v6: true });
         assert_eq!(
             six,
-            "link set lo up\naddr del 127.0.0.1/8 dev lo\naddr add fd77::11/64 dev eth0 nodad\nlink set eth0 up\n"
+            "link set lo up\naddr del 127.0.0.1/8 dev lo\naddr add fd77::11/64 dev eth0 nodad\nlink set eth0 up\nroute add ::/0 dev eth0\n"
         );
         let four = pod_batch(web, Families { v4: true, v6: false });
         assert_eq!(
             four,
-            "link set lo up\naddr add 10.77.0.11/24 dev eth0\nlink set eth0 up\n"
+            "link set lo up\naddr add 10.77.0.11/24 dev eth0\nlink set eth0 up\nroute add 0.0.0.0/0 dev eth0\n"
         );
     }
 }
