@@ -309,6 +309,8 @@ fn half_a_file_is_never_in_force() {
     let mut fair_rounds = 0;
     for round in 0..12 {
         let (before, seen) = (version(), probe.seen().len());
+        // The round before ended with a look of the sidecar: this one begins at another time after it.
+        std::thread::park_timeout(Duration::from_millis(round * 17));
         let mut file = fs::File::create(&path).unwrap();
         file.write_all(first.as_bytes()).unwrap();
         let began = Instant::now();
