@@ -25,6 +25,8 @@ const MAX_MESSAGE: usize = 4 << 20;
 const FIRST_MESSAGE: Duration = Duration::from_secs(30);
 /// A stream that lived this long and ended is opened again without a wait.
 const SETTLED: Duration = Duration::from_secs(1);
+/// With less than this left of the SVID the next one is asked for more often.
+const URGENT: Duration = Duration::from_secs(60);
 /// The longest wait between two looks at the clock for an SVID that nobody renews.
 const CLOCK_CHECK: Duration = Duration::from_secs(10);
 
@@ -102,6 +104,8 @@ pub async fn fetch(endpoint: &str, limit: Duration) -> Result<Vec<Fetched>, Iden
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pace {
     pub(super) unavailable: Backoff,
+    /// The same while traffic stands still for want of an identity, or soon will.
+    pub(super) urgent: Backoff,
     pub(super) denied: Backoff,
     /// After an answer that no retry can change, until someone upgrades the other side.
     pub(super) hopeless: Duration,
@@ -112,6 +116,7 @@ impl Default for Pace {
         let first = Duration::from_millis(250);
         Self {
             unavailable: Backoff::new(first, Duration::from_secs(10)),
+            urgent: Backoff::new(first, Duration::from_secs(1)),
             denied: Backoff::new(first, Duration::from_secs(5)),
             hopeless: Duration::from_secs(30),
         }
@@ -132,6 +137,7 @@ pub(super) async fn watch_at(
         endpoint,
         pace,
         held: None,
+        said: None,
         on,
     };
     loop {
@@ -147,6 +153,8 @@ struct Watcher<F> {
     endpoint: Endpoint,
     pace: Pace,
     held: Option<Arc<Identity>>,
+    /// Why nothing came the last time: the same is not said again.
+    said: Option<String>,
     on: F,
 }
 
@@ -186,7 +194,9 @@ impl<F: FnMut(IdentityState) + Send> Watcher<F> {
     /// Takes a message in, or says why it is discarded and keeps what is held.
     fn message(&mut self, raw: X509svidResponse) {
         self.pace.unavailable.reset();
+        self.pace.urgent.reset();
         self.pace.denied.reset();
+        self.said = None;
         let mut message = match Message::check(raw) {
             Ok(message) => message,
             Err(error) => return self.discarded(&error),
@@ -227,11 +237,14 @@ impl<F: FnMut(IdentityState) + Send> Watcher<F> {
         }
     }
 
-    /// Reports why there is still nothing; says nothing while something is held.
+    /// Reports why there is still nothing; says nothing while something is held, and nothing twice.
     fn wait_for(&mut self, reason: String) {
-        if self.held.is_none() {
-            (self.on)(IdentityState::Waiting { reason });
+        if self.held.is_none() && self.said.as_ref() != Some(&reason) {
+            (self.on)(IdentityState::Waiting {
+                reason: reason.clone(),
+            });
         }
+        self.said = Some(reason);
     }
 
     fn drop_expired(&mut self) {
@@ -259,15 +272,26 @@ impl<F: FnMut(IdentityState) + Send> Watcher<F> {
                 self.pace.hopeless
             }
             _ => {
-                tracing::warn!(error = %ended, kept = self.held.is_some(), "Workload API stream ended");
-                self.wait_for(ended.to_string());
+                let reason = ended.to_string();
+                if self.said.as_ref() != Some(&reason) {
+                    tracing::warn!(error = %ended, kept = self.held.is_some(), "Workload API stream ended");
+                }
+                self.wait_for(reason);
                 if lived >= SETTLED {
                     Duration::ZERO
+                } else if self.is_urgent(SystemTime::now()) {
+                    self.pace.urgent.next(dice())
                 } else {
                     self.pace.unavailable.next(dice())
                 }
             }
         }
+    }
+
+    fn is_urgent(&self, now: SystemTime) -> bool {
+        self.held
+            .as_ref()
+            .is_none_or(|held| held.not_after.duration_since(now).unwrap_or_default() < URGENT)
     }
 
     /// Waits, and drops what expires meanwhile.

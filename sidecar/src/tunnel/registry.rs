@@ -78,7 +78,8 @@ impl Registry {
 impl Living {
     /// Whether the tunnel lives on.
     fn recheck(&self, tls: &MeshTls, now: SystemTime) -> bool {
-        let Some(life) = self.life.upgrade() else {
+        // One that has ended by itself may still be held by the pool.
+        let Some(life) = self.life.upgrade().filter(|life| life.ended().is_none()) else {
             return false;
         };
         match tls.recheck_server(&self.chain, now) {

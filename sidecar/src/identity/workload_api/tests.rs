@@ -7,6 +7,7 @@ const SOON: Duration = Duration::from_secs(10);
 fn quick() -> Pace {
     Pace {
         unavailable: Backoff::new(Duration::from_millis(5), Duration::from_millis(20)),
+        urgent: Backoff::new(Duration::from_millis(5), Duration::from_millis(20)),
         denied: Backoff::new(Duration::from_millis(5), Duration::from_millis(20)),
         hopeless: Duration::from_millis(50),
     }
