@@ -3,6 +3,7 @@
 mod load;
 mod mesh;
 mod probe;
+mod svid;
 
 pub use load::{Counted, Load};
 pub use mesh::{Mesh, Options, output_within, succeeded};

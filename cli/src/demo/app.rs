@@ -45,6 +45,7 @@ struct App {
     requests: AtomicU64,
     connections: AtomicU64,
     sunk: AtomicU64,
+    greeted: AtomicU64,
 }
 
 /// Serves until told to end.
@@ -55,6 +56,7 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
         requests: AtomicU64::new(0),
         connections: AtomicU64::new(0),
         sunk: AtomicU64::new(0),
+        greeted: AtomicU64::new(0),
     });
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -69,7 +71,7 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
 
 async fn serve(app: Arc<App>, port: u16, opaque: u16) -> io::Result<()> {
     let raw = wire::listen(opaque).await?;
-    tokio::spawn(greet_and_echo(raw, app.name.clone()));
+    tokio::spawn(greet_and_echo(raw, Arc::clone(&app)));
     let listener = wire::listen(port).await?;
     loop {
         let (stream, _) = listener.accept().await?;
@@ -83,10 +85,11 @@ async fn serve(app: Arc<App>, port: u16, opaque: u16) -> io::Result<()> {
 }
 
 /// A protocol in which the server speaks first.
-async fn greet_and_echo(listener: TcpListener, name: String) -> io::Result<()> {
+async fn greet_and_echo(listener: TcpListener, app: Arc<App>) -> io::Result<()> {
     loop {
         let (mut stream, _) = listener.accept().await?;
-        let greeting = format!("hello from {name}\n");
+        app.greeted.fetch_add(1, Relaxed);
+        let greeting = format!("hello from {}\n", app.name);
         tokio::spawn(async move {
             stream.write_all(greeting.as_bytes()).await?;
             let (mut read, mut write) = stream.split();
@@ -168,6 +171,7 @@ impl App {
             "count": self.requests.load(Relaxed),
             "connections": self.connections.load(Relaxed),
             "sunk": self.sunk.load(Relaxed),
+            "greeted": self.greeted.load(Relaxed),
         })
     }
 
