@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
+use arc_swap::ArcSwapOption;
 use spiffe::SpiffeId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -22,47 +23,55 @@ use crate::services::Found;
 use crate::tls::MeshTls;
 use crate::tunnel::{Opened, Target, TunnelError};
 
-/// Hears that the redirect is in place: the sidecar connects, unmarked, to an address that nobody has, and the redirect
+/// Hears that the redirect is in place: the sidecar connects, unmarked, to an address that nobody means, and the redirect
 /// must bring that connection to its own listener.
 #[derive(Default)]
 pub struct Probe {
-    v4: AtomicBool,
-    v6: AtomicBool,
+    v4: Ear,
+    v6: Ear,
+}
+
+/// What is listened for in one family.
+#[derive(Default)]
+struct Ear {
+    target: ArcSwapOption<SocketAddr>,
+    heard: AtomicBool,
 }
 
 impl Probe {
+    /// The port of a probe: discard (RFC 863).
+    pub const PORT: u16 = 9;
     /// Documentation addresses (RFC 5737, RFC 3849): no packet to them is ever meant for anyone.
-    pub const V4: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 104)), 9);
+    pub const V4: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 104)), Self::PORT);
     /// See [`Probe::V4`].
     pub const V6: SocketAddr = SocketAddr::new(
         IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0x686f, 0x7067)),
-        9,
+        Self::PORT,
     );
 
-    /// Whether a probe of this family has arrived.
-    pub fn heard(&self, probe: SocketAddr) -> bool {
-        self.flag(probe).is_some_and(|flag| flag.load(Ordering::Acquire))
+    /// Listens for a connection to `target`, afresh.
+    pub fn listen_for(&self, target: SocketAddr) {
+        let ear = self.ear(target);
+        ear.target.store(Some(Arc::new(target)));
+        ear.heard.store(false, Ordering::Release);
     }
 
-    /// Forgets, so that the next probe counts afresh.
-    pub fn forget(&self, probe: SocketAddr) {
-        if let Some(flag) = self.flag(probe) {
-            flag.store(false, Ordering::Release);
-        }
+    /// Whether the connection that is listened for in the family of `target` has arrived.
+    pub fn heard(&self, target: SocketAddr) -> bool {
+        self.ear(target).heard.load(Ordering::Acquire)
     }
 
     fn hear(&self, original: SocketAddr) -> bool {
-        self.flag(original)
-            .map(|flag| flag.store(true, Ordering::Release))
-            .is_some()
+        let ear = self.ear(original);
+        let is_it = ear.target.load().as_deref() == Some(&original);
+        if is_it {
+            ear.heard.store(true, Ordering::Release);
+        }
+        is_it
     }
 
-    fn flag(&self, address: SocketAddr) -> Option<&AtomicBool> {
-        match address {
-            Self::V4 => Some(&self.v4),
-            Self::V6 => Some(&self.v6),
-            _ => None,
-        }
+    fn ear(&self, address: SocketAddr) -> &Ear {
+        if address.is_ipv4() { &self.v4 } else { &self.v6 }
     }
 }
 
@@ -323,10 +332,12 @@ mod tests {
     #[test]
     fn a_probe_is_heard_by_its_family_alone() {
         let probe = Probe::default();
+        assert!(!probe.hear(Probe::V4), "nobody listens for it yet");
+        probe.listen_for(Probe::V4);
         assert!(!probe.hear("192.0.2.104:10".parse().unwrap()));
         assert!(probe.hear(Probe::V4));
         assert!(probe.heard(Probe::V4) && !probe.heard(Probe::V6));
-        probe.forget(Probe::V4);
-        assert!(!probe.heard(Probe::V4));
+        probe.listen_for("10.0.0.254:9".parse().unwrap());
+        assert!(!probe.heard(Probe::V4) && !probe.hear(Probe::V4));
     }
 }

@@ -198,6 +198,51 @@ pub fn own_addresses() -> Vec<IpAddr> {
         .collect()
 }
 
+/// Addresses of others that this network namespace reaches without a router, made up from its own addresses and prefixes.
+/// Whether anyone has them is not known.
+pub fn neighbours() -> Vec<IpAddr> {
+    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else {
+        return Vec::new();
+    };
+    interfaces
+        .filter_map(|interface| {
+            let (address, mask) = (interface.address?, interface.netmask?);
+            let pair = match (address.as_sockaddr_in(), mask.as_sockaddr_in()) {
+                (Some(address), Some(mask)) => (address.ip().into(), mask.ip().into()),
+                _ => (
+                    address.as_sockaddr_in6()?.ip().into(),
+                    mask.as_sockaddr_in6()?.ip().into(),
+                ),
+            };
+            neighbour(pair.0, pair.1)
+        })
+        .collect()
+}
+
+/// One of the last host addresses of the prefix; `None` where there is no other, or none by this address alone.
+fn neighbour(own: IpAddr, mask: IpAddr) -> Option<IpAddr> {
+    match (own, mask) {
+        (IpAddr::V4(own), IpAddr::V4(mask)) if !own.is_loopback() => {
+            let (bits, mask) = (own.to_bits(), mask.to_bits());
+            [!1, !2, !0]
+                .iter()
+                .map(|host: &u32| (bits & mask) | (host & !mask))
+                .find(|other| *other != bits)
+                .map(|other| Ipv4Addr::from_bits(other).into())
+        }
+        // A link-local address says nothing without its interface.
+        (IpAddr::V6(own), IpAddr::V6(mask)) if !own.is_loopback() && !own.is_unicast_link_local() => {
+            let (bits, mask) = (own.to_bits(), mask.to_bits());
+            [0x686f_7067, 0x686f_7066]
+                .iter()
+                .map(|host: &u128| (bits & mask) | (host & !mask))
+                .find(|other| *other != bits)
+                .map(|other| Ipv6Addr::from_bits(other).into())
+        }
+        _ => None,
+    }
+}
+
 /// An address in its plain form: IPv4 in IPv6 clothing is the IPv4 address.
 pub fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
@@ -226,6 +271,24 @@ mod tests {
         assert!(is_here("127.0.0.1".parse().unwrap(), local));
         assert!(is_here("::1".parse().unwrap(), local));
         assert!(!is_here("203.0.113.9".parse().unwrap(), local));
+    }
+
+    #[test]
+    fn a_neighbour_is_another_in_the_same_prefix() {
+        let of = |own: &str, mask: &str| {
+            neighbour(own.parse().unwrap(), mask.parse().unwrap()).map(|address| address.to_string())
+        };
+        assert_eq!(of("10.77.0.12", "255.255.255.0").as_deref(), Some("10.77.0.254"));
+        assert_eq!(of("10.77.0.254", "255.255.255.0").as_deref(), Some("10.77.0.253"));
+        assert_eq!(of("10.0.0.1", "255.255.255.252").as_deref(), Some("10.0.0.2"));
+        assert_eq!(of("10.0.0.2", "255.255.255.252").as_deref(), Some("10.0.0.1"));
+        assert_eq!(of("10.0.0.0", "255.255.255.254").as_deref(), Some("10.0.0.1"));
+        assert_eq!(of("10.0.0.1", "255.255.255.255"), None);
+        assert_eq!(of("127.0.0.1", "255.0.0.0"), None);
+        let (prefix, host) = ("ffff:ffff:ffff:ffff::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff");
+        assert_eq!(of("fd77::12", prefix).as_deref(), Some("fd77::686f:7067"));
+        assert_eq!(of("fd77::12", host), None);
+        assert_eq!(of("fe80::1", prefix), None);
     }
 
     #[test]

@@ -1,12 +1,14 @@
-//! Whether the redirect is in place, found out by use: a connection without our mark, to an address that nobody has, must
+//! Whether the redirect is in place, found out by use: a connection without our mark, to an address that nobody means, must
 //! arrive at our own outbound listener. Until it does the sidecar is not ready, and says which family fails.
 
-use std::net::SocketAddr;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::dial::{DialOptions, connect};
 use crate::flow::{Context, Probe};
+use crate::intercept::neighbours;
 
 use super::ready::State;
 
@@ -24,8 +26,10 @@ const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Probes both families once.
 pub(super) async fn probe(ctx: &Arc<Context>) -> Redirect {
-    for (family, target) in [("IPv4", Probe::V4), ("IPv6", Probe::V6)] {
-        if !redirected(ctx, target).await {
+    for (family, nobody) in [("IPv4", Probe::V4), ("IPv6", Probe::V6)] {
+        if let Some(target) = reachable(nobody)
+            && !redirected(ctx, target).await
+        {
             return Redirect::Missing(family);
         }
     }
@@ -33,16 +37,13 @@ pub(super) async fn probe(ctx: &Arc<Context>) -> Redirect {
 }
 
 async fn redirected(ctx: &Arc<Context>, target: SocketAddr) -> bool {
-    ctx.probe.forget(target);
+    ctx.probe.listen_for(target);
     let unmarked = DialOptions {
         mark: None,
         timeout: PATIENCE,
     };
-    let connection = match connect(target, &unmarked).await {
-        Ok(connection) => connection,
-        // Without a route of this family the application cannot reach anything by it either.
-        Err(error) if no_route(&error) => return true,
-        Err(_) => return false,
+    let Ok(connection) = connect(target, &unmarked).await else {
+        return false;
     };
     let deadline = tokio::time::Instant::now() + PATIENCE;
     while !ctx.probe.heard(target) && tokio::time::Instant::now() < deadline {
@@ -52,12 +53,34 @@ async fn redirected(ctx: &Arc<Context>, target: SocketAddr) -> bool {
     ctx.probe.heard(target)
 }
 
-fn no_route(error: &std::io::Error) -> bool {
-    use std::io::ErrorKind::{AddrNotAvailable, HostUnreachable, NetworkUnreachable};
-    matches!(
-        error.kind(),
-        NetworkUnreachable | HostUnreachable | AddrNotAvailable
-    ) || error.raw_os_error() == Some(nix::errno::Errno::EAFNOSUPPORT as i32)
+/// Where a probe of this family goes: to an address that nobody has or, in a network without a way out, to one in a prefix
+/// of ours. `None` when the application, too, could reach nothing by this family.
+fn reachable(nobody: SocketAddr) -> Option<SocketAddr> {
+    let near = neighbours()
+        .into_iter()
+        .filter(|near| near.is_ipv4() == nobody.is_ipv4())
+        .map(|near| SocketAddr::new(near, Probe::PORT));
+    std::iter::once(nobody)
+        .chain(near)
+        .find(|target| has_route(*target))
+}
+
+/// Asks the kernel alone: a datagram socket that is connected sends nothing. (The failure of a TCP connection says less: a
+/// router that answers "no route" does so for packets that were not redirected.)
+fn has_route(target: SocketAddr) -> bool {
+    let any: IpAddr = if target.is_ipv4() {
+        Ipv4Addr::UNSPECIFIED.into()
+    } else {
+        Ipv6Addr::UNSPECIFIED.into()
+    };
+    match UdpSocket::bind((any, 0)) {
+        Ok(socket) => socket.connect(target).is_ok(),
+        // Without the family there is no route; what fails otherwise must not pass for that.
+        Err(error) => {
+            error.kind() != io::ErrorKind::AddrNotAvailable
+                && error.raw_os_error() != Some(nix::errno::Errno::EAFNOSUPPORT as i32)
+        }
+    }
 }
 
 /// Time between two rounds while the redirect is missing, and once it is in place.
