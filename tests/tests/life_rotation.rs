@@ -123,8 +123,8 @@ fn svids_rotate_under_load_and_no_request_is_lost() {
     })
     .unwrap();
 
-    // A renewal comes at half of 8 s, give or take.
-    let least = usize::try_from(seconds / 6).unwrap();
+    // A renewal comes at half of 12 s, give or take; the last one may be too late to be used.
+    let least = usize::try_from(seconds / 8).unwrap();
     assert!(
         inbound.len() >= least && outbound.len() >= least,
         "web's SVIDs ended at {inbound:?}, those of orders at {outbound:?}"

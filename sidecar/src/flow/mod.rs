@@ -157,8 +157,6 @@ enum Via {
 struct Validity {
     /// From here on answers ask the client to come again on a new connection.
     soft: SystemTime,
-    /// From here on an idle connection is closed.
-    idle: SystemTime,
     /// Here the rest is cut.
     hard: SystemTime,
 }
@@ -172,15 +170,20 @@ impl Validity {
         // As tunnels end: records are closed before the SVID's last moment, not at it.
         let hard = valid_until(ends, ends, now).max(now);
         let soft = winding_down(hard, now);
-        // Half of what is left is for clients that come with another request and are told, half for the last answers.
-        let idle = hard - hard.duration_since(soft).unwrap_or_default() / 2;
-        Self { soft, idle, hard }
+        Self { soft, hard }
+    }
+
+    /// From here on an idle connection is closed: the time before is for clients that come with another request and are
+    /// told, the time after for the last answers. `share`, from 0 to 1, spreads the connections of one tunnel, so that
+    /// they neither close nor come back all at once.
+    fn idle(&self, share: f64) -> SystemTime {
+        let notice = self.hard.duration_since(self.soft).unwrap_or_default();
+        self.soft + notice.mul_f64(0.4 + 0.2 * share.clamp(0.0, 1.0))
     }
 
     fn unlimited(now: SystemTime) -> Self {
         Self {
             soft: now + YEARS,
-            idle: now + YEARS,
             hard: now + YEARS,
         }
     }
@@ -286,7 +289,10 @@ mod tests {
             let ends = now + Duration::from_secs(life);
             let validity = Validity::until(now, ends);
             assert!(
-                validity.soft <= validity.idle && validity.idle <= validity.hard && validity.hard <= ends
+                validity.soft <= validity.idle(0.0)
+                    && validity.idle(0.0) <= validity.idle(1.0)
+                    && validity.idle(1.0) <= validity.hard
+                    && validity.hard <= ends
             );
             assert!(life == 0 || validity.hard < ends);
         }

@@ -27,6 +27,8 @@ struct Connection<'c, S> {
     client: Buffered<S>,
     upstream: Option<Buffered<TcpStream>>,
     meter: RequestMeter,
+    /// When it ends, of the times at which idle connections do: from 0 to 1.
+    share: f64,
 }
 
 /// How an answer leaves the connection.
@@ -61,6 +63,7 @@ where
         client: Buffered::new(stream),
         upstream: None,
         meter,
+        share: share(),
     };
     let then = loop {
         let Some(head) = connection.next_head().await else {
@@ -109,7 +112,7 @@ where
                     return None;
                 },
                 () = tokio::time::sleep(idle) => return None,
-                () = idle_end(ctx, secured) => return None,
+                () = idle_end(ctx, secured, self.share) => return None,
             }
         }
         let times = HeadTimes {
@@ -320,15 +323,25 @@ where
 
 /// Resolves when an idle connection is to be closed. A drain does not close it at once: its client's next request may be on
 /// its way, and is answered with the word that the connection ends; what is closed on it would be lost.
-async fn idle_end(ctx: &Context, secured: &Secured) {
+async fn idle_end(ctx: &Context, secured: &Secured, share: f64) {
     let drained = async {
         ctx.drain.beginning().await;
-        tokio::time::sleep(DRAIN_NOTICE.min(ctx.options.drain_timeout / 4)).await;
+        let notice = DRAIN_NOTICE.min(ctx.options.drain_timeout / 4);
+        tokio::time::sleep(notice.mul_f64(1.0 + 0.5 * share)).await;
     };
     tokio::select! {
-        () = tokio::time::sleep(time_until(secured.validity.idle)) => {}
+        () = tokio::time::sleep(time_until(secured.validity.idle(share))) => {}
         () = drained => {}
     }
+}
+
+/// A number from 0 to 1.
+fn share() -> f64 {
+    let mut byte = [0];
+    // Without randomness nothing is spread, and nothing else depends on it.
+    let _dull = aws_lc_rs::rand::fill(&mut byte);
+    let [byte] = byte;
+    f64::from(byte) / 255.0
 }
 
 /// How long an idle connection waits, once the drain has begun, for a request that can be told.

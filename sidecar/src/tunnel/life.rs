@@ -56,7 +56,7 @@ pub fn valid_until(own_not_after: SystemTime, peer_not_after: SystemTime, now: S
 }
 
 /// From when on something that will be cut at `until` is wound down: no new stream begins, and HTTP clients are asked to
-/// come again elsewhere. That is the last fifth of the time left, but where SVIDs live for seconds only it is 1.5 s (never
+/// come again elsewhere. That is the last fifth of the time left, but where SVIDs live for seconds only it is 2 s (never
 /// more than half of the time left): each client must have its next answer, which tells it, before the cut.
 pub fn winding_down(until: SystemTime, now: SystemTime) -> SystemTime {
     let left = until.duration_since(now).unwrap_or_default();
@@ -64,7 +64,7 @@ pub fn winding_down(until: SystemTime, now: SystemTime) -> SystemTime {
     until.checked_sub(notice).unwrap_or(until)
 }
 
-const LEAST_NOTICE: Duration = Duration::from_millis(1500);
+const LEAST_NOTICE: Duration = Duration::from_secs(2);
 
 /// What the parties of a tunnel share.
 #[derive(Debug)]
@@ -227,7 +227,7 @@ mod tests {
                 .as_millis()
         };
         assert_eq!(notice(3_600_000), 720_000);
-        assert_eq!((notice(5000), notice(1000), notice(0)), (1500, 500, 0));
+        assert_eq!((notice(5000), notice(1000), notice(0)), (2000, 500, 0));
         assert_eq!(
             winding_down(now, now + Duration::from_secs(9)),
             now,
