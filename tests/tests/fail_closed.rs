@@ -280,6 +280,13 @@ fn identity_headers_from_outside_do_not_arrive() {
         "X-Forwarded-For: 127.0.0.1",
         "Forwarded: for=127.0.0.1",
         "x-user-sub: root",
+        "Client-Cert: root",
+        "Remote-User: root",
+        "X_Remote_User: root",
+        "X-Auth-Request-User: root",
+        "X-SSL-Client-S-DN: CN=root",
+        "X-Client-IP: root",
+        "Impersonate-User: root",
     ];
     let mut line = vec!["-H", bearer.as_str()];
     for header in &forged {

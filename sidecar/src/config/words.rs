@@ -1,6 +1,7 @@
 //! The single values of configuration: a text enters, a value that cannot be wrong leaves, or what is wrong with it and
 //! what to do. Pure; it knows neither files nor places.
 
+use crate::request::is_claim;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -396,7 +397,10 @@ pub(super) fn header_name(text: &str) -> Parsed<String> {
     }
     let name = text.to_ascii_lowercase();
     let folded = name.replace('_', "-");
-    if NEVER_SEEN.contains(&folded.as_str()) || NEVER_SEEN_PREFIXES.iter().any(|p| folded.starts_with(p)) {
+    if is_claim(&folded)
+        || NEVER_SEEN.contains(&folded.as_str())
+        || NEVER_SEEN_PREFIXES.iter().any(|p| folded.starts_with(p))
+    {
         return Err(Wrong::new(
             format!(
                 "the header `{}` carries identity, framing or routing, and is never trusted",

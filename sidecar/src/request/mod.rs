@@ -21,6 +21,10 @@
 //! | named in `Connection` | removed, and no policy sees it; naming `host`, `authorization`, `cookie` or a `content-*` field is a 400 | RFC 9110 7.6.1 |
 //! | `x-forwarded-client-cert`, `x-hopguard`, `x-hopguard-*`, `x-user-*`, `x-envoy-*` | removed; ours to write, from what was proven | I1, I4 |
 //! | `forwarded`, `x-forwarded-*`, `x-real-ip` | removed; ours to write | I3, H6 |
+//! | `x-client-ip`, `x-cluster-client-ip`, `true-client-ip`, `cf-connecting-ip` | removed | I3 |
+//! | `client-cert`, `client-cert-chain`, `ssl-client-*`, `x-ssl-client-*`, `x-client-cert`, `x-arr-clientcert`, `x-spiffe-id` | removed | RFC 9440 |
+//! | `remote-user`, `x-remote-*`, `x-user`, `x-userinfo`, `x-auth-user`, `x-webauth-user`, `x-authenticated-*`, `x-auth-request-*`, `x-goog-authenticated-user-*`, `x-amzn-oidc-*`, `impersonate-*` | removed | I4 |
+//! | `x-override-url`, `x-orig-url`, `x-host`, `x-http-host-override` | removed | P27, H6 |
 //! | `x-original-url`, `-uri`, `-path`, `-method`, `-host`, `x-rewrite-url`, `x-rewrite-uri` | removed | P27 |
 //! | `x-http-method-override`, `x-http-method`, `x-method-override` | removed | P28 |
 //! | `expect` | `100-continue` goes on (removed in HTTP/1.0); anything else is a 417 | RFC 9110 10.1.1 |
@@ -52,6 +56,7 @@ pub use body::{BodyReader, Fed};
 pub use fields::{DeclaredHeader, Header};
 pub use head::{Head, Version, parse_head};
 pub use response::{BadResponse, ClientSide, ResponseFraming, ResponseHead, parse_response};
+pub use strip::is_claim;
 
 /// What a head may cost, and the one opt-out of the path rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -64,6 +64,24 @@ const CLAIMS: &[&str] = &[
     "forwarded",
     "x-hopguard",
     "x-real-ip",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "true-client-ip",
+    "cf-connecting-ip",
+    "client-cert",
+    "client-cert-chain",
+    "x-client-cert",
+    "x-arr-clientcert",
+    "x-spiffe-id",
+    "remote-user",
+    "x-user",
+    "x-userinfo",
+    "x-auth-user",
+    "x-webauth-user",
+    "x-override-url",
+    "x-orig-url",
+    "x-host",
+    "x-http-host-override",
     "x-original-url",
     "x-original-uri",
     "x-original-path",
@@ -77,10 +95,23 @@ const CLAIMS: &[&str] = &[
 ];
 
 // `x-forwarded-client-cert` among them.
-const CLAIM_PREFIXES: &[&str] = &["x-hopguard-", "x-user-", "x-envoy-", "x-forwarded-"];
+const CLAIM_PREFIXES: &[&str] = &[
+    "x-hopguard-",
+    "x-user-",
+    "x-envoy-",
+    "x-forwarded-",
+    "ssl-client-",
+    "x-ssl-client-",
+    "x-remote-",
+    "x-authenticated-",
+    "x-auth-request-",
+    "x-goog-authenticated-user-",
+    "x-amzn-oidc-",
+    "impersonate-",
+];
 
 /// Whether a header of this name claims an identity, an origin, another target or another method.
-pub(super) fn is_claim(name: &str) -> bool {
+pub fn is_claim(name: &str) -> bool {
     CLAIMS.iter().any(|known| folds_to(name, known))
         || CLAIM_PREFIXES
             .iter()
