@@ -65,6 +65,15 @@ fn rules(surveys: &[Survey], ipv6: Ipv6, settings: &Settings) -> Vec<Check> {
                 "not redirected, while the other family is: its traffic passes by the sidecar",
                 "hopguard iptables apply, without --family",
             )),
+            // A sidecar that is told by uid or gid cannot see this itself, and is ready all the same.
+            Ok(Standing::Absent) if settings.configured && needed => Some(Check::fail(
+                name,
+                "no redirect in this network namespace: the application's traffic passes by the sidecar",
+                match settings.mark {
+                    Some(mark) => format!("hopguard iptables apply --mark {mark} (in the application's network namespace)"),
+                    None => "hopguard iptables apply --uid USER, the user that runs the sidecar (in the application's network namespace)".to_owned(),
+                },
+            )),
             Ok(Standing::Absent) => Some(Check::warn(
                 name,
                 "no redirect in this network namespace",
