@@ -67,6 +67,19 @@ fn try_to_mark() {
 }
 
 #[test]
+fn an_application_finds_nothing_of_who_started_the_demo() {
+    // The first process of its namespace is of the same user: what that holds, the application can open.
+    let environment = MESH.exec("web", &["cat", "/proc/1/environ"]).unwrap();
+    assert_eq!(text(&environment.stdout), "", "{}", text(&environment.stderr));
+    let held = succeeded(
+        MESH.exec("web", &["readlink", "/proc/1/fd/0", "/proc/1/fd/2"])
+            .unwrap(),
+    )
+    .unwrap();
+    assert_eq!(held, "/dev/null\n/dev/null\n");
+}
+
+#[test]
 fn an_application_sees_no_socket_key_or_file_of_the_mesh() {
     let found = MESH
         .exec(

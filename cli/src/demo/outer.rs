@@ -128,14 +128,17 @@ async fn watch(mut child: Child, control: UnixStream, mode: Mode, ui: &Ui) -> Re
         }
     }
     tell_to_end(&control);
-    match tokio::time::timeout(ENDING, child.wait()).await {
-        Ok(status) => Ok(launch::exit_of(
-            status.map_err(failed("waiting for the demo"))?.code(),
-        )),
+    let ended = match tokio::time::timeout(ENDING, child.wait()).await {
+        Ok(status) => launch::exit_of(status.map_err(failed("waiting for the demo"))?.code()),
         Err(_) => {
             child.kill().await.map_err(failed("ending the demo"))?;
-            Ok(Exit::No)
+            Exit::No
         }
+    };
+    match mode {
+        // A story that was cut short has shown nothing, and a script must not take it for a pass.
+        Mode::Story { once: true } => Err(Failure::new("interrupted before the story was told")),
+        Mode::Story { once: false } | Mode::Bare => Ok(ended),
     }
 }
 

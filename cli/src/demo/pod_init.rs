@@ -93,7 +93,11 @@ fn first_process(ui: &Ui) -> Result<Exit, Failure> {
     let mut first = Command::new("/proc/self/exe")
         .args(["demo", "pod-pause"])
         .arg0("hopguard")
+        // The application shares its process namespace and can open what it holds: neither the environment nor the
+        // terminal of whoever started the demo may be found there.
+        .env_clear()
         .stdin(Stdio::null())
+        .stderr(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
         .map_err(failed("starting the pod's first process"))?;
