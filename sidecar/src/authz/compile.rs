@@ -61,15 +61,19 @@ fn rule(id: String, parsed: &Parsed, source: &Source<'_>) -> Rule {
             Some(_) => Audit::Deny,
             None => Audit::No,
         },
-        condition: Expression::from(policy.as_ref().condition()),
+        // The index finds exactly the rules whose scope matches, so the scope is not evaluated again.
+        condition: policy
+            .as_ref()
+            .non_scope_constraints()
+            .map(|conditions| Expression::from(conditions.clone())),
         uses: parsed.reads.uses,
         without_user: without_user(parsed),
         asks: asks(parsed, source),
     }
 }
 
-/// A permit's scope and those of its conditions, `&&` by `&&`, that do not read the user.
-fn without_user(parsed: &Parsed) -> Option<Expression> {
+/// Those of a permit's conditions, `&&` by `&&`, that do not read the user; `None` inside when there is none of them.
+fn without_user(parsed: &Parsed) -> Option<Option<Expression>> {
     if parsed.policy.effect() == Effect::Forbid || !parsed.reads.user {
         return None;
     }
@@ -87,7 +91,8 @@ fn without_user(parsed: &Parsed) -> Option<Expression> {
     rest.retain(|clause| !expr::reads_user(clause));
     let body = body.try_with_clauses(rest).ok()?;
     let policy = Policy::from_pst(pst::Policy::Static(body.try_into().ok()?)).ok()?;
-    Some(Expression::from(policy.as_ref().condition()))
+    let rest = policy.as_ref().non_scope_constraints();
+    Some(rest.map(|conditions| Expression::from(conditions.clone())))
 }
 
 /// The operands of a chain of `&&`, from left to right.

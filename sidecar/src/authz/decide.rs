@@ -75,9 +75,12 @@ enum Held<'p> {
 }
 
 impl Evaluation<'_> {
-    /// Whether a condition holds; `None` when it cannot be evaluated, or gives no Boolean. The difference to `false` is
-    /// what the decision rule is about.
-    fn holds(&self, condition: &Expression) -> Option<bool> {
+    /// Whether a condition holds, which none at all does; `None` when it cannot be evaluated, or gives no Boolean. The
+    /// difference to `false` is what the decision rule is about.
+    fn holds(&self, condition: Option<&Expression>) -> Option<bool> {
+        let Some(condition) = condition else {
+            return Some(true);
+        };
         let entities = match &self.entities {
             Held::Plain(entities) => entities,
             Held::WithUser(known) => &known.entities,
@@ -329,7 +332,7 @@ impl<'a> Tally<'a> {
 
     fn add(&mut self, rules: impl Iterator<Item = &'a Rule>, evaluation: &Evaluation<'_>) {
         for rule in rules {
-            match (evaluation.holds(&rule.condition), rule.effect) {
+            match (evaluation.holds(rule.condition.as_ref()), rule.effect) {
                 (Some(false), _) => {}
                 (Some(true), Effect::Permit) => self.permits.push(rule),
                 (Some(true), Effect::Forbid) => self.forbids.push(rule),
@@ -381,7 +384,7 @@ impl Rule {
     /// Whether everything that it asks for beside a user is there.
     fn all_but_the_user(&self, evaluation: &Evaluation<'_>) -> bool {
         let rest = self.without_user.as_ref();
-        rest.is_some_and(|rest| evaluation.holds(rest) == Some(true))
+        rest.is_some_and(|rest| evaluation.holds(rest.as_ref()) == Some(true))
     }
 
     /// What it would have taken, as its scope matched or not.

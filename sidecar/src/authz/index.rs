@@ -19,11 +19,12 @@ pub(super) struct Rule {
     /// `@mode("shadow")`.
     pub(super) shadow: bool,
     pub(super) audit: Audit,
-    /// Scope and conditions together, as Cedar evaluates them.
-    pub(super) condition: Expression,
+    /// Its conditions together, without its scope; `None` when there are none, and its scope alone decides.
+    pub(super) condition: Option<Expression>,
     pub(super) uses: Uses,
-    /// For a permit that reads the user: what it asks for beside the user. True means that only the user is in the way.
-    pub(super) without_user: Option<Expression>,
+    /// For a permit that reads the user: what it asks for beside the user and its scope (inside: `None` for nothing). True
+    /// means that only the user is in the way.
+    pub(super) without_user: Option<Option<Expression>>,
     /// What it asks for when its scope matched, and when its principal did not; one line each.
     pub(super) asks: [Arc<str>; 2],
 }

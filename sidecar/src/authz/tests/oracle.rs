@@ -136,7 +136,6 @@ pub(super) struct Judgement {
     pub(super) verdict: Verdict,
     pub(super) rules: BTreeSet<String>,
     pub(super) errors: usize,
-    pub(super) forbid_failed: bool,
 }
 
 pub(super) fn judge(whole: &PolicySet, request: &Request, entities: &Entities) -> Judgement {
@@ -164,7 +163,6 @@ pub(super) fn judge(whole: &PolicySet, request: &Request, entities: &Entities) -
                 .collect(),
             () => BTreeSet::new(),
         },
-        forbid_failed,
     }
 }
 
