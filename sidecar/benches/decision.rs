@@ -17,9 +17,7 @@ use aws_lc_rs::signature::{
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hopguard_sidecar::authn::{Authenticator, AuthnOptions};
-use hopguard_sidecar::authz::{
-    ClaimValue, Facts, HttpFacts, Policies, Principal, User, Verdict, What, load,
-};
+use hopguard_sidecar::authz::{ClaimValue, Facts, HttpFacts, Policies, Principal, User, Verdict, What, load};
 use hopguard_sidecar::config::{Mesh, parse_mesh};
 use hopguard_sidecar::dial::DialOptions;
 use serde_json::{Value, json};
@@ -89,7 +87,9 @@ fn median(count: u32, mut run: impl FnMut() -> Res<()>) -> Res<f64> {
 }
 
 fn mesh(services: usize, issuer: &str) -> Res<Mesh> {
-    let mut text = String::from("trust_domain = \"mesh.local\"\n[headers]\nx_region = { name = \"x-region\", list = false }\n");
+    let mut text = String::from(
+        "trust_domain = \"mesh.local\"\n[headers]\nx_region = { name = \"x-region\", list = false }\n",
+    );
     for service in 0..services {
         text += &format!(
             "[[service]]\nname = \"shop/s{service}\"\nhosts = [\"s{service}.shop\"]\n\
@@ -134,7 +134,12 @@ fn policies(service: usize, count: usize) -> String {
 fn set(services: usize, per_service: usize) -> Res<Policies> {
     let model = mesh(services, "http://127.0.0.1:9")?.authz_model();
     let files: Vec<(PathBuf, String)> = (0..services)
-        .map(|service| (PathBuf::from(format!("s{service}.cedar")), policies(service, per_service)))
+        .map(|service| {
+            (
+                PathBuf::from(format!("s{service}.cedar")),
+                policies(service, per_service),
+            )
+        })
         .collect();
     load(&model, &files, "shop/s0").map_err(|problems| format!("{problems:?}").into())
 }
@@ -223,7 +228,13 @@ async fn tokens() -> Res<Tokens> {
     let many: Vec<String> = (0..64).map(|at| keys.es256(&issuer, at)).collect::<Res<_>>()?;
     let fresh = |rs: bool| -> Res<Vec<String>> {
         (1000..1500)
-            .map(|at| if rs { keys.rs256(&issuer, at) } else { keys.es256(&issuer, at) })
+            .map(|at| {
+                if rs {
+                    keys.rs256(&issuer, at)
+                } else {
+                    keys.es256(&issuer, at)
+                }
+            })
             .collect()
     };
     Ok(Tokens {
@@ -265,7 +276,8 @@ impl Keys {
 
     fn jwks(&self) -> Value {
         let point = self.ec.public_key().as_ref();
-        let half = |range: std::ops::Range<usize>| URL_SAFE_NO_PAD.encode(point.get(range).unwrap_or_default());
+        let half =
+            |range: std::ops::Range<usize>| URL_SAFE_NO_PAD.encode(point.get(range).unwrap_or_default());
         let public = self.rsa.public_key();
         let (n, e) = (public.modulus(), public.exponent());
         json!({"keys": [
@@ -285,8 +297,12 @@ impl Keys {
     fn rs256(&self, issuer: &str, at: usize) -> Res<String> {
         let input = input("RS256", "rsa", issuer, at)?;
         let mut signature = vec![0; self.rsa.public_modulus_len()];
-        self.rsa
-            .sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), input.as_bytes(), &mut signature)?;
+        self.rsa.sign(
+            &RSA_PKCS1_SHA256,
+            &SystemRandom::new(),
+            input.as_bytes(),
+            &mut signature,
+        )?;
         Ok(format!("{input}.{}", URL_SAFE_NO_PAD.encode(&signature)))
     }
 }

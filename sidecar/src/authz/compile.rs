@@ -19,12 +19,12 @@ use super::world::{METHODS, World};
 /// The longest `needs` of a denial, in characters.
 const MAX_LINE: usize = 300;
 
-/// Everything that the own service decides with.
+/// Everything that a service decides with.
 pub(super) fn compile(
-    world: World,
+    world: &Arc<World>,
     schema: &Schema,
     source: &Source<'_>,
-    set: Parsings,
+    set: &Parsings,
     service: &str,
 ) -> Result<Set, PolicyError> {
     let unknown = || PolicyError::UnknownService {
@@ -33,24 +33,23 @@ pub(super) fn compile(
     let own = world.services.get(service).ok_or_else(unknown)?;
     let mut rules = Vec::new();
     for (id, parsed) in set {
-        if fits(&parsed.policy.resource_constraint(), &world, service, own) {
-            let rule = rule(id, &parsed, source);
-            rules.push((parsed.policy, rule));
+        if fits(&parsed.policy.resource_constraint(), world, service, own) {
+            rules.push((&parsed.policy, rule(id, parsed, source)));
         }
     }
-    let maker = Maker::new(&world)?;
+    let maker = Maker::new(world)?;
     Ok(Set {
-        actions: actions(&world, schema, &maker, service)?,
-        service: maker.service(&world, service, &own.namespace),
+        actions: actions(world, schema, &maker, service)?,
+        service: maker.service(world, service, &own.namespace),
         maker,
         index: Index::new(rules),
         slices: KeptSlices::default(),
         users: KeptUsers::default(),
-        world,
+        world: Arc::clone(world),
     })
 }
 
-fn rule(id: String, parsed: &Parsed, source: &Source<'_>) -> Rule {
+fn rule(id: &str, parsed: &Parsed, source: &Source<'_>) -> Rule {
     let policy = &parsed.policy;
     Rule {
         id: id.into(),

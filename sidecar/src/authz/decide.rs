@@ -28,7 +28,7 @@ pub struct Policies {
 /// What a loaded set decides with.
 #[derive(Debug)]
 pub(super) struct Set {
-    pub(super) world: World,
+    pub(super) world: Arc<World>,
     pub(super) maker: Maker,
     pub(super) service: Entity,
     pub(super) index: Index,

@@ -125,6 +125,16 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Every reason.
+    pub const ALL: [Self; 6] = [
+        Self::Allowed,
+        Self::NoRule,
+        Self::Forbidden,
+        Self::PolicyError,
+        Self::UserRequired,
+        Self::NoPolicies,
+    ];
+
     /// The name in logs and metrics. Stable.
     pub fn label(self) -> &'static str {
         match self {

@@ -138,11 +138,11 @@ impl Slice {
 
 impl Index {
     /// Indexes the rules; they must come sorted by id.
-    pub(super) fn new(rules: Vec<(Policy, Rule)>) -> Self {
+    pub(super) fn new(rules: Vec<(&Policy, Rule)>) -> Self {
         let mut index = Self::default();
         for (rank, (policy, rule)) in (0_u32..).zip(rules) {
-            let by_action = index.by_scope.entry(PrincipalKey::under(&policy)).or_default();
-            for key in ActionKey::under(&policy) {
+            let by_action = index.by_scope.entry(PrincipalKey::under(policy)).or_default();
+            for key in ActionKey::under(policy) {
                 by_action.entry(key.clone()).or_default().push(rank);
                 if rule.effect == Effect::Permit && !rule.shadow {
                     index.permits.entry(key).or_default().push(rank);

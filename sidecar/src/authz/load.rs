@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use aws_lc_rs::digest;
 use cedar_policy::Schema;
@@ -10,10 +11,11 @@ use cedar_policy::Schema;
 use super::compile::compile;
 use super::decide::Policies;
 use super::model::{Model, PolicyError};
-use super::parse::{Parsings, Source};
+use super::parse::{Parsings, Source, is_test};
 use super::problem::{PolicyProblem, Problems};
 use super::rules::{Placed, findings, fits};
 use super::schema;
+use super::trial::{self, Tested};
 use super::validate::validate;
 use super::world::{ServiceFacts, World};
 
@@ -44,8 +46,9 @@ pub fn load(
             }
             let source = Source::new(files);
             let set = checked(&mesh, &source, problems)?;
+            trial::hold(&mesh, model, &source, &set, problems);
             let (version, count) = (version(&mesh.schema_text, files), set.len());
-            match compile(mesh.world, &mesh.schema, &source, set, service) {
+            match compile(&mesh.world, &mesh.schema, &source, &set, service) {
                 Ok(set) => Some(Policies::new(version, count, set)),
                 Err(error) => {
                     problems.whole(PathBuf::new(), error.to_string(), None);
@@ -78,6 +81,7 @@ pub fn check(model: &Model, files: &[(PathBuf, String)]) -> Result<Checked, Vec<
             let mesh = mesh(model, problems)?;
             let source = Source::new(files);
             let set = checked(&mesh, &source, problems)?;
+            trial::hold(&mesh, model, &source, &set, problems);
             let concerned = |(name, service): (&String, &ServiceFacts)| {
                 let scopes = set.values().map(|parsed| parsed.policy.resource_constraint());
                 let count = scopes
@@ -95,6 +99,27 @@ pub fn check(model: &Model, files: &[(PathBuf, String)]) -> Result<Checked, Vec<
                     .filter(|(_, s)| s.http || s.opaque)
                     .map(concerned)
                     .collect(),
+            })
+        },
+        files,
+    )
+}
+
+/// Runs the tests of a policy folder; that some fail is no error here.
+///
+/// # Errors
+/// The problems that `load` would report, those of tests that cannot be read included.
+pub fn test(model: &Model, files: &[(PathBuf, String)]) -> Result<Tested, Vec<PolicyProblem>> {
+    apart(
+        |problems| {
+            let mesh = mesh(model, problems)?;
+            let source = Source::new(files);
+            let set = checked(&mesh, &source, problems)?;
+            let (outcomes, policies) = trial::run(&mesh, model, &source, &set, problems)?;
+            Some(Tested {
+                version: version(&mesh.schema_text, files),
+                outcomes,
+                policies,
             })
         },
         files,
@@ -139,10 +164,10 @@ fn apart<T: Send>(
 }
 
 /// The mesh, with its schema as text and as Cedar's value.
-struct Mesh {
-    world: World,
+pub(super) struct Mesh {
+    pub(super) world: Arc<World>,
     schema_text: String,
-    schema: Schema,
+    pub(super) schema: Schema,
 }
 
 fn mesh(model: &Model, problems: &mut Problems) -> Option<Mesh> {
@@ -163,7 +188,7 @@ fn try_mesh(model: &Model) -> Result<Mesh, PolicyError> {
     match warnings.map(|w| w.to_string()).next() {
         Some(detail) => Err(fail(detail)),
         None => Ok(Mesh {
-            world,
+            world: Arc::new(world),
             schema_text,
             schema,
         }),
@@ -211,10 +236,10 @@ fn small_enough(files: &[(PathBuf, String)], problems: &mut Problems) -> bool {
     problems.is_empty()
 }
 
-/// A short hash of mesh and policies. Folders differ between machines, so only file names count.
+/// A short hash of mesh and policies, not of their tests. Folders differ between machines, so only file names count.
 fn version(schema: &str, files: &[(PathBuf, String)]) -> String {
     let mut parts: BTreeMap<String, Vec<&str>> = BTreeMap::new();
-    for (path, text) in files {
+    for (path, text) in files.iter().filter(|(path, _)| !is_test(path)) {
         let name = path.file_name().map(|n| n.to_string_lossy().into_owned());
         parts.entry(name.unwrap_or_default()).or_default().push(text);
     }

@@ -7,6 +7,7 @@
 //! hopguard's rule, which is stricter than Cedar's: a forbid that matches **or errors** denies, a permit that errors does
 //! not permit, and no permit means deny. Nothing here maps an error to "allowed".
 
+mod cases;
 mod compile;
 mod decide;
 mod entities;
@@ -22,17 +23,19 @@ mod route;
 mod rules;
 mod scan;
 mod schema;
+mod trial;
 mod validate;
 mod world;
 
 pub use decide::Policies;
 pub use facts::{ClaimValue, Decision, Facts, HttpFacts, Needs, Principal, Reason, User, Verdict, What};
-pub use load::{Checked, check, load};
+pub use load::{Checked, check, load, test};
 pub use model::{
     ClaimKind, GroupModel, HeaderModel, IssuerModel, Model, PolicyError, PortKind, RouteModel, ServiceModel,
 };
 pub use problem::PolicyProblem;
 pub use schema::schema;
+pub use trial::{Covered, Outcome, Tested};
 
 #[cfg(test)]
 mod tests;

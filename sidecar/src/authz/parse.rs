@@ -2,7 +2,7 @@
 //! cannot take safely (too deep) never reaches it; templates and nameless policies go no further.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use cedar_policy::{Policy, PolicyId, PolicySet};
@@ -17,6 +17,12 @@ const MAX_POLICIES: usize = 100_000;
 /// How deep an expression may nest, operators of a chain included: Cedar parses, validates and evaluates recursively,
 /// the last on the stack of a data worker. Cedar checks what is left of it, so too deep is an error there, never a crash.
 pub(super) const MAX_DEPTH: usize = 64;
+
+/// Whether a file holds tests of the policies beside it.
+pub(super) fn is_test(path: &Path) -> bool {
+    path.file_name()
+        .is_some_and(|name| name.as_encoded_bytes().ends_with(b".test.toml"))
+}
 
 /// One policy and where it stands.
 pub(super) struct Parsed {
@@ -43,7 +49,10 @@ impl<'f> Source<'f> {
     pub(super) fn new(files: &'f [(PathBuf, String)]) -> Self {
         Self {
             files,
-            scans: files.iter().map(|(_, text)| Scan::new(text)).collect(),
+            scans: files
+                .iter()
+                .map(|(path, text)| Scan::new(if is_test(path) { "" } else { text }))
+                .collect(),
         }
     }
 
@@ -55,6 +64,21 @@ impl<'f> Source<'f> {
     /// A file's text.
     pub(super) fn text(&self, file: usize) -> &'f str {
         self.files.get(file).map_or("", |(_, text)| text)
+    }
+
+    /// The test files among them.
+    pub(super) fn tests(&self) -> impl Iterator<Item = (usize, &'f str)> {
+        let files = self.files.iter().enumerate();
+        files
+            .filter(|(_, (path, _))| is_test(path))
+            .map(|(at, (_, text))| (at, text.as_str()))
+    }
+
+    /// A file's path, and the line of a place in it, from 1.
+    pub(super) fn place(&self, file: usize, span: Span) -> (PathBuf, usize) {
+        let path = self.files.get(file).map(|(path, _)| path.clone());
+        let before = self.text(file).get(..span.start).unwrap_or_default();
+        (path.unwrap_or_default(), before.matches('\n').count() + 1)
     }
 
     /// Notes a problem at a place.
@@ -69,6 +93,9 @@ impl<'f> Source<'f> {
     pub(super) fn parse(&self, problems: &mut Problems) -> Parsings {
         let mut all = Vec::new();
         for (at, scan) in self.scans.iter().enumerate() {
+            if self.files.get(at).is_none_or(|(path, _)| is_test(path)) {
+                continue;
+            }
             match scan.deeper_than(MAX_DEPTH) {
                 Some(span) => {
                     let message = format!("an expression nests deeper than {MAX_DEPTH} here");

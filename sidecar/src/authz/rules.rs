@@ -375,7 +375,7 @@ fn can(action: &str, name: &str, service: &ServiceFacts) -> bool {
 }
 
 /// A hint that names what was probably meant, else what there is.
-fn nearest(name: &str, all: &[&str]) -> Option<String> {
+pub(super) fn nearest(name: &str, all: &[&str]) -> Option<String> {
     let close = all.iter().map(|known| (distance(name, known), known)).min();
     match close {
         Some((steps, known)) if steps <= 2 => Some(format!("did you mean `{known}`?")),

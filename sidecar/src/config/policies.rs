@@ -14,7 +14,8 @@ const MAX_FOLDERS: usize = 1_000;
 const MAX_FILES: usize = 10_000;
 const MAX_TOTAL: usize = 64 * 1024 * 1024;
 
-/// Reads every `*.cedar` file of a folder and its sub-folders, in the order of their paths. Names that begin with a dot
+/// Reads every `*.cedar` file of a folder and its sub-folders, and the `*.test.toml` files that say what the policies must
+/// decide, in the order of their paths. Names that begin with a dot
 /// are left out: mounts keep their versions there, and editors their swap files.
 ///
 /// # Errors
@@ -91,6 +92,12 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>, ConfigProblem> {
 }
 
 fn is_policy(path: &Path) -> Result<bool, ConfigProblem> {
+    if path
+        .file_name()
+        .is_some_and(|name| name.as_encoded_bytes().ends_with(b".test.toml"))
+    {
+        return Ok(true);
+    }
     let Some(extension) = path.extension() else {
         return Ok(false);
     };
@@ -174,6 +181,8 @@ mod tests {
             ("a.cedar", "a"),
             ("sub/c.cedar", "c"),
             ("readme.md", "no"),
+            ("z.test.toml", "z"),
+            ("mesh.toml", "no"),
             (".d.cedar.swp", "no"),
             (".hidden.cedar", "no"),
         ] {
@@ -184,7 +193,7 @@ mod tests {
             .into_iter()
             .map(|(_, text)| text)
             .collect();
-        assert_eq!(texts, ["a", "b", "c"]);
+        assert_eq!(texts, ["a", "b", "c", "z"]);
     }
 
     #[test]
