@@ -103,10 +103,13 @@ impl<'t> Token<'t> {
     /// # Errors
     /// [`TokenError::Claim`] when `iss` is missing or not a string.
     pub fn issuer(&self) -> Result<&str, TokenError> {
-        self.claims
-            .get("iss")
-            .and_then(Json::as_str)
-            .ok_or(TokenError::Claim("iss is missing or not a string"))
+        issuer(&self.claims)
+    }
+
+    /// Whether the token names an issuer at all: a JWT-SVID need not.
+    #[must_use]
+    pub fn names_issuer(&self) -> bool {
+        self.claims.contains_key("iss")
     }
 
     /// What the token says of its subject: selects the bundle of a JWT-SVID, proves nothing.
@@ -114,15 +117,7 @@ impl<'t> Token<'t> {
     /// # Errors
     /// [`TokenError::Claim`] when `sub` is missing, not a string, empty, or holds control characters.
     pub fn subject(&self) -> Result<&str, TokenError> {
-        let subject = self
-            .claims
-            .get("sub")
-            .and_then(Json::as_str)
-            .filter(|sub| !sub.is_empty());
-        // It goes into headers and logs.
-        subject
-            .filter(|sub| !sub.chars().any(char::is_control))
-            .ok_or(TokenError::Claim("sub is missing, empty, or not plain text"))
+        subject(&self.claims)
     }
 
     /// The key id in the header: selects the key, proves nothing.
@@ -147,25 +142,8 @@ impl<'t> Token<'t> {
         if !rules.types.admit(self.jws.typ.as_deref()) {
             return Err(TokenError::Header("typ"));
         }
-        if let Some(expected) = &rules.issuer
-            && self.issuer()? != expected
-        {
-            return Err(Recipient::Issuer.into());
-        }
-        let audience = audience(&self.claims)?;
-        if !audience.iter().any(|aud| rules.audiences.contains(aud)) {
-            return Err(Recipient::Audience.into());
-        }
-        let subject = self.subject()?.to_owned();
-        let times = Times::read(&self.claims)?;
-        times.check(now, rules.leeway)?;
+        let claims = Claims::check(self.claims, rules, now)?;
         let key = self.jws.verify(keys, rules.algorithms)?;
-        let claims = Claims {
-            subject,
-            audience,
-            times,
-            all: self.claims,
-        };
         Ok(Verified {
             claims,
             kid: self.jws.kid,
@@ -207,6 +185,34 @@ pub struct Claims {
     pub times: Times,
     /// Every claim, the ones above too.
     pub all: BTreeMap<String, Json>,
+}
+
+impl Claims {
+    /// Reads claims whose sender is proven by other means than a signature (RFC 7662 section 2.2), by the rules for those
+    /// of a token: issuer, audience, subject and times.
+    ///
+    /// # Errors
+    /// The first [`TokenError`] found.
+    pub fn check(all: JsonObject, rules: &Rules, now: i64) -> Result<Self, TokenError> {
+        if let Some(expected) = &rules.issuer
+            && issuer(&all)? != expected
+        {
+            return Err(Recipient::Issuer.into());
+        }
+        let audience = audience(&all)?;
+        if !audience.iter().any(|aud| rules.audiences.contains(aud)) {
+            return Err(Recipient::Audience.into());
+        }
+        let subject = subject(&all)?.to_owned();
+        let times = Times::read(&all)?;
+        times.check(now, rules.leeway)?;
+        Ok(Self {
+            subject,
+            audience,
+            times,
+            all,
+        })
+    }
 }
 
 /// When a token is valid, in Unix seconds; fractions are dropped.
@@ -252,6 +258,24 @@ impl Times {
         }
         Ok(())
     }
+}
+
+fn issuer(claims: &JsonObject) -> Result<&str, TokenError> {
+    claims
+        .get("iss")
+        .and_then(Json::as_str)
+        .ok_or(TokenError::Claim("iss is missing or not a string"))
+}
+
+fn subject(claims: &JsonObject) -> Result<&str, TokenError> {
+    let subject = claims
+        .get("sub")
+        .and_then(Json::as_str)
+        .filter(|sub| !sub.is_empty());
+    // It goes into headers and logs.
+    subject
+        .filter(|sub| !sub.chars().any(char::is_control))
+        .ok_or(TokenError::Claim("sub is missing, empty, or not plain text"))
 }
 
 /// A NumericDate (RFC 7519 section 2): a number between 1970 and 9999, its fraction dropped.

@@ -1,23 +1,24 @@
 //! The room's story: a token and the time enter, a user leaves. The one file that knows the order of cache, issuer, keys
 //! and refetch.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use hopguard_jose::{MAX_TOKEN_BYTES, Times, Token, TokenError};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::cache::{Cache, Digest, Entry};
+use super::bundles::{Bundles, JwtBundles};
+use super::cache::{Cache, Digest, Entry, Rests};
 use super::counts::{Counters, TokenCounts};
 use super::error::{AuthnError, Rejection};
 use super::generations::Generations;
-use super::http::Client;
-use super::issuer::{self, Issuer, SourceId};
+use super::introspection::Question;
+use super::issuer::Issuer;
+use super::issuers::{Building, Issuers, unknown_issuer};
 use super::options::{AuthnOptions, IssuerOptions};
-use super::provider::Provider;
 use super::source::{Held, KeySource, Trigger};
 use super::status::IssuerStatus;
 use super::trust::Roots;
@@ -31,21 +32,17 @@ const HOUSEKEEPING: Duration = Duration::from_secs(60);
 pub struct Authenticator {
     options: AuthnOptions,
     issuers: ArcSwap<Issuers>,
-    cache: Cache,
+    cache: Arc<Cache>,
+    /// The JWT bundles of the Workload API.
+    bundles: Arc<Bundles>,
+    /// Where issuers are asked about tokens: beside the requests, not among them.
+    home: OnceLock<Handle>,
     generations: Arc<Generations>,
     /// Tokens of which no issuer could be told.
     strays: TokenCounts,
     sources: watch::Sender<Vec<Arc<KeySource>>>,
     /// Held while the configuration changes.
     changing: Mutex<()>,
-}
-
-/// The issuers in force.
-#[derive(Default)]
-struct Issuers {
-    by_name: HashMap<String, Arc<Issuer>>,
-    /// As configured.
-    order: Vec<(SourceId, Arc<Issuer>)>,
 }
 
 /// Issuers that were found usable and are not in force yet.
@@ -76,7 +73,9 @@ impl Authenticator {
     /// [`AuthnError`] when an issuer cannot be used as configured.
     pub fn new(issuers: Vec<IssuerOptions>, options: AuthnOptions) -> Result<Arc<Self>, AuthnError> {
         let this = Self {
-            cache: Cache::new(options.cache),
+            cache: Arc::new(Cache::new(options.cache)),
+            bundles: Arc::default(),
+            home: OnceLock::new(),
             options,
             issuers: ArcSwap::default(),
             generations: Arc::default(),
@@ -104,28 +103,19 @@ impl Authenticator {
     /// As [`Self::reconfigure`].
     pub fn prepare(&self, issuers: Vec<IssuerOptions>) -> Result<Prepared, AuthnError> {
         let old = self.issuers.load_full();
-        let mut roots = Roots::default();
-        let mut new = Issuers::default();
-        for options in issuers {
-            let fail = |problem: &str| {
-                Err(AuthnError::Option {
-                    alias: options.alias.clone(),
-                    problem: problem.to_owned(),
-                })
-            };
-            if new.order.iter().any(|(_, other)| *other.alias == options.alias) {
-                return fail("another issuer has the same alias");
-            }
-            if new.by_name.contains_key(&options.issuer) {
-                return fail("another entry is of the same issuer, and a token could be of either");
-            }
-            let (id, issuer) = self.issuer(options, &old, &mut roots)?;
-            new.by_name.insert(issuer.issuer.to_string(), Arc::clone(&issuer));
-            new.order.push((id, issuer));
+        let new = Building {
+            options: &self.options,
+            bundles: &self.bundles,
+            generations: &self.generations,
+            old: &old,
+            roots: Roots::default(),
         }
-        let sources = new.order.iter().map(|(_, issuer)| &issuer.source);
-        let known =
-            |source: &Arc<KeySource>| old.order.iter().any(|(_, had)| Arc::ptr_eq(&had.source, source));
+        .all(issuers)?;
+        let sources = new.order.iter().filter_map(|(_, issuer)| issuer.keys.source());
+        let known = |source: &Arc<KeySource>| {
+            let mut had = old.order.iter().filter_map(|(_, had)| had.keys.source());
+            had.any(|had| Arc::ptr_eq(had, source))
+        };
         Ok(Prepared {
             untried: sources.filter(|source| !known(source)).map(Arc::clone).collect(),
             issuers: new,
@@ -143,7 +133,7 @@ impl Authenticator {
         let sources = new
             .order
             .iter()
-            .map(|(_, issuer)| Arc::clone(&issuer.source))
+            .filter_map(|(_, issuer)| issuer.keys.source().map(Arc::clone))
             .collect();
         self.issuers.store(Arc::new(new));
         // After the store: whoever still verifies by the old ones leaves an entry that is dead already.
@@ -154,51 +144,14 @@ impl Authenticator {
         self.sources.send_replace(sources);
     }
 
-    /// The issuer for these options: the same as before if nothing changed, else a new one, with the keys of before if
-    /// they come from the same place.
-    fn issuer(
-        &self,
-        options: IssuerOptions,
-        old: &Issuers,
-        roots: &mut Roots,
-    ) -> Result<(SourceId, Arc<Issuer>), AuthnError> {
-        issuer::check(&options)?;
-        let (trust_id, trust) = roots.trust(&options)?;
-        let id = SourceId::new(&options, trust_id);
-        let same_source = old.order.iter().find(|(known, _)| *known == id);
-        let same_alias = old
-            .order
-            .iter()
-            .find(|(_, issuer)| *issuer.alias == options.alias);
-        if let (Some((_, by_source)), Some((_, by_alias))) = (same_source, same_alias)
-            && Arc::ptr_eq(by_source, by_alias)
-            && by_source.options == options
-        {
-            return Ok((id, Arc::clone(by_source)));
-        }
-        let source = match same_source {
-            Some((_, issuer)) => Arc::clone(&issuer.source),
-            None => {
-                let client = Client {
-                    trust,
-                    dial: self.options.dial.clone(),
-                    timeout: self.options.fetch_timeout,
-                };
-                let provider = Provider::new(&options, client)?;
-                Arc::new(KeySource::new(provider, Arc::clone(&self.generations)))
-            }
-        };
-        let counts = same_alias
-            .map(|(_, issuer)| Arc::clone(&issuer.counts))
-            .unwrap_or_default();
-        Ok((
-            id,
-            Arc::new(Issuer::new(options, source, counts, self.generations.next())),
-        ))
+    /// Takes what the Workload API says of JWT bundles.
+    pub fn set_bundles(&self, said: JwtBundles, now: SystemTime) {
+        self.bundles.take(said, &self.generations, now);
     }
 
     /// Gets the keys of all issuers and keeps them fresh, each issuer for itself, for ever. Runs on the control runtime.
     pub async fn run(self: Arc<Self>) {
+        let _once = self.home.set(Handle::current());
         let mut changes = self.sources.subscribe();
         let mut tasks = JoinSet::new();
         let mut running: Vec<(Arc<KeySource>, AbortHandle)> = Vec::new();
@@ -238,16 +191,16 @@ impl Authenticator {
         if let Some(known) = self.known(&digest, unix(now)) {
             return known;
         }
-        let (issuer, result) = self.examine(token, digest, now).await;
+        let (issuer, result, cached) = self.examine(token, digest, now).await;
         let counts = issuer.as_ref().map_or(&self.strays, |issuer| &issuer.counts);
-        counts.add(result.as_ref().map_or_else(Rejection::label, |_| "ok"), false);
+        counts.add(result.as_ref().map_or_else(Rejection::label, |_| "ok"), cached);
         result
     }
 
     /// What the cache says, if it may still say it.
     fn known(&self, digest: &Digest, now: i64) -> Option<Result<Arc<VerifiedUser>, Rejection>> {
         let entry = self.cache.get(digest)?;
-        if !alive(&entry, now) {
+        if !entry.alive(now) {
             return None;
         }
         let checked = entry.issuer.check(&entry.times, now);
@@ -256,23 +209,29 @@ impl Authenticator {
         Some(checked.map(|()| Arc::clone(&entry.user)).map_err(Rejection::from))
     }
 
-    /// Verifies a token that the cache does not know.
+    /// Verifies a token that the cache does not know; also tells whether an earlier answer decided it.
     async fn examine(
         &self,
         text: &str,
         digest: Digest,
         now: SystemTime,
-    ) -> (Option<Arc<Issuer>>, Result<Arc<VerifiedUser>, Rejection>) {
-        let token = match Token::parse(text) {
-            Ok(token) => token,
-            Err(refusal) => return (None, Err(refusal.into())),
+    ) -> (Option<Arc<Issuer>>, Result<Arc<VerifiedUser>, Rejection>, bool) {
+        // Let go of before anything is waited for.
+        let found = {
+            let issuers = self.issuers.load();
+            match (issuers.opaque.of(text), Token::parse(text)) {
+                (Some(issuer), _) => Ok((Arc::clone(issuer), None)),
+                (None, Err(refusal)) => Err(refusal.into()),
+                (None, Ok(token)) => issuers.of(&token).map(|issuer| (Arc::clone(issuer), Some(token))),
+            }
         };
-        let issuer = match token.issuer() {
-            Ok(named) => self.issuers.load().by_name.get(named).cloned(),
-            Err(refusal) => return (None, Err(refusal.into())),
+        let (issuer, token) = match found {
+            Ok(found) => found,
+            Err(rejection) => return (None, Err(rejection), false),
         };
-        let Some(issuer) = issuer else {
-            return (None, Err(unknown_issuer()));
+        let Some(token) = token.filter(|_| !issuer.asks_for_every_token()) else {
+            let (result, cached) = self.introspect(&issuer, text, digest, now).await;
+            return (Some(issuer), result, cached);
         };
         let kid = token.kid().map(str::to_owned);
         let result = match self.attempt(&issuer, token, digest, now) {
@@ -281,7 +240,30 @@ impl Authenticator {
             }
             first => first,
         };
-        (Some(issuer), result.map_err(Rejection::from))
+        (Some(issuer), result.map_err(Rejection::from), false)
+    }
+
+    /// Asks the issuer of a token what it means.
+    async fn introspect(
+        &self,
+        issuer: &Arc<Issuer>,
+        token: &str,
+        digest: Digest,
+        now: SystemTime,
+    ) -> (Result<Arc<VerifiedUser>, Rejection>, bool) {
+        let Some(introspector) = &issuer.introspector else {
+            return (Err(unknown_issuer()), false);
+        };
+        let home = self.home.get().cloned().unwrap_or_else(Handle::current);
+        let question = Question {
+            issuer,
+            cache: &self.cache,
+            token,
+            digest,
+            now,
+            wait: self.options.refetch_wait,
+        };
+        introspector.user(question, &home).await
     }
 
     /// Waits for newer keys, where they may be asked for, and tries again.
@@ -292,11 +274,11 @@ impl Authenticator {
         kid: Option<&str>,
         now: SystemTime,
     ) -> Result<Arc<VerifiedUser>, Refused> {
-        let fetched = issuer.source.ask(kid, now, self.options.refetch_wait).await;
+        let fetched = issuer.keys.ask(kid, now, self.options.refetch_wait).await;
         let token = Token::parse(text).map_err(Refused::Token)?;
         let again = self.attempt(issuer, token, Digest::of(text), now);
         if let (true, Err(Refused::Token(TokenError::UnknownKid)), Some(kid)) = (fetched, &again, kid) {
-            issuer.source.missed(kid, now);
+            issuer.keys.missed(kid, now);
         }
         again
     }
@@ -319,7 +301,7 @@ impl Authenticator {
                 user: Arc::clone(&user),
                 issuer: Arc::clone(issuer),
                 times,
-                keys: held.generation,
+                rests: Rests::Keys(held.generation),
             },
         );
         Ok(user)
@@ -330,21 +312,31 @@ impl Authenticator {
     /// would be judged by the new one.
     ///
     /// # Errors
-    /// [`Rejection`], with `expired`, `no_key`, `unknown_issuer` or `issuer_changed`.
+    /// [`Rejection`], with `expired`, `no_key`, `unknown_issuer`, or one that is [`renewable`].
     pub fn recheck(&self, user: &VerifiedUser, now: SystemTime) -> Result<(), Rejection> {
         let now = unix(now);
-        let issuer = self.issuers.load().by_name.get(&*user.issuer).cloned();
+        let issuer = self.issuers.load().of_alias(&user.alias).cloned();
         let issuer = issuer.ok_or_else(unknown_issuer)?;
+        let again = |reason, detail: &str| {
+            Err(Rejection::Invalid {
+                reason,
+                detail: detail.to_owned(),
+            })
+        };
         if issuer.since != user.generation {
-            let detail = "the token's issuer has been configured anew since it was verified".to_owned();
-            return Err(Rejection::Invalid {
-                reason: ISSUER_CHANGED,
-                detail,
-            });
+            return again(
+                ISSUER_CHANGED,
+                "the token's issuer has been configured anew since it was verified",
+            );
         }
-        let held = usable(&issuer, now)?;
-        if !held.keys.thumbprints().any(|key| key == user.key) {
-            return Err(TokenError::NoKey("its key is no longer one of the issuer's").into());
+        if user.due.is_some_and(|due| now >= due) {
+            return again(INTROSPECTION_DUE, "the token's issuer must be asked again");
+        }
+        if let Some(key) = user.key {
+            let held = usable(&issuer, now)?;
+            if !held.keys.thumbprints().any(|other| other == key) {
+                return Err(TokenError::NoKey("its key is no longer one of the issuer's").into());
+            }
         }
         let times = Times {
             exp: user.exp,
@@ -358,7 +350,7 @@ impl Authenticator {
     fn sweep(&self, now: SystemTime) {
         let now = unix(now);
         self.cache
-            .sweep(|entry| alive(entry, now) && entry.issuer.check(&entry.times, now).is_ok());
+            .sweep(|entry| entry.alive(now) && entry.issuer.check(&entry.times, now).is_ok());
     }
 
     /// The source of keys of an issuer.
@@ -366,7 +358,8 @@ impl Authenticator {
     pub(super) fn source(&self, alias: &str) -> Arc<KeySource> {
         let issuers = self.issuers.load();
         let found = issuers.order.iter().find(|(_, issuer)| &*issuer.alias == alias);
-        Arc::clone(&found.expect("a configured issuer").1.source)
+        let source = found.expect("a configured issuer").1.keys.source();
+        Arc::clone(source.expect("one with a provider"))
     }
 
     /// A number that changes whenever keys or issuers change: what is open and depends on a user is then decided again.
@@ -399,43 +392,44 @@ impl Authenticator {
         let mut counters = Counters {
             tokens: Vec::new(),
             fetches: Vec::new(),
+            introspections: Vec::new(),
             cache_entries,
             cache_bytes,
         };
         self.strays.snapshot(&Arc::from(""), &mut counters.tokens);
         for (_, issuer) in &self.issuers.load().order {
             issuer.counts.snapshot(&issuer.alias, &mut counters.tokens);
-            issuer
-                .source
-                .counts
-                .snapshot(&issuer.alias, &mut counters.fetches);
+            if let Some(source) = issuer.keys.source() {
+                source.counts.snapshot(&issuer.alias, &mut counters.fetches);
+            }
+            if let Some(introspector) = &issuer.introspector {
+                introspector
+                    .counts
+                    .snapshot(&issuer.alias, &mut counters.introspections);
+            }
         }
         counters
     }
 }
 
-/// The reason of a user that was verified under another configuration of its issuer than the one in force: its token would
-/// be judged anew, and may well be good.
-pub const ISSUER_CHANGED: &str = "issuer_changed";
+/// The reason of a user that was verified under another configuration of its issuer than the one in force.
+const ISSUER_CHANGED: &str = "issuer_changed";
+/// The reason of a user whose issuer must be asked again.
+const INTROSPECTION_DUE: &str = "introspection_due";
 
-fn unknown_issuer() -> Rejection {
-    Rejection::Invalid {
-        reason: "unknown_issuer",
-        detail: "the token's issuer is not one of the configured issuers".to_owned(),
-    }
+/// Whether a rejection of [`Authenticator::recheck`] says no more than that the token must be judged anew: it may well be
+/// good.
+#[must_use]
+pub fn renewable(rejection: &Rejection) -> bool {
+    [ISSUER_CHANGED, INTROSPECTION_DUE].contains(&rejection.label())
 }
 
 /// The keys of an issuer, or that nobody can say.
 fn usable(issuer: &Issuer, now: i64) -> Result<Arc<Held>, Rejection> {
-    issuer.source.usable(now).map_err(|why| Rejection::Unavailable {
+    issuer.keys.usable(now).map_err(|why| Rejection::Unavailable {
         alias: issuer.alias.to_string(),
         detail: format!("issuer `{}` cannot be judged: {why}", issuer.alias),
     })
-}
-
-/// Whether an entry rests on configuration and keys that are in force.
-fn alive(entry: &Entry, now: i64) -> bool {
-    !entry.issuer.retired() && entry.issuer.source.in_use(entry.keys, now)
 }
 
 /// Keys change before they are announced: a `kid` that we do not know, or a signature that the one nameless key did not

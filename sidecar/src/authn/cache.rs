@@ -44,8 +44,27 @@ pub(super) struct Entry {
     pub(super) user: Arc<VerifiedUser>,
     pub(super) issuer: Arc<Issuer>,
     pub(super) times: Times,
-    /// Of the keys that it was verified with.
-    pub(super) keys: u64,
+    pub(super) rests: Rests,
+}
+
+/// What the proof of a token rests on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rests {
+    /// Keys of this generation.
+    Keys(u64),
+    /// An answer of its issuer, which is believed until this second.
+    Answer { until: i64 },
+}
+
+impl Entry {
+    /// Whether it rests on configuration, keys and answers that are in force at `now` (Unix seconds).
+    pub(super) fn alive(&self, now: i64) -> bool {
+        let proven = match self.rests {
+            Rests::Keys(generation) => self.issuer.keys.in_use(generation, now),
+            Rests::Answer { until } => now < until,
+        };
+        proven && !self.issuer.retired()
+    }
 }
 
 /// The cache.
@@ -78,6 +97,13 @@ impl Cache {
     pub(super) fn get(&self, digest: &Digest) -> Option<Arc<Entry>> {
         let shard = self.shard(digest)?;
         shard.map.get(digest).map(|(entry, _)| Arc::clone(entry))
+    }
+
+    /// The user that an issuer's answer proved, while that is believed at `now` (Unix seconds).
+    pub(super) fn answered(&self, digest: &Digest, now: i64) -> Option<Arc<VerifiedUser>> {
+        let entry = self.get(digest)?;
+        let holds = entry.alive(now) && entry.issuer.check(&entry.times, now).is_ok();
+        holds.then(|| Arc::clone(&entry.user))
     }
 
     pub(super) fn put(&self, digest: Digest, entry: Entry) {
@@ -188,7 +214,7 @@ mod tests {
                 nbf: None,
                 iat: None,
             },
-            keys: 1,
+            rests: Rests::Keys(1),
         }
     }
 

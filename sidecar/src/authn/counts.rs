@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Every result of a token check: `ok`, ours, then those of [`hopguard_jose::TokenError::LABELS`].
-const RESULTS: [&str; 16] = [
+const RESULTS: [&str; 17] = [
     "ok",
     "unavailable",
     "unknown_issuer",
+    "inactive",
     "malformed",
     "oversized",
     "bad_header",
@@ -32,6 +33,8 @@ pub struct Counters {
     pub tokens: Vec<TokenCount>,
     /// Fetches of keys, those that never happened left out.
     pub fetches: Vec<FetchCount>,
+    /// Questions to introspection endpoints, those that never happened left out.
+    pub introspections: Vec<FetchCount>,
     /// Tokens in the cache.
     pub cache_entries: usize,
     /// Bytes of the cache, about.
@@ -51,12 +54,13 @@ pub struct TokenCount {
     pub count: u64,
 }
 
-/// A number of key fetches.
+/// A number of key fetches, or of questions to an introspection endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FetchCount {
     /// The issuer's alias.
     pub alias: Arc<str>,
-    /// `ok`, or the label of the [`super::FetchFault`].
+    /// `ok`, or the label of the [`super::FetchFault`]; of questions also `inactive`, and `refused` for an answer that proves no
+    /// user.
     pub result: &'static str,
     /// How many.
     pub count: u64,

@@ -14,8 +14,13 @@ pub(super) fn well_known(issuer: &str) -> String {
     )
 }
 
-/// The `jwks_uri` of a configuration, which must be that of `issuer` (section 4.3): anybody could else answer for it.
-pub(super) fn jwks_uri(body: &[u8], issuer: &str, plain_loopback: bool) -> Result<Endpoint, FetchFault> {
+/// The address under `name` (`jwks_uri`, `introspection_endpoint`) in a configuration, which must be that of `issuer`
+/// (section 4.3): anybody could else answer for it.
+pub(super) fn address(
+    body: &[u8],
+    (issuer, name): (&str, &'static str),
+    plain_loopback: bool,
+) -> Result<Endpoint, FetchFault> {
     let document = |problem: &str| FetchFault::Document(format!("the OpenID configuration {problem}"));
     let value = Json::parse(body).map_err(|error| document(&format!("cannot be read: {error}")))?;
     let member = |name| {
@@ -33,9 +38,9 @@ pub(super) fn jwks_uri(body: &[u8], issuer: &str, plain_loopback: bool) -> Resul
         }
         None => return Err(document("names no issuer")),
     }
-    let uri = member("jwks_uri").ok_or_else(|| document("has no jwks_uri"))?;
+    let uri = member(name).ok_or_else(|| document(&format!("has no {name}")))?;
     Endpoint::parse(uri, plain_loopback)
-        .map_err(|problem| document(&format!("has a jwks_uri that is {problem}")))
+        .map_err(|problem| document(&format!("has a {name} that is {problem}")))
 }
 
 /// The usable keys of a JWK Set, at least one: no keys would be a denial of every token, and never what was meant.
@@ -70,7 +75,9 @@ mod tests {
 
     #[test]
     fn a_configuration_speaks_for_its_issuer_alone() {
-        let uri = |body: &str| jwks_uri(body.as_bytes(), "https://a", false).map(|uri| uri.to_string());
+        let uri = |body: &str| {
+            address(body.as_bytes(), ("https://a", "jwks_uri"), false).map(|uri| uri.to_string())
+        };
         let good = r#"{"issuer":"https://a","jwks_uri":"https://keys.example/jwks","x":[1]}"#;
         assert_eq!(uri(good).ok().as_deref(), Some("https://keys.example/jwks"));
         for bad in [

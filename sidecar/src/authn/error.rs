@@ -12,12 +12,13 @@ pub enum Rejection {
     /// The token is not accepted: 401, always, never "no token".
     #[error("{detail}")]
     Invalid {
-        /// A stable label: one of [`TokenError::LABELS`], `unknown_issuer`, or (of what stays open) `issuer_changed`.
+        /// A stable label: one of [`TokenError::LABELS`], `unknown_issuer`, `inactive` (its issuer says so), or (of what stays
+        /// open) `issuer_changed`, `introspection_due`.
         reason: &'static str,
         /// For people; holds nothing of the token.
         detail: String,
     },
-    /// Its issuer's keys are not there (yet, or any more), so nobody can say: 503.
+    /// Its issuer's keys are not there (yet, or any more), or its issuer does not answer, so nobody can say: 503.
     #[error("{detail}")]
     Unavailable {
         /// The issuer's alias.
@@ -101,13 +102,26 @@ impl AuthnError {
 
 /// A document of an identity provider that was not got.
 #[derive(Debug, thiserror::Error)]
-#[error("GET {url}: {fault}")]
+#[error("{method} {url}: {fault}")]
 pub struct FetchError {
     /// Where.
     pub url: String,
+    /// How it was asked for.
+    pub method: &'static str,
     /// Why.
     #[source]
     pub fault: FetchFault,
+}
+
+impl FetchError {
+    /// Of a document that came and is not what it must be.
+    pub(super) fn got(at: &dyn std::fmt::Display, fault: FetchFault) -> Self {
+        Self {
+            url: at.to_string(),
+            method: "GET",
+            fault,
+        }
+    }
 }
 
 /// Why a document was not got, or not taken.

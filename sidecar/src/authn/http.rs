@@ -1,4 +1,4 @@
-//! One GET to an identity provider: an [`Endpoint`] enters, the bytes of a 200 leave with how long they may be kept. The
+//! One question to an identity provider: an [`Endpoint`] enters, the bytes of a 200 leave with how long they may be kept. The
 //! connection is the sidecar's own (its mark is set), bounded in time and size; no redirect is followed, no proxy used,
 //! no content coding asked for, no connection kept.
 
@@ -7,16 +7,20 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
-use hyper::header::{ACCEPT, AGE, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, HOST, HeaderMap, USER_AGENT};
+use hyper::header::{
+    ACCEPT, AGE, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderMap,
+    HeaderValue, USER_AGENT,
+};
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
+use zeroize::Zeroizing;
 
 use super::endpoint::Endpoint;
 use super::error::{FetchError, FetchFault};
@@ -46,28 +50,47 @@ pub(super) struct Document {
     pub(super) lifetime: Option<Duration>,
 }
 
+/// A form to be sent (RFC 7662 section 2.1). It holds a token and possibly a secret: wiped when it is dropped, never shown.
+pub(super) struct Form {
+    /// The value of `Authorization`, if the client says there who it is.
+    pub(super) authorization: Option<Zeroizing<String>>,
+    /// `application/x-www-form-urlencoded`.
+    pub(super) body: Zeroizing<String>,
+}
+
 impl Client {
     /// Gets the document at `endpoint`.
     pub(super) async fn get(&self, endpoint: &Endpoint) -> Result<Document, FetchError> {
-        let fetched = tokio::time::timeout(self.timeout, self.attempt(endpoint)).await;
+        self.ask(endpoint, None).await
+    }
+
+    /// Sends a form to `endpoint`; the answer is what it says to it.
+    pub(super) async fn post(&self, endpoint: &Endpoint, form: Form) -> Result<Document, FetchError> {
+        self.ask(endpoint, Some(form)).await
+    }
+
+    async fn ask(&self, endpoint: &Endpoint, form: Option<Form>) -> Result<Document, FetchError> {
+        let method = if form.is_some() { "POST" } else { "GET" };
+        let fetched = tokio::time::timeout(self.timeout, self.attempt(endpoint, form)).await;
         fetched
             .unwrap_or(Err(FetchFault::Timeout))
             .map_err(|fault| FetchError {
                 url: endpoint.to_string(),
+                method,
                 fault,
             })
     }
 
-    async fn attempt(&self, endpoint: &Endpoint) -> Result<Document, FetchFault> {
+    async fn attempt(&self, endpoint: &Endpoint, form: Option<Form>) -> Result<Document, FetchFault> {
         let stream = self.connect(endpoint).await?;
         if !endpoint.secure {
-            return exchange(stream, endpoint).await;
+            return exchange(stream, request(endpoint, form)?).await;
         }
         let name = ServerName::try_from(endpoint.host.clone())
             .map_err(|error| FetchFault::Tls(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
         let connector = TlsConnector::from(self.trust.tls());
         let stream = connector.connect(name, stream).await.map_err(FetchFault::Tls)?;
-        exchange(stream, endpoint).await
+        exchange(stream, request(endpoint, form)?).await
     }
 
     /// Connects to the first address of the host that takes a connection.
@@ -100,18 +123,45 @@ async fn resolve(endpoint: &Endpoint) -> Result<Vec<SocketAddr>, FetchFault> {
     Ok(found.map_err(FetchFault::Resolve)?.take(MAX_ADDRESSES).collect())
 }
 
-/// Asks for the document on a connection of its own.
-async fn exchange<S>(stream: S, endpoint: &Endpoint) -> Result<Document, FetchFault>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let request = hyper::Request::get(&endpoint.target)
+type Request = hyper::Request<Full<Bytes>>;
+
+fn request(endpoint: &Endpoint, form: Option<Form>) -> Result<Request, FetchFault> {
+    let builder = hyper::Request::builder()
+        .uri(&endpoint.target)
         .header(HOST, endpoint.authority())
         .header(ACCEPT, "application/json")
         .header(USER_AGENT, concat!("hopguard/", env!("CARGO_PKG_VERSION")))
-        .header(CONNECTION, "close")
-        .body(Empty::<Bytes>::new())
-        .map_err(http)?;
+        .header(CONNECTION, "close");
+    let Some(form) = form else {
+        return builder.body(Full::default()).map_err(http);
+    };
+    let mut builder = builder
+        .method("POST")
+        .header(CONTENT_TYPE, "application/x-www-form-urlencoded");
+    if let Some(authorization) = form.authorization {
+        let mut value = HeaderValue::from_maybe_shared(secret(authorization)).map_err(http)?;
+        value.set_sensitive(true);
+        builder = builder.header(AUTHORIZATION, value);
+    }
+    builder.body(Full::new(secret(form.body))).map_err(http)
+}
+
+/// Bytes that are wiped when the last of their owners is gone.
+fn secret(text: Zeroizing<String>) -> Bytes {
+    struct Wiped(Zeroizing<String>);
+    impl AsRef<[u8]> for Wiped {
+        fn as_ref(&self) -> &[u8] {
+            self.0.as_bytes()
+        }
+    }
+    Bytes::from_owner(Wiped(text))
+}
+
+/// Asks on a connection of its own.
+async fn exchange<S>(stream: S, request: Request) -> Result<Document, FetchFault>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let (mut sender, connection) = http1::Builder::new()
         .max_headers(64)
         .max_buf_size(MAX_HEAD_BYTES)

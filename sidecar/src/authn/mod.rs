@@ -1,16 +1,19 @@
 //! User tokens: a bearer token enters, a [`VerifiedUser`] leaves, or the [`Rejection`] that answers the request. Beside
-//! the road, each issuer's keys are found by OpenID discovery and kept fresh.
+//! the road, each issuer's keys are found by OpenID discovery and kept fresh; those of JWT-SVIDs are handed in.
 //!
 //! ```text
 //!  data runtime      verify(token, now)   digest -> cache, else parse -> issuer -> keys -> claims
 //!                        | unknown kid: ask once, wait at most 2 s
+//!                        | no JWT: the issuer is asked, once for a token, wait at most 2 s
 //!  control runtime   run()                one task a key source: discover, fetch, at 80 % of the TTL again
+//!                    set_bundles()        the JWT bundles of the Workload API
 //! ```
 //!
 //! What it never does: take a token without a key that was fetched from its issuer, let an empty or bad answer replace
 //! good keys, use keys past their hard limit, fall back to any built-in key, or keep a bearer token in memory.
 
 mod authenticator;
+mod bundles;
 mod cache;
 mod counts;
 mod document;
@@ -18,7 +21,11 @@ mod endpoint;
 mod error;
 mod generations;
 mod http;
+mod introspection;
 mod issuer;
+mod issuers;
+mod keys;
+mod opaque;
 mod options;
 mod provider;
 mod source;
@@ -30,11 +37,16 @@ mod tests;
 mod trust;
 mod user;
 
-pub use authenticator::{Authenticator, ISSUER_CHANGED, Prepared};
+pub use authenticator::{Authenticator, Prepared, renewable};
+pub use bundles::JwtBundles;
 pub use counts::{Counters, FetchCount, TokenCount};
 pub use error::{AuthnError, Blame, FetchError, FetchFault, Rejection};
 pub use hopguard_jose::{Algorithm, Thumbprint};
-pub use options::{AuthnOptions, CacheLimits, ClaimKind, ClaimOptions, IssuerOptions};
+pub use opaque::is_prefix as is_token_prefix;
+pub use options::{
+    AuthnOptions, CacheLimits, ClaimKind, ClaimOptions, ClientAuth, IntrospectionOptions, IssuerKind,
+    IssuerOptions,
+};
 pub use status::{IssuerState, IssuerStatus, probe};
 pub use user::{ClaimValue, VerifiedUser};
 

@@ -8,12 +8,24 @@ use hopguard_jose::Algorithm;
 
 use crate::dial::DialOptions;
 
+/// What an issuer's tokens are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IssuerKind {
+    /// Tokens of an OAuth or OpenID provider.
+    Provider,
+    /// JWT-SVIDs of a trust domain, whose keys come from the Workload API.
+    JwtSvid,
+}
+
 /// An issuer whose tokens are accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IssuerOptions {
+    /// What its tokens are.
+    pub kind: IssuerKind,
     /// Its name in policies, logs and metrics; unique, not empty, without `|`.
     pub alias: String,
-    /// `iss` of its tokens, to the byte; unique. Its OpenID configuration lies below it.
+    /// `iss` of its tokens, to the byte; unique. Its OpenID configuration lies below it. Of JWT-SVIDs, which need no `iss`:
+    /// the ID of the trust domain, `spiffe://` and its name.
     pub issuer: String,
     /// `aud` must name one of these; at least one.
     pub audiences: Vec<String>,
@@ -31,6 +43,38 @@ pub struct IssuerOptions {
     pub roles: Vec<String>,
     /// The claims that policies see.
     pub claims: Vec<ClaimOptions>,
+    /// How it is asked what a token means that says nothing by itself.
+    pub introspection: Option<IntrospectionOptions>,
+}
+
+/// How an issuer is asked what a token means (RFC 7662).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IntrospectionOptions {
+    /// Where; `None`: found by OpenID discovery.
+    pub endpoint: Option<String>,
+    /// Who asks.
+    pub client_id: String,
+    /// The file with the secret that proves it; read for each question, so that a new secret needs no reload.
+    pub client_secret_file: PathBuf,
+    /// How the secret is shown.
+    pub auth: ClientAuth,
+    /// The longest that an answer is believed; at least a second.
+    pub cache: Duration,
+    /// How its opaque tokens begin; `None`: it has those that no other issuer's prefix fits.
+    pub token_prefix: Option<String>,
+    /// Whether an answer must say for whom the token is.
+    pub audience_required: bool,
+    /// Whether its JWTs are asked for too; it then needs no keys.
+    pub every_token: bool,
+}
+
+/// How a client proves itself to its provider (RFC 6749 section 2.3.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientAuth {
+    /// `client_secret_basic`: in `Authorization`.
+    Basic,
+    /// `client_secret_post`: in the form.
+    Post,
 }
 
 /// A claim that policies see.
@@ -66,7 +110,7 @@ pub struct AuthnOptions {
     pub cache: CacheLimits,
     /// The longest that one document of a provider may take.
     pub fetch_timeout: Duration,
-    /// The longest that a token with an unknown `kid` waits for newer keys.
+    /// The longest that a token waits: one with an unknown `kid` for newer keys, an opaque one for its issuer's answer.
     pub refetch_wait: Duration,
 }
 

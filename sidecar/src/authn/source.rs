@@ -22,7 +22,7 @@ use super::unix;
 /// The shortest and the longest that keys count as fresh.
 const TTL: std::ops::RangeInclusive<Duration> = Duration::from_secs(5 * 60)..=Duration::from_secs(24 * 3600);
 /// How long keys are used after their last good fetch, in seconds.
-const MAX_STALE: i64 = 24 * 3600;
+pub(super) const MAX_STALE: i64 = 24 * 3600;
 /// The first and the longest pause after a failure.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// The least time between two fetches that tokens ask for.

@@ -8,7 +8,8 @@ use serde::Serialize;
 use super::error::AuthnError;
 use super::http::Client;
 use super::issuer::{self, Issuer};
-use super::options::IssuerOptions;
+use super::keys::Keys;
+use super::options::{IssuerKind, IssuerOptions};
 use super::provider::Provider;
 use super::trust::Roots;
 use super::unix;
@@ -53,13 +54,20 @@ pub enum IssuerState {
     Stale,
     /// Keys past their hard limit: 503.
     Expired,
+    /// It has no keys: each token is asked for.
+    Introspected,
 }
 
 impl IssuerStatus {
     pub(super) fn of(issuer: &Issuer, now: SystemTime) -> Self {
-        let held = issuer.source.held();
-        let report = issuer.source.report();
-        let state = match (&held, issuer.source.usable(unix(now)), &report.last_error) {
+        let held = issuer.keys.held();
+        let mut report = issuer.keys.report();
+        if let Some(introspector) = &issuer.introspector {
+            report.last_error = report.last_error.or_else(|| introspector.last_error());
+        }
+        let usable = issuer.keys.usable(unix(now));
+        let state = match (&held, usable, &report.last_error) {
+            _ if matches!(issuer.keys, Keys::Unneeded) => IssuerState::Introspected,
             (None, ..) => IssuerState::Waiting,
             (Some(_), Err(_), _) => IssuerState::Expired,
             (Some(_), Ok(_), Some(_)) => IssuerState::Stale,
@@ -100,12 +108,36 @@ pub async fn probe(options: &IssuerOptions, dial: DialOptions) -> Result<IssuerS
         dial,
         timeout: Duration::from_secs(10),
     };
+    if options.kind == IssuerKind::JwtSvid {
+        return Ok(IssuerStatus::of(
+            &bare(options, Keys::Bundle(Arc::default(), String::new())),
+            SystemTime::now(),
+        ));
+    }
+    if issuer::asks_for_every_token(options) {
+        Provider::introspection(options, endpoint(options), client)?
+            .locate()
+            .await?;
+        return Ok(IssuerStatus::of(
+            &bare(options, Keys::Unneeded),
+            SystemTime::now(),
+        ));
+    }
     let provider = Provider::new(options, client)?;
     let at = provider.locate().await?;
     let (keys, lifetime) = provider.keys(&at).await?;
     let source = super::source::KeySource::new(provider, Arc::default());
     let now = SystemTime::now();
     source.take(at, keys, lifetime, now);
-    let issuer = Issuer::new(options.clone(), Arc::new(source), Arc::default(), 0);
+    let issuer = bare(options, Keys::Fetched(Arc::new(source)));
     Ok(IssuerStatus::of(&issuer, now))
+}
+
+/// An issuer that is looked at only.
+fn bare(options: &IssuerOptions, keys: Keys) -> Issuer {
+    Issuer::new(options.clone(), (keys, None), Arc::default(), 0)
+}
+
+fn endpoint(options: &IssuerOptions) -> Option<&str> {
+    options.introspection.as_ref()?.endpoint.as_deref()
 }

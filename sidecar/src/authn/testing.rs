@@ -21,6 +21,7 @@ use tokio_rustls::TlsAcceptor;
 use super::*;
 use crate::authn::http::Client;
 use crate::authn::issuer::Issuer;
+use crate::authn::keys::Keys;
 use crate::authn::provider::Provider;
 use crate::authn::source::KeySource;
 use crate::dial::DialOptions;
@@ -54,8 +55,12 @@ impl Signer {
     pub(super) fn sign_as(&self, kid: Option<&str>, claims: &Value) -> String {
         let mut header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::ES256);
         header.kid = kid.map(str::to_owned);
+        self.sign_with(&header, claims)
+    }
+
+    pub(super) fn sign_with(&self, header: &jsonwebtoken::Header, claims: &Value) -> String {
         let key = jsonwebtoken::EncodingKey::from_ec_der(&self.pair.serialize_der());
-        jsonwebtoken::encode(&header, claims, &key).expect("a token")
+        jsonwebtoken::encode(header, claims, &key).expect("a token")
     }
 }
 
@@ -74,6 +79,8 @@ pub(super) enum Answer {
     Silence,
     /// The body, once the semaphore gives a permit.
     Gated(String, Arc<Semaphore>),
+    /// To a form: what belongs to its token, else that it is not active.
+    Tokens(Vec<(String, Value)>),
 }
 
 impl Answer {
@@ -99,6 +106,8 @@ pub(super) struct Idp {
 struct Shared {
     answers: Mutex<HashMap<String, Answer>>,
     asked: Mutex<HashMap<String, usize>>,
+    /// The last form, and the `Authorization` that came with it.
+    form: Mutex<(String, String)>,
 }
 
 impl Idp {
@@ -162,6 +171,11 @@ impl Idp {
             .unwrap_or(0)
     }
 
+    /// The last form that was sent, with its `Authorization`.
+    pub(super) fn form(&self) -> (String, String) {
+        self.shared.form.lock().expect("unpoisoned").clone()
+    }
+
     /// Nobody listens any more.
     pub(super) async fn stop(&mut self) {
         self.tasks.shutdown().await;
@@ -202,16 +216,33 @@ async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Shar
     }
 }
 
+fn field<'h>(head: &'h str, name: &str) -> Option<&'h str> {
+    let lines = head.split("\r\n").filter_map(|line| line.split_once(": "));
+    let mut found = lines.filter(|(known, _)| known.eq_ignore_ascii_case(name));
+    found.next().map(|(_, value)| value)
+}
+
+/// Whether head and body are there.
+fn whole(bytes: &[u8]) -> bool {
+    let text = std::str::from_utf8(bytes).expect("ASCII");
+    text.split_once("\r\n\r\n").is_some_and(|(head, body)| {
+        let length = field(head, "content-length").map_or(0, |text| text.parse().expect("a number"));
+        body.len() >= length
+    })
+}
+
 async fn respond<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, shared: &Shared) {
     let mut head = Vec::new();
     let mut chunk = [0; 1024];
-    while !head.windows(4).any(|window| window == b"\r\n\r\n") {
+    while !whole(&head) {
         match stream.read(&mut chunk).await {
             Ok(n) if n > 0 => head.extend_from_slice(&chunk[..n]),
             _ => return,
         }
     }
     let head = String::from_utf8(head).expect("ASCII");
+    let (head, form) = head.split_once("\r\n\r\n").expect("a head");
+    let head = format!("{head}\r\n");
     let path = head.split(' ').nth(1).expect("a path").to_owned();
     assert!(
         head.to_ascii_lowercase().contains("\r\nhost: ")
@@ -223,6 +254,10 @@ async fn respond<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, shared: &Shar
         .expect("unpoisoned")
         .entry(path.clone())
         .or_default() += 1;
+    if head.starts_with("POST ") {
+        let authorization = field(&head, "authorization").unwrap_or_default().to_owned();
+        *shared.form.lock().expect("unpoisoned") = (form.to_owned(), authorization);
+    }
     let answer = shared.answers.lock().expect("unpoisoned").get(&path).cloned();
     let ok = |body: &str, more: &str| {
         format!(
@@ -234,6 +269,15 @@ async fn respond<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, shared: &Shar
         None => b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n".to_vec(),
         Some(Answer::Ok(body, more)) => ok(&body, more).into_bytes(),
         Some(Answer::Raw(bytes)) => bytes,
+        Some(Answer::Tokens(known)) => {
+            let token = form
+                .split('&')
+                .find_map(|pair| pair.strip_prefix("token="))
+                .expect("a token");
+            let found = known.iter().find(|(known, _)| known == token);
+            let said = found.map_or_else(|| json!({"active": false}), |(_, said)| said.clone());
+            ok(&said.to_string(), "").into_bytes()
+        }
         Some(Answer::Silence) => std::future::pending().await,
         Some(Answer::Gated(body, gate)) => {
             gate.acquire().await.expect("open").forget();
@@ -277,6 +321,7 @@ pub(super) fn claims(issuer: &str) -> Value {
 
 pub(super) fn options() -> IssuerOptions {
     IssuerOptions {
+        kind: IssuerKind::Provider,
         alias: "corp".to_owned(),
         issuer: "http://127.0.0.1:9".to_owned(),
         audiences: vec!["shop".to_owned()],
@@ -291,6 +336,7 @@ pub(super) fn options() -> IssuerOptions {
             path: "tenant".to_owned(),
             kind: ClaimKind::String,
         }],
+        introspection: None,
     }
 }
 
@@ -324,7 +370,8 @@ pub(super) fn idle_issuer() -> Arc<Issuer> {
     };
     let provider = Provider::new(&idle, client).expect("a provider");
     let source = Arc::new(KeySource::new(provider, Arc::default()));
-    Arc::new(Issuer::new(idle, source, Arc::default(), 0))
+    let keys = Keys::Fetched(source);
+    Arc::new(Issuer::new(idle, (keys, None), Arc::default(), 0))
 }
 
 pub(super) fn user() -> VerifiedUser {
@@ -342,7 +389,8 @@ pub(super) fn user() -> VerifiedUser {
         exp: 0,
         claims: Vec::new(),
         kid: None,
-        key: Thumbprint([0; 32]),
+        key: Some(Thumbprint([0; 32])),
+        due: None,
         generation: 1,
     }
 }

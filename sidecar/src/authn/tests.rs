@@ -47,6 +47,8 @@ async fn refresh(authn: &Authenticator) {
         .await;
 }
 
+mod bundles;
+mod introspection;
 mod issuers;
 mod keys;
 mod tokens;

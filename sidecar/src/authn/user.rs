@@ -1,9 +1,9 @@
-//! From proven claims to a user (pure): [`Verified`] enters, a [`VerifiedUser`] leaves. A claim of the wrong type is
+//! From proven claims to a user (pure): [`Claims`] enter, a [`VerifiedUser`] leaves. A claim of the wrong type is
 //! absent, never coerced.
 
 use std::sync::Arc;
 
-use hopguard_jose::{Json, JsonObject, Thumbprint, Verified};
+use hopguard_jose::{Claims, Json, JsonObject, Thumbprint};
 
 use super::options::{ClaimKind, IssuerOptions};
 
@@ -36,8 +36,11 @@ pub struct VerifiedUser {
     pub claims: Vec<(String, ClaimValue)>,
     /// The key that signed it, if the token names one.
     pub kid: Option<String>,
-    /// The key that signed it, by its thumbprint.
-    pub key: Thumbprint,
+    /// The key that signed it, by its thumbprint; `None` when its issuer vouched for it in an answer (RFC 7662).
+    pub key: Option<Thumbprint>,
+    /// When its issuer must be asked again, in Unix seconds, for what is still open then; `None` when the token ends first, or
+    /// proves itself.
+    pub due: Option<i64>,
     /// Of the issuer's configuration when the token was verified.
     pub generation: u64,
 }
@@ -50,6 +53,14 @@ pub enum ClaimValue {
     Strings(Vec<String>),
     Long(i64),
     Bool(bool),
+}
+
+/// What the claims of a user were proven by.
+#[derive(Default)]
+pub(super) struct Proof {
+    pub(super) kid: Option<String>,
+    pub(super) key: Option<Thumbprint>,
+    pub(super) due: Option<i64>,
 }
 
 /// Which claims of an issuer's tokens say what.
@@ -74,10 +85,9 @@ impl Mapping {
     pub(super) fn user(
         &self,
         who: (Arc<str>, Arc<str>),
-        verified: Verified,
+        (claims, proof): (Claims, Proof),
         generation: u64,
     ) -> VerifiedUser {
-        let Verified { claims, kid, key, .. } = verified;
         let all = &claims.all;
         let text = |name: &str| all.get(name).and_then(Json::as_str).map(str::to_owned);
         let scope = all.get("scope").or_else(|| all.get("scp"));
@@ -95,8 +105,9 @@ impl Mapping {
             subject: claims.subject,
             audience: claims.audience,
             exp: claims.times.exp,
-            kid,
-            key,
+            kid: proof.kid,
+            key: proof.key,
+            due: proof.due,
             generation,
         }
     }

@@ -132,6 +132,8 @@ fn issuer_options(issuer: &MeshIssuer) -> IssuerOptions {
         .filter(|algorithm| issuer.algorithms.contains(&algorithm.name()))
         .collect();
     IssuerOptions {
+        kind: issuer.kind,
+        introspection: issuer.introspection.clone(),
         alias: issuer.alias.clone(),
         issuer: issuer.issuer.clone(),
         audiences: issuer.audiences.clone(),

@@ -7,7 +7,10 @@ use std::time::Duration;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
+use crate::authn::{IntrospectionOptions, IssuerKind};
+
 use super::document::{At, Document, Section, Wrong, read_bytes};
+use super::introspection::{Prefixes, introspection};
 use super::mesh::{checked, choice};
 use super::problem::ConfigProblem;
 use super::unique::Seen;
@@ -26,7 +29,9 @@ pub const ALGORITHMS: [&str; 10] = [
 pub struct MeshIssuer {
     /// The name by which policies, records and metrics call it.
     pub alias: String,
-    /// The exact `iss` of its tokens.
+    /// What its tokens are.
+    pub kind: IssuerKind,
+    /// The exact `iss` of its tokens; of JWT-SVIDs the ID of the trust domain.
     pub issuer: String,
     /// A token must be for one of these.
     pub audiences: Vec<String>,
@@ -46,6 +51,8 @@ pub struct MeshIssuer {
     pub role_names: Vec<String>,
     /// The claims that policies see.
     pub claims: Vec<MeshClaim>,
+    /// How it is asked about tokens that are no JWT.
+    pub introspection: Option<IntrospectionOptions>,
 }
 
 /// A claim that policies see.
@@ -84,6 +91,8 @@ pub(super) fn issuers(root: &Section<'_, '_>) -> Vec<MeshIssuer> {
         aliases: Seen::new(root.document, "the alias"),
         urls: Seen::new(root.document, "the issuer"),
         claims: BTreeMap::new(),
+        prefixes: Prefixes::default(),
+        own_domain: root.text("trust_domain").map(|at| at.value.to_owned()),
     };
     let issuers = root.tables("issuer");
     issuers
@@ -97,12 +106,23 @@ struct Across<'d> {
     aliases: Seen<'d>,
     urls: Seen<'d>,
     claims: BTreeMap<String, (MeshClaimKind, usize)>,
+    prefixes: Prefixes,
+    own_domain: Option<String>,
 }
+
+const KINDS: [(&str, IssuerKind); 2] = [
+    ("provider", IssuerKind::Provider),
+    ("jwt-svid", IssuerKind::JwtSvid),
+];
 
 fn issuer<'d>(section: &Section<'d, '_>, seen: &mut Across<'d>) -> Option<MeshIssuer> {
     let http = section.boolean("allow_http_loopback").is_some_and(|at| at.value);
     let alias = section.parsed("alias", |text| words::label("an issuer", text));
-    let url = section.parsed("issuer", |text| issuer_url(text, http));
+    let kind = choice(section, "kind", &KINDS).unwrap_or(IssuerKind::Provider);
+    let url = match kind {
+        IssuerKind::Provider => provider(section, http),
+        IssuerKind::JwtSvid => trust_domain(section, seen.own_domain.as_deref()),
+    };
     let jwks_uri = section.parsed("jwks_uri", |text| words::url(text, http));
     if let Some(alias) = &alias {
         seen.aliases.insert(&alias.value, &alias.span);
@@ -140,9 +160,58 @@ fn issuer<'d>(section: &Section<'d, '_>, seen: &mut Across<'d>) -> Option<MeshIs
         roles: Seen::all(section, "roles", words::claim_path),
         role_names: Seen::all(section, "role_names", |text| words::plain_text("a role", text)),
         claims: claims(section, seen),
+        introspection: introspection(section, http, &mut seen.prefixes),
+        kind,
         alias: alias?.value,
         issuer: url?.value,
     })
+}
+
+/// The URL of a provider.
+fn provider<'d>(section: &Section<'d, '_>, http: bool) -> Option<At<String>> {
+    let document = section.document;
+    if let Some(value) = section.value("trust_domain") {
+        document.add(
+            value.span(),
+            "`trust_domain` is not for a provider",
+            Some("take it out, or set `kind = \"jwt-svid\"`".to_owned()),
+        );
+    }
+    if !section.has("issuer") {
+        document.add(
+            section.span.clone(),
+            "`issuer` is missing",
+            Some("write the provider's URL, as its tokens carry it in `iss`".to_owned()),
+        );
+    }
+    section.parsed("issuer", |text| issuer_url(text, http))
+}
+
+/// The trust domain of JWT-SVIDs, as the ID that stands for its issuer.
+fn trust_domain(section: &Section<'_, '_>, own: Option<&str>) -> Option<At<String>> {
+    for key in [
+        "issuer",
+        "jwks_uri",
+        "ca_file",
+        "allow_http_loopback",
+        "introspection",
+    ] {
+        if let Some(value) = section.value(key) {
+            section.document.add(
+                value.span(),
+                format!("`{key}` is not for JWT-SVIDs"),
+                Some("take it out: their keys come from the Workload API".to_owned()),
+            );
+        }
+    }
+    let id = |text: &str| words::trust_domain(text).map(|domain| domain.id_string());
+    if section.has("trust_domain") {
+        return section.parsed("trust_domain", id);
+    }
+    // One that is wrong is told where it stands.
+    let value = id(own?).ok()?;
+    let span = section.span.clone();
+    Some(At { value, span })
 }
 
 fn issuer_url(text: &str, http: bool) -> Result<String, Wrong> {

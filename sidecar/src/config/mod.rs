@@ -3,6 +3,7 @@
 
 mod document;
 mod fill;
+mod introspection;
 mod issuer;
 mod keys;
 mod mesh;

@@ -180,7 +180,7 @@ fn private_key(path: &Path) -> Result<(), ConfigProblem> {
 }
 
 /// The content of a file that must not be readable for everyone.
-fn secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, ConfigProblem> {
+pub(super) fn secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, ConfigProblem> {
     let bytes = Zeroizing::new(read_bytes(path)?);
     let mode = std::fs::metadata(path).map_or(0o777, |metadata| metadata.permissions().mode());
     if mode & 0o007 != 0 {

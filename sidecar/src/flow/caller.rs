@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::inbound::principal;
 use super::tell::millis;
 use super::{Context, Secured};
-use crate::authn::{ClaimValue, ISSUER_CHANGED, Rejection, VerifiedUser};
+use crate::authn::{ClaimValue, Rejection, VerifiedUser, renewable};
 use crate::authz::{self, Decision, Facts, HttpFacts, Reason, What};
 use crate::observe::{TraceParent, decision_id};
 use crate::request::{Bearer, Head};
@@ -97,14 +97,11 @@ pub(super) struct User<'a> {
 
 impl User<'_> {
     /// What the token proves today: nothing when its key or its issuer is gone, and possibly something else when its
-    /// issuer was configured anew.
+    /// issuer was configured anew or must be asked again.
     pub(super) async fn proven_again(&self, ctx: &Context, now: SystemTime) -> Option<Arc<VerifiedUser>> {
         match ctx.authn.recheck(&self.verified, now) {
             Ok(()) => Some(Arc::clone(&self.verified)),
-            Err(Rejection::Invalid {
-                reason: ISSUER_CHANGED,
-                ..
-            }) => ctx.authn.verify(self.token, now).await.ok(),
+            Err(rejection) if renewable(&rejection) => ctx.authn.verify(self.token, now).await.ok(),
             Err(_) => None,
         }
     }
@@ -196,10 +193,10 @@ fn fronts(ctx: &Context, asked: &Asked<'_>, snapshot: &Snapshot) -> bool {
 fn rejected(rejection: Rejection) -> No {
     match rejection {
         Rejection::Invalid { reason, detail } => bad_token(reason, &detail),
-        Rejection::Unavailable { alias, detail } => No {
+        Rejection::Unavailable { detail, .. } => No {
             status: 503,
             code: "issuer_unavailable",
-            detail: format!("the keys of issuer {alias} are not known yet: {detail}"),
+            detail,
             extra: vec![("retry-after", "1".to_owned())],
         },
     }

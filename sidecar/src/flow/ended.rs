@@ -56,53 +56,68 @@ pub(super) async fn ended(
     again: impl Fn(&Snapshot, Option<&authz::User>) -> Decision,
 ) -> End {
     let mut changes = ctx.current.changes();
-    let Bounds { mut decided, user } = bounds;
-    let token = user.as_ref().map(|user| at_seconds(user.verified.exp));
+    let Bounds {
+        mut decided,
+        mut user,
+    } = bounds;
     let hard = secured.validity.hard;
-    let until = token.map_or(hard, |token| token.min(hard));
+    let mut due_now = false;
     loop {
         // Looked at before waiting: a change between the first decision and the subscription is not lost.
         let snapshot = ctx.current.load();
-        if snapshot.generation != decided {
+        if snapshot.generation != decided || due_now {
             decided = snapshot.generation;
-            if let Some(end) = changed(ctx, secured, user.as_ref(), (&snapshot, &again)).await {
+            if let Err(end) = changed(ctx, secured, user.as_mut(), (&snapshot, &again)).await {
                 return end;
             }
         }
+        let verified = user.as_ref().map(|user| &user.verified);
+        let token = verified.map(|user| at_seconds(user.exp));
+        let until = token.map_or(hard, |token| token.min(hard));
+        // An issuer that vouches for a token only so long is asked again; until it said yes, nothing is sure.
+        let due = verified.and_then(|user| user.due).map(at_seconds);
+        due_now = due.is_some_and(|due| due <= until);
+        let until = due.map_or(until, |due| due.min(until));
         tokio::select! {
-            changed = changes.changed() => if changed.is_err() {
-                // Nobody is left who could say what holds.
-                return End::Svid;
-            },
-            () = tokio::time::sleep(time_until(until)) => {
+            changed = changes.changed() => {
+                if changed.is_err() {
+                    // Nobody is left who could say what holds.
+                    return End::Svid;
+                }
+                due_now = false;
+            }
+            () = tokio::time::sleep(time_until(until)) => if !due_now {
                 return if token.is_some_and(|token| token <= hard) { End::Token } else { End::Svid };
             }
         }
     }
 }
 
-/// Why it would not be let in under `snapshot`.
+/// Why it would not be let in under `snapshot`, if it would not. Notes what its user's token proves today.
 async fn changed(
     ctx: &Context,
     secured: &Secured,
-    user: Option<&User<'_>>,
+    user: Option<&mut User<'_>>,
     (snapshot, again): (&Snapshot, impl Fn(&Snapshot, Option<&authz::User>) -> Decision),
-) -> Option<End> {
+) -> Result<(), End> {
     let now = SystemTime::now();
     if !secured.still_admitted(ctx) {
-        return Some(End::PortChanged);
+        return Err(End::PortChanged);
     }
     if !secured.still_trusted(snapshot, now) {
-        return Some(End::Distrusted);
+        return Err(End::Distrusted);
     }
     let user = match user {
         None => None,
         // As its issuer is configured now, the same token may prove something else.
-        Some(user) => match user.proven_again(ctx, now).await {
-            Some(verified) => Some(as_user(&verified)),
-            None => return Some(End::Revoked),
-        },
+        Some(user) => {
+            user.verified = user.proven_again(ctx, now).await.ok_or(End::Revoked)?;
+            Some(as_user(&user.verified))
+        }
     };
     let decision = again(snapshot, user.as_ref());
-    (decision.verdict == Verdict::Deny).then(|| End::Denied(Box::new(decision)))
+    if decision.verdict == Verdict::Deny {
+        return Err(End::Denied(Box::new(decision)));
+    }
+    Ok(())
 }

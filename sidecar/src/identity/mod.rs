@@ -1,11 +1,12 @@
 //! Who this workload is. A Workload API endpoint enters; an [`Identity`] (SVID, key, trust bundles) leaves, again at
-//! every rotation, and [`IdentityState`] says when there is none. It never decides whether a peer is trusted (`tls`) nor
+//! every rotation, and [`IdentityState`] says when there is none; beside it the JWT bundles, as [`BundleNews`]. It never decides whether a peer is trusted (`tls`) nor
 //! what it may do (`authz`), and it never merges the bundles of two trust domains.
 
 mod backoff;
 mod der;
 mod describe;
 mod endpoint;
+mod jwt_bundles;
 mod leaf;
 mod message;
 mod proto;
@@ -17,6 +18,7 @@ pub(crate) mod testing;
 
 pub use describe::{Description, describe};
 pub use endpoint::default_endpoint;
+pub use jwt_bundles::{BundleNews, watch_jwt_bundles};
 pub use leaf::{Leaf, LeafProblem, leaf, parse_id};
 pub use message::Fetched;
 pub use value::{Bundles, Identity, Key};

@@ -210,9 +210,25 @@ impl Call {
     }
 }
 
+/// One call for JWT bundles that came in, for the test to answer.
+pub(crate) struct BundleCall(pub(crate) mpsc::Sender<Result<server::JwtBundlesResponse, Status>>);
+
+impl BundleCall {
+    pub(crate) async fn send(&self, bundles: &[(&str, &[u8])]) {
+        let bundles = bundles
+            .iter()
+            .map(|(name, bytes)| ((*name).to_owned(), bytes.to_vec()));
+        let message = server::JwtBundlesResponse {
+            bundles: bundles.collect(),
+        };
+        self.0.send(Ok(message)).await.unwrap();
+    }
+}
+
 /// A Workload API on a unix socket, in the hands of the test.
 pub(crate) struct FakeApi {
     pub(crate) calls: mpsc::UnboundedReceiver<Call>,
+    pub(crate) bundle_calls: mpsc::UnboundedReceiver<BundleCall>,
     pub(crate) path: PathBuf,
     stop: Option<oneshot::Sender<()>>,
     task: Option<tokio::task::JoinHandle<()>>,
@@ -224,8 +240,10 @@ impl FakeApi {
         let _ = std::fs::remove_file(path);
         let listener = tokio::net::UnixListener::bind(path).unwrap();
         let (seen, calls) = mpsc::unbounded_channel();
+        let (seen_bundles, bundle_calls) = mpsc::unbounded_channel();
         let service = Service {
             seen,
+            seen_bundles,
             script: std::sync::Mutex::new(script.into_iter()),
         };
         let (stop, stopped) = oneshot::channel::<()>();
@@ -242,6 +260,7 @@ impl FakeApi {
         });
         Self {
             calls,
+            bundle_calls,
             path: path.to_owned(),
             stop: Some(stop),
             task: Some(task),
@@ -262,6 +281,7 @@ impl FakeApi {
 
 struct Service {
     seen: mpsc::UnboundedSender<Call>,
+    seen_bundles: mpsc::UnboundedSender<BundleCall>,
     script: std::sync::Mutex<std::vec::IntoIter<Script>>,
 }
 
@@ -311,9 +331,18 @@ impl server::spiffe_workload_api_server::SpiffeWorkloadApi for Service {
 
     async fn fetch_jwt_bundles(
         &self,
-        _: Request<server::JwtBundlesRequest>,
+        request: Request<server::JwtBundlesRequest>,
     ) -> Refused<Self::FetchJWTBundlesStream> {
-        Err(Status::unimplemented("test"))
+        let header = request.metadata().get("workload.spiffe.io");
+        if header.is_none_or(|v| v != "true") {
+            return Err(Status::invalid_argument("no workload.spiffe.io header"));
+        }
+        if let Some(Script::Fail(code)) = self.script.lock().unwrap().next() {
+            return Err(Status::new(code, "scripted"));
+        }
+        let (from_test, stream) = mpsc::channel(8);
+        let _ = self.seen_bundles.send(BundleCall(from_test));
+        Ok(Response::new(ReceiverStream::new(stream)))
     }
 
     async fn validate_jwtsvid(

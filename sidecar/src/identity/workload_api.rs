@@ -22,9 +22,9 @@ use super::{Identity, IdentityError};
 /// The largest message that is read.
 const MAX_MESSAGE: usize = 4 << 20;
 /// How long the first message may take: the standard says at once.
-const FIRST_MESSAGE: Duration = Duration::from_secs(30);
+pub(super) const FIRST_MESSAGE: Duration = Duration::from_secs(30);
 /// A stream that lived this long and ended is opened again without a wait.
-const SETTLED: Duration = Duration::from_secs(1);
+pub(super) const SETTLED: Duration = Duration::from_secs(1);
 /// With less than this left of the SVID the next one is asked for more often.
 const URGENT: Duration = Duration::from_secs(60);
 /// The longest wait between two looks at the clock for an SVID that nobody renews.
@@ -349,25 +349,38 @@ impl std::fmt::Display for Pick {
 }
 
 async fn open(name: &str, endpoint: Endpoint) -> Result<tonic::Streaming<X509svidResponse>, IdentityError> {
+    let answer = client(name, endpoint)
+        .await?
+        .fetch_x509svid(asking(X509svidRequest {}))
+        .await
+        .map_err(|status| refused(name, &status))?;
+    Ok(answer.into_inner())
+}
+
+/// A connection to the Workload API.
+pub(super) async fn client(
+    name: &str,
+    endpoint: Endpoint,
+) -> Result<SpiffeWorkloadApiClient<Channel>, IdentityError> {
     let connector = service_fn(move |_: Uri| endpoint.clone().connect());
     // The address is never resolved: it becomes `:authority`, which has no meaning on this socket.
     let channel = Channel::from_static("http://localhost")
         .connect_with_connector(connector)
         .await
         .map_err(|e| unreachable(name, &deepest(&e)))?;
-    let mut request = tonic::Request::new(X509svidRequest {});
+    Ok(SpiffeWorkloadApiClient::new(channel).max_decoding_message_size(MAX_MESSAGE))
+}
+
+/// A request with the header that keeps browsers and proxies from asking for others (Workload Endpoint 3).
+pub(super) fn asking<T>(message: T) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
     request
         .metadata_mut()
         .insert("workload.spiffe.io", MetadataValue::from_static("true"));
-    let answer = SpiffeWorkloadApiClient::new(channel)
-        .max_decoding_message_size(MAX_MESSAGE)
-        .fetch_x509svid(request)
-        .await
-        .map_err(|status| refused(name, &status))?;
-    Ok(answer.into_inner())
+    request
 }
 
-fn refused(endpoint: &str, status: &tonic::Status) -> IdentityError {
+pub(super) fn refused(endpoint: &str, status: &tonic::Status) -> IdentityError {
     let detail = status
         .message()
         .chars()
@@ -381,7 +394,7 @@ fn refused(endpoint: &str, status: &tonic::Status) -> IdentityError {
     }
 }
 
-fn unreachable(endpoint: &str, detail: &str) -> IdentityError {
+pub(super) fn unreachable(endpoint: &str, detail: &str) -> IdentityError {
     IdentityError::Unreachable {
         endpoint: endpoint.to_owned(),
         detail: detail.to_owned(),

@@ -38,6 +38,7 @@ pub struct Metrics {
     bytes: Family<4, Counter>,
     jwks_age: Family<1, Seconds>,
     jwks_fetches: Family<2, Counter>,
+    introspections: Family<2, Counter>,
     svid_expiry: Family<1, Seconds>,
     bundle_expiry: Family<1, Seconds>,
     svid_rotations: Family<1, Counter>,
@@ -163,6 +164,11 @@ impl Metrics {
                 "Fetches of the keys of an issuer",
                 ["issuer", "result"],
             ),
+            introspections: b.family(
+                "hopguard_introspections",
+                "Questions to an issuer what a token means",
+                ["issuer", "result"],
+            ),
             svid_expiry: b.family(
                 "hopguard_svid_expiry_timestamp_seconds",
                 "When the own SVID ends",
@@ -286,6 +292,12 @@ impl Metrics {
     pub fn jwks_fetches_total(&self, issuer: Label, result: &'static str, total: u64) {
         let fetches = self.jwks_fetches.get(&[issuer, result.into()]);
         fetches.inner().store(total, Ordering::Relaxed);
+    }
+
+    /// Tells how many questions about an issuer's tokens had this result so far. Counted elsewhere, told at a scrape.
+    pub fn introspections_total(&self, issuer: Label, result: &'static str, total: u64) {
+        let asked = self.introspections.get(&[issuer, result.into()]);
+        asked.inner().store(total, Ordering::Relaxed);
     }
 
     /// Forgets issuers that are no longer configured: the next scrape tells those that are.

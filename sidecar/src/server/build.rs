@@ -94,6 +94,9 @@ fn feed(metrics: &Arc<Metrics>, authn: &Arc<Authenticator>) {
         for fetch in counters.fetches {
             metrics.jwks_fetches_total(Label::from(fetch.alias), fetch.result, fetch.count);
         }
+        for asked in counters.introspections {
+            metrics.introspections_total(Label::from(asked.alias), asked.result, asked.count);
+        }
     });
 }
 

@@ -2,6 +2,7 @@
 //! to end. It decides nothing about traffic.
 
 mod build;
+mod bundles;
 mod identity;
 mod listen;
 mod probe;
@@ -110,6 +111,7 @@ async fn serve(loaded: Loaded, runtimes: &Runtimes) -> Result<(), ServerError> {
 fn background(state: &Arc<State>) -> Result<impl Future<Output = ServerError> + use<>, ServerError> {
     let watching = identity::start(state)?;
     tokio::spawn(Arc::clone(&state.ctx.authn).run());
+    tokio::spawn(bundles::keep(Arc::clone(state)));
     tokio::spawn(Arc::clone(&state.ctx.services).run());
     tokio::spawn(reload::watch(Arc::clone(state)));
     tokio::spawn(reload::follow_keys(Arc::clone(state)));

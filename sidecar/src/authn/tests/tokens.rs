@@ -50,6 +50,7 @@ async fn a_token_becomes_a_user() {
         ],
         kid: Some("k1".to_owned()),
         key: user.key,
+        due: None,
         generation: user.generation,
     };
     assert_eq!(*user, expected);

@@ -126,8 +126,20 @@ const ISSUER: &[Key] = &[
     key(
         "issuer",
         Kind::Text,
-        Need::Required,
+        Need::Absent("required, except for `jwt-svid`, which has none"),
         "The issuer's URL, exactly as its tokens carry it in `iss`; OpenID discovery is read below it.",
+    ),
+    key(
+        "kind",
+        Kind::Text,
+        Need::Default("\"provider\""),
+        "`provider`: tokens of an OAuth or OpenID provider; `jwt-svid`: JWT-SVIDs of a trust domain, checked with its JWT bundle from the Workload API (the user is then the SPIFFE ID in `sub`).",
+    ),
+    key(
+        "trust_domain",
+        Kind::Text,
+        Need::Absent("that of the mesh"),
+        "For `jwt-svid` only: whose JWT-SVIDs.",
     ),
     key(
         "audiences",
@@ -182,6 +194,63 @@ const ISSUER: &[Key] = &[
         Kind::NamedTables(CLAIM),
         Need::Absent("policies see no further claim"),
         "The claims that policies see, by the name under which they see them: `context.user.claims.NAME`.",
+    ),
+    key(
+        "introspection",
+        Kind::Table(INTROSPECTION),
+        Need::Absent("tokens that are no JWT are refused"),
+        "How the issuer is asked what a token means that is no JWT (RFC 7662).",
+    ),
+];
+
+const INTROSPECTION: &[Key] = &[
+    key(
+        "endpoint",
+        Kind::Text,
+        Need::Absent("found by discovery"),
+        "The introspection endpoint.",
+    ),
+    key(
+        "client_id",
+        Kind::Text,
+        Need::Required,
+        "As which client the sidecar asks.",
+    ),
+    key(
+        "client_secret_file",
+        Kind::Text,
+        Need::Required,
+        "File with the client's secret, not readable for everyone; read for each question, so that a new secret needs no reload.",
+    ),
+    key(
+        "auth",
+        Kind::Text,
+        Need::Default("\"basic\""),
+        "`basic`: the secret in `Authorization`; `post`: in the form.",
+    ),
+    key(
+        "cache",
+        Kind::Text,
+        Need::Default("\"30s\""),
+        "The longest that an answer is believed, 1s to 1h: a token that is revoked may pass for so long.",
+    ),
+    key(
+        "token_prefix",
+        Kind::Text,
+        Need::Absent("its tokens are those that no other issuer's prefix fits; one issuer at most"),
+        "How its opaque tokens begin, such as `ory_at_`. A JWT is never sent to an issuer that it does not name.",
+    ),
+    key(
+        "audience_required",
+        Kind::Boolean,
+        Need::Default("true"),
+        "`false`: an answer without `aud` is taken too, which leaves it to the issuer for whom the token is. An `aud` that is there must fit.",
+    ),
+    key(
+        "every_token",
+        Kind::Boolean,
+        Need::Default("false"),
+        "`true`: JWTs that name this issuer are asked for too, so that a revocation is seen within `cache`; its keys are not needed then.",
     ),
 ];
 

@@ -122,6 +122,10 @@ const PLAN: &[(&str, f64)] = &[
     ("hopguard_jwks_age_seconds{issuer=\"corp\"}", 7.0),
     ("hopguard_jwks_fetch_total{issuer=\"corp\",result=\"ok\"}", 3.0),
     (
+        "hopguard_introspections_total{issuer=\"corp\",result=\"inactive\"}",
+        4.0,
+    ),
+    (
         "hopguard_svid_expiry_timestamp_seconds{trust_domain=\"mesh.local\"}",
         2e9,
     ),
@@ -154,6 +158,7 @@ fn every_name_of_the_plan_is_there_once_it_has_a_value() {
     metrics.detected("http1", Duration::from_micros(30));
     metrics.jwks_age("corp".into(), Some(Duration::from_secs(7)));
     metrics.jwks_fetches_total("corp".into(), "ok", 3);
+    metrics.introspections_total("corp".into(), "inactive", 4);
     metrics.svid_expiry("mesh.local".into(), later);
     metrics.bundle_expiry([("mesh.local".into(), later)]);
     metrics.svid_rotated("ok");
