@@ -156,7 +156,8 @@ fn size(user: &VerifiedUser) -> usize {
     });
     ENTRY_BYTES
         + user.subject.len()
-        + [&user.audience, &user.scope, &user.roles, &user.amr]
+        + bound(user)
+        + [&user.audience, &user.scope, &user.roles, &user.amr, &user.actors]
             .into_iter()
             .map(|texts| list(texts))
             .sum::<usize>()
@@ -165,6 +166,13 @@ fn size(user: &VerifiedUser) -> usize {
             .map(one)
             .sum::<usize>()
         + claims.sum::<usize>()
+}
+
+/// What the binding of a token costs.
+fn bound(user: &VerifiedUser) -> usize {
+    let named = user.binding.named.iter().map(|(_, values)| values);
+    let texts = named.chain([&user.binding.callers]).flatten();
+    texts.map(|text| text.len() + size_of::<String>()).sum()
 }
 
 #[cfg(test)]

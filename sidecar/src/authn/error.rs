@@ -12,7 +12,8 @@ pub enum Rejection {
     /// The token is not accepted: 401, always, never "no token".
     #[error("{detail}")]
     Invalid {
-        /// A stable label: one of [`TokenError::LABELS`], `unknown_issuer`, or (of what stays open) `issuer_changed`.
+        /// A stable label: one of [`TokenError::LABELS`], `unknown_issuer`, or (of what stays open) `issuer_changed`; of a
+        /// token that is good, but not its sender's, those of [`crate::authn::Binding::check`].
         reason: &'static str,
         /// For people; holds nothing of the token.
         detail: String,

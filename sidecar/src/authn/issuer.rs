@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use hopguard_jose::{Algorithms, Rules, Times, Token, TokenError, TokenTypes, Verified};
 
+use super::claim_path::ClaimPath;
 use super::counts::TokenCounts;
 use super::error::AuthnError;
 use super::options::IssuerOptions;
@@ -88,7 +89,7 @@ impl Issuer {
         let verified: Verified = token.verify(&held.keys, &self.rules, now)?;
         let times = verified.claims.times;
         let who = (Arc::clone(&self.alias), Arc::clone(&self.issuer));
-        Ok((self.mapping.user(who, verified, self.since), times))
+        Ok((self.mapping.user(who, verified, self.since)?, times))
     }
 
     /// Whether a token of these times is still valid at `now` (Unix seconds).
@@ -141,7 +142,7 @@ pub(super) fn check(options: &IssuerOptions) -> Result<(), AuthnError> {
         .roles
         .iter()
         .chain(options.claims.iter().map(|claim| &claim.path))
-        .any(String::is_empty)
+        .any(ClaimPath::is_empty)
     {
         return fail("an empty claim path");
     }

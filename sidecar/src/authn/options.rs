@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use hopguard_jose::Algorithm;
 
+use super::claim_path::ClaimPath;
 use crate::dial::DialOptions;
 
 /// An issuer whose tokens are accepted.
@@ -28,9 +29,11 @@ pub struct IssuerOptions {
     /// By how much its clock may differ from ours; at most 60 s, whole seconds count.
     pub leeway: Duration,
     /// The claims whose values become roles, as paths: `realm_access.roles`, or a name that itself holds dots.
-    pub roles: Vec<String>,
+    pub roles: Vec<ClaimPath>,
     /// The claims that policies see.
     pub claims: Vec<ClaimOptions>,
+    /// The claims of which some place demands that they name the caller.
+    pub bind_claims: Vec<ClaimPath>,
 }
 
 /// A claim that policies see.
@@ -39,7 +42,7 @@ pub struct ClaimOptions {
     /// Its name in policies; unique.
     pub name: String,
     /// Where it is in the token, as a path.
-    pub path: String,
+    pub path: ClaimPath,
     /// What it must be; anything else is as if it were absent.
     pub kind: ClaimKind,
 }

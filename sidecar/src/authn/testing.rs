@@ -285,10 +285,11 @@ pub(super) fn options() -> IssuerOptions {
         ca_file: None,
         allow_http_loopback: true,
         leeway: Duration::from_secs(5),
-        roles: vec!["roles".to_owned()],
+        roles: vec!["roles".into()],
+        bind_claims: Vec::new(),
         claims: vec![ClaimOptions {
             name: "tenant".to_owned(),
-            path: "tenant".to_owned(),
+            path: "tenant".into(),
             kind: ClaimKind::String,
         }],
     }
@@ -340,6 +341,8 @@ pub(super) fn user() -> VerifiedUser {
         amr: Vec::new(),
         auth_time: None,
         exp: 0,
+        actors: Vec::new(),
+        binding: Binding::default(),
         claims: Vec::new(),
         kid: None,
         key: Thumbprint([0; 32]),
