@@ -6,7 +6,7 @@ use crate::algorithm::{Algorithm, Algorithms};
 use crate::base64url;
 use crate::error::TokenError;
 use crate::json::{Json, JsonObject};
-use crate::jwk::{MAX_KID_BYTES, Thumbprint};
+use crate::jwk::{Key, MAX_KID_BYTES, Thumbprint};
 use crate::keys::KeySet;
 
 /// The longest token, in bytes of text.
@@ -25,6 +25,9 @@ pub struct Jws<'t> {
     pub(crate) algorithm: Option<Algorithm>,
     pub(crate) kid: Option<String>,
     pub(crate) typ: Option<String>,
+    /// A key that the header offers. Nothing but a proof of possession may be checked with it: in a token it is the word
+    /// of whoever made the token.
+    pub(crate) jwk: Option<Json>,
 }
 
 impl<'t> Jws<'t> {
@@ -33,7 +36,7 @@ impl<'t> Jws<'t> {
     /// # Errors
     /// [`TokenError::Oversized`], [`TokenError::Malformed`], or [`TokenError::Header`] for a header with an extension
     /// (`crit`, `b64`), of a nested token (`cty`), or with a `kid` or `typ` of the wrong form. Headers that offer a key
-    /// (`jwk jku x5u x5c`) are not looked at.
+    /// (`jwk jku x5u x5c`) are not looked at, save that a DPoP proof is checked with its own `jwk` ([`crate::Proof`]).
     pub fn parse(token: &'t str) -> Result<Self, TokenError> {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(TokenError::Oversized("over 8 KiB"));
@@ -67,6 +70,7 @@ impl<'t> Jws<'t> {
             algorithm: algorithm.parse().ok(),
             kid: text(header, "kid", "kid is not a string of at most 256 bytes")?,
             typ: text(header, "typ", "typ is not a string of at most 256 bytes")?,
+            jwk: header.get("jwk").cloned(),
         })
     }
 
@@ -93,11 +97,17 @@ impl<'t> Jws<'t> {
     pub fn verify(&self, keys: &KeySet, allowed: Algorithms) -> Result<Thumbprint, TokenError> {
         let algorithm = self.algorithm(allowed)?;
         let key = keys.select(self.kid.as_deref(), algorithm)?;
+        self.signed_by(key, algorithm)?;
+        Ok(key.thumbprint)
+    }
+
+    /// Checks that `key` signed this with `algorithm`.
+    pub(crate) fn signed_by(&self, key: &Key, algorithm: Algorithm) -> Result<(), TokenError> {
         key.verifier(algorithm)
             .ok_or(TokenError::NoKey("no key fits its algorithm"))?
             .verify_sig(self.signed.as_bytes(), &self.signature)
             .map_err(|_| TokenError::Signature)?;
-        Ok(key.thumbprint)
+        Ok(())
     }
 }
 

@@ -56,6 +56,15 @@ impl TokenTypes {
         }
     }
 
+    /// Proofs of possession (RFC 9449 section 4.2): `dpop+jwt` alone.
+    #[must_use]
+    pub fn proof() -> Self {
+        Self {
+            absent: false,
+            names: vec!["dpop+jwt".to_owned()],
+        }
+    }
+
     /// JWT-SVIDs: absent, `JWT` or `JOSE`.
     #[must_use]
     pub fn svid() -> Self {
@@ -65,7 +74,7 @@ impl TokenTypes {
         }
     }
 
-    fn admit(&self, typ: Option<&str>) -> bool {
+    pub(crate) fn admit(&self, typ: Option<&str>) -> bool {
         let Some(typ) = typ else { return self.absent };
         let prefix = "application/";
         let short = match typ.get(..prefix.len()) {
@@ -279,7 +288,7 @@ fn subject(claims: &JsonObject) -> Result<&str, TokenError> {
 }
 
 /// A NumericDate (RFC 7519 section 2): a number between 1970 and 9999, its fraction dropped.
-fn seconds(claim: Option<&Json>) -> Result<Option<i64>, ()> {
+pub(crate) fn seconds(claim: Option<&Json>) -> Result<Option<i64>, ()> {
     let seconds = match claim {
         None => return Ok(None),
         Some(Json::Int(seconds)) => *seconds,

@@ -58,6 +58,8 @@ const SIDECAR: &[(&str, &[&str])] = &[
             "forward",
             "snapshot",
             "observe",
+            // How a port takes tokens is a value of the mesh file, and a request carries it from its reading to its end.
+            "config",
             // Whether the sidecar drains decides whether a connection may go on.
             "runtime",
         ],

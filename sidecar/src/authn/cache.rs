@@ -182,7 +182,8 @@ fn size(user: &VerifiedUser) -> usize {
     });
     ENTRY_BYTES
         + user.subject.len()
-        + [&user.audience, &user.scope, &user.roles, &user.amr]
+        + bound(user)
+        + [&user.audience, &user.scope, &user.roles, &user.amr, &user.actors]
             .into_iter()
             .map(|texts| list(texts))
             .sum::<usize>()
@@ -191,6 +192,13 @@ fn size(user: &VerifiedUser) -> usize {
             .map(one)
             .sum::<usize>()
         + claims.sum::<usize>()
+}
+
+/// What the binding of a token costs.
+fn bound(user: &VerifiedUser) -> usize {
+    let named = user.binding.named.iter().map(|(_, values)| values);
+    let texts = named.chain([&user.binding.callers]).flatten();
+    texts.map(|text| text.len() + size_of::<String>()).sum()
 }
 
 #[cfg(test)]

@@ -13,7 +13,8 @@ pub enum Rejection {
     #[error("{detail}")]
     Invalid {
         /// A stable label: one of [`TokenError::LABELS`], `unknown_issuer`, `inactive` (its issuer says so), or (of what stays
-        /// open) `issuer_changed`, `introspection_due`.
+        /// open) `issuer_changed`, `introspection_due`; of a token that is good, but not its sender's, those of
+        /// [`crate::authn::Binding::check`].
         reason: &'static str,
         /// For people; holds nothing of the token.
         detail: String,

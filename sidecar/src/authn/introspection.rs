@@ -9,6 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use hopguard_jose::TokenError;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 use zeroize::Zeroizing;
@@ -136,10 +137,13 @@ impl Introspector {
         };
         let now = unix(*now);
         let outcome = match answered.and_then(|body| issuer.answered(&body, now)) {
-            Ok(answer) => {
-                self.counts.add("ok");
-                Ok(flight.keep(answer))
-            }
+            Ok(answer) => match flight.keep(answer) {
+                Ok(user) => {
+                    self.counts.add("ok");
+                    Ok(user)
+                }
+                Err(refusal) => Err(self.refused(&issuer.alias, No::Token(refusal))),
+            },
             Err(no) => Err(self.refused(&issuer.alias, no)),
         };
         landing.tell(outcome, now);
@@ -219,9 +223,9 @@ impl Flight {
         }
     }
 
-    fn keep(&self, answer: Answer) -> Arc<VerifiedUser> {
+    fn keep(&self, answer: Answer) -> Result<Arc<VerifiedUser>, TokenError> {
         let (times, until) = (answer.claims.times, answer.until);
-        let user = Arc::new(self.issuer.introspected(answer));
+        let user = Arc::new(self.issuer.introspected(answer)?);
         self.cache.put(
             self.digest,
             Entry {
@@ -231,7 +235,7 @@ impl Flight {
                 rests: Rests::Answer { until },
             },
         );
-        user
+        Ok(user)
     }
 }
 

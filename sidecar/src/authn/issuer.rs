@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use hopguard_jose::{Algorithms, Recipient, Rules, Times, Token, TokenError, TokenTypes, Verified};
 
+use super::claim_path::ClaimPath;
 use super::counts::TokenCounts;
 use super::error::AuthnError;
 use super::introspection::{self, Answer, Introspector, No};
@@ -119,7 +120,7 @@ impl Issuer {
         };
         Ok((
             self.mapping
-                .user(self.who(), (verified.claims, proof), self.since),
+                .user(self.who(), (verified.claims, proof), self.since)?,
             times,
         ))
     }
@@ -144,7 +145,7 @@ impl Issuer {
     }
 
     /// The user that an answer tells of.
-    pub(super) fn introspected(&self, answer: Answer) -> VerifiedUser {
+    pub(super) fn introspected(&self, answer: Answer) -> Result<VerifiedUser, TokenError> {
         let proof = Proof {
             due: answer.due,
             ..Proof::default()
@@ -240,7 +241,7 @@ pub(super) fn check(options: &IssuerOptions) -> Result<(), AuthnError> {
         .roles
         .iter()
         .chain(options.claims.iter().map(|claim| &claim.path))
-        .any(String::is_empty)
+        .any(ClaimPath::is_empty)
     {
         return fail("an empty claim path");
     }

@@ -9,12 +9,17 @@
 //!                    set_bundles()        the JWT bundles of the Workload API
 //! ```
 //!
+//! The cache knows tokens, not who sends them: whether a token counts for its sender ([`Binding::check`], [`Proofs`]) is asked
+//! on every request, after it.
+//!
 //! What it never does: take a token without a key that was fetched from its issuer, let an empty or bad answer replace
 //! good keys, use keys past their hard limit, fall back to any built-in key, or keep a bearer token in memory.
 
 mod authenticator;
+mod binding;
 mod bundles;
 mod cache;
+mod claim_path;
 mod counts;
 mod document;
 mod endpoint;
@@ -27,6 +32,7 @@ mod issuers;
 mod keys;
 mod opaque;
 mod options;
+mod proofs;
 mod provider;
 mod source;
 mod status;
@@ -38,20 +44,23 @@ mod trust;
 mod user;
 
 pub use authenticator::{Authenticator, Prepared, renewable};
+pub use binding::{Binding, Demand, Demands, Dpop, Sender};
 pub use bundles::JwtBundles;
+pub use claim_path::ClaimPath;
 pub use counts::{Counters, FetchCount, TokenCount};
 pub use error::{AuthnError, Blame, FetchError, FetchFault, Rejection};
-pub use hopguard_jose::{Algorithm, Thumbprint};
+pub use hopguard_jose::{Algorithm, HttpUri, Thumbprint};
 pub use opaque::is_prefix as is_token_prefix;
 pub use options::{
     AuthnOptions, CacheLimits, ClaimKind, ClaimOptions, ClientAuth, IntrospectionOptions, IssuerKind,
     IssuerOptions,
 };
+pub use proofs::{ProofRefusal, Proofs, Proven};
 pub use status::{IssuerState, IssuerStatus, probe};
 pub use user::{ClaimValue, VerifiedUser};
 
 /// Unix seconds; a clock before 1970 reads as 1970, when every token is from the future.
-fn unix(now: std::time::SystemTime) -> i64 {
+pub fn unix(now: std::time::SystemTime) -> i64 {
     let since = now.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }

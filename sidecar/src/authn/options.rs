@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use hopguard_jose::Algorithm;
 
+use super::claim_path::ClaimPath;
 use crate::dial::DialOptions;
 
 /// What an issuer's tokens are.
@@ -40,9 +41,11 @@ pub struct IssuerOptions {
     /// By how much its clock may differ from ours; at most 60 s, whole seconds count.
     pub leeway: Duration,
     /// The claims whose values become roles, as paths: `realm_access.roles`, or a name that itself holds dots.
-    pub roles: Vec<String>,
+    pub roles: Vec<ClaimPath>,
     /// The claims that policies see.
     pub claims: Vec<ClaimOptions>,
+    /// The claims of which some place demands that they name the caller.
+    pub bind_claims: Vec<ClaimPath>,
     /// How it is asked what a token means that says nothing by itself.
     pub introspection: Option<IntrospectionOptions>,
 }
@@ -83,7 +86,7 @@ pub struct ClaimOptions {
     /// Its name in policies; unique.
     pub name: String,
     /// Where it is in the token, as a path.
-    pub path: String,
+    pub path: ClaimPath,
     /// What it must be; anything else is as if it were absent.
     pub kind: ClaimKind,
 }

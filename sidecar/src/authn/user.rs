@@ -3,8 +3,10 @@
 
 use std::sync::Arc;
 
-use hopguard_jose::{Claims, Json, JsonObject, Thumbprint};
+use hopguard_jose::{Claims, Json, JsonObject, Thumbprint, TokenError};
 
+use super::binding::{Binding, actors};
+use super::claim_path::ClaimPath;
 use super::options::{ClaimKind, IssuerOptions};
 
 /// A user proven by a token.
@@ -32,6 +34,10 @@ pub struct VerifiedUser {
     pub auth_time: Option<i64>,
     /// `exp`, in Unix seconds: not valid from then on (give or take the issuer's leeway).
     pub exp: i64,
+    /// Who acts for the user (`act`, RFC 8693), the present actor first; each a subject of the same issuer.
+    pub actors: Vec<String>,
+    /// Who may present the token: to be checked on every request.
+    pub binding: Binding,
     /// The configured claims that are there and of their type.
     pub claims: Vec<(String, ClaimValue)>,
     /// The key that signed it, if the token names one.
@@ -67,32 +73,39 @@ pub(super) struct Proof {
 pub(super) struct Mapping {
     roles: Vec<ClaimPath>,
     claims: Vec<(String, ClaimPath, ClaimKind)>,
+    bind: Vec<ClaimPath>,
 }
 
 impl Mapping {
     pub(super) fn new(options: &IssuerOptions) -> Self {
         Self {
-            roles: options.roles.iter().map(|path| ClaimPath(path.clone())).collect(),
+            roles: options.roles.clone(),
+            bind: options.bind_claims.clone(),
             claims: options
                 .claims
                 .iter()
-                .map(|claim| (claim.name.clone(), ClaimPath(claim.path.clone()), claim.kind))
+                .map(|claim| (claim.name.clone(), claim.path.clone(), claim.kind))
                 .collect(),
         }
     }
 
     /// The user that the claims tell of.
+    ///
+    /// # Errors
+    /// [`TokenError::Claim`] when `act` or `cnf` is not what it must be.
     pub(super) fn user(
         &self,
         who: (Arc<str>, Arc<str>),
         (claims, proof): (Claims, Proof),
         generation: u64,
-    ) -> VerifiedUser {
+    ) -> Result<VerifiedUser, TokenError> {
         let all = &claims.all;
         let text = |name: &str| all.get(name).and_then(Json::as_str).map(str::to_owned);
         let scope = all.get("scope").or_else(|| all.get("scp"));
         let (alias, issuer) = who;
-        VerifiedUser {
+        Ok(VerifiedUser {
+            actors: actors(all, &issuer)?,
+            binding: Binding::read(all, &self.bind)?,
             alias,
             issuer,
             scope: scope.map(scopes).unwrap_or_default(),
@@ -109,7 +122,7 @@ impl Mapping {
             key: proof.key,
             due: proof.due,
             generation,
-        }
+        })
     }
 
     fn roles(&self, all: &JsonObject) -> Vec<String> {
@@ -136,24 +149,6 @@ impl Mapping {
             .iter()
             .filter_map(|(name, path, kind)| Some((name.clone(), typed(path.find(all)?, *kind)?)))
             .collect()
-    }
-}
-
-/// Where a claim is: the name of a top-level claim, or names with dots between them that lead down.
-struct ClaimPath(String);
-
-impl ClaimPath {
-    fn find<'c>(&self, all: &'c JsonObject) -> Option<&'c Json> {
-        // A name that itself holds dots, as namespaced claims do (`https://idp.example/roles`), wins.
-        all.get(&self.0).or_else(|| {
-            let mut steps = self.0.split('.');
-            let first = all.get(steps.next()?)?;
-            steps.try_fold(first, |value, step| value.as_object()?.get(step))
-        })
-    }
-
-    fn is_scope(&self) -> bool {
-        matches!(self.0.as_str(), "scope" | "scp")
     }
 }
 
@@ -208,10 +203,11 @@ mod tests {
     }
 
     fn roles(paths: &[&str], claims: &str) -> Vec<String> {
-        let paths = paths.iter().map(|path| ClaimPath((*path).to_owned())).collect();
+        let paths = paths.iter().map(|path| ClaimPath::from(*path)).collect();
         Mapping {
             roles: paths,
             claims: Vec::new(),
+            bind: Vec::new(),
         }
         .roles(&object(claims))
     }
@@ -273,6 +269,31 @@ mod tests {
             ["literal"]
         );
         assert_eq!(roles(&["a.b"], r#"{"a":{"b":"path"}}"#), ["path"]);
+    }
+
+    #[test]
+    fn steps_lead_below_a_name_with_dots() {
+        let claims = object(
+            r#"{"resource_access":{"shop.web":{"roles":["clerk"]},"shop":{"web":{"roles":"no"}}},
+            "https://idp.example/a":{"b.c":"x"}}"#,
+        );
+        let find = |steps: &[&str]| {
+            let steps = steps.iter().map(|step| (*step).to_owned()).collect();
+            ClaimPath::Steps(steps).find(&claims).and_then(strings)
+        };
+        assert_eq!(
+            find(&["resource_access", "shop.web", "roles"]).unwrap(),
+            ["clerk"]
+        );
+        assert_eq!(find(&["https://idp.example/a", "b.c"]).unwrap(), ["x"]);
+        for nowhere in [
+            &["resource_access.shop.web", "roles"][..],
+            &["https://idp.example/a", "b", "c"],
+            &[],
+            &[""],
+        ] {
+            assert_eq!(find(nowhere), None, "{nowhere:?}");
+        }
     }
 
     #[test]

@@ -135,6 +135,15 @@ impl Policies {
         self.set.as_ref().map_or(0, |set| set.index.len())
     }
 
+    /// The declared route that a request is decided on, as `<service>#<route>`: the one of [`Self::decide`].
+    pub fn route_of(&self, method: &str, path: &str) -> Option<Arc<str>> {
+        let set = self.set.as_deref()?;
+        let path = canonical_escapes(path);
+        let found = set.actions.router.find(method, &path)?;
+        let (name, _) = set.actions.all.get(found.route)?.route.as_ref()?;
+        Some(Arc::clone(name))
+    }
+
     /// Decides. Total: it has no error, because what cannot be decided is denied.
     pub fn decide(&self, facts: &Facts<'_>) -> Decision {
         match self.set.as_deref() {
@@ -242,13 +251,13 @@ impl Set {
         let (action, service) = (asked.action.entity.uid(), self.service.uid());
         let request = Request::new(principal, action, service, context, None).map_err(|_| Misfit)?;
         let user = match &facts.what {
-            What::Http(http) if uses.context("user") => http.user,
+            What::Http(http) if uses.of_a_token() => http.user,
             _ => None,
         };
         let entities = match user {
             Some(user) => Held::WithUser(self.users.get(prepared, user, uses, || {
-                let user = self.maker.user(user, uses)?;
-                let with_user = prepared.entities.clone().add_entities([user], None);
+                let users = self.maker.users(user, uses)?;
+                let with_user = prepared.entities.clone().add_entities(users, None);
                 with_user.map_err(|_| Misfit)
             })?),
             None => Held::Plain(&prepared.entities),

@@ -124,8 +124,26 @@ impl Maker {
         Ok((entity.map_err(|_| Misfit)?, ancestors))
     }
 
+    /// The user, and who acts for the user, as far as they are read. Of an actor the token proves the name alone: it has no
+    /// role, no scope and no claim. Who acts for itself is one entity.
+    pub(super) fn users(&self, user: &User, uses: Uses) -> Result<Vec<Entity>, Misfit> {
+        let mut users = vec![self.user(user, uses)?];
+        let actor = user.actor.as_ref().filter(|_| uses.context("actor"));
+        if let Some(actor) = actor.filter(|actor| **actor != user.subject) {
+            let actor = User {
+                alias: user.alias.clone(),
+                issuer: user.issuer.clone(),
+                subject: actor.clone(),
+                exp: user.exp,
+                ..User::default()
+            };
+            users.push(self.user(&actor, uses)?);
+        }
+        Ok(users)
+    }
+
     /// The user's entity with the attributes that are read, in the roles that policies may name.
-    pub(super) fn user(&self, user: &User, uses: Uses) -> Result<Entity, Misfit> {
+    fn user(&self, user: &User, uses: Uses) -> Result<Entity, Misfit> {
         let roles = self.roles.get(&user.alias).ok_or(Misfit)?;
         let parents: Vec<EntityUid> = user
             .roles
@@ -159,11 +177,12 @@ impl Maker {
         if uses.user("claims") {
             add("claims", Some(self.claims(&user.claims)?));
         }
-        Entity::new_with_tags(self.user_uid(user), attrs, parents, []).map_err(|_| Misfit)
+        Entity::new_with_tags(self.user_uid(&user.alias, &user.subject), attrs, parents, [])
+            .map_err(|_| Misfit)
     }
 
-    fn user_uid(&self, user: &User) -> EntityUid {
-        uid(&self.types.user, &format!("{}|{}", user.alias, user.subject))
+    fn user_uid(&self, alias: &str, subject: &str) -> EntityUid {
+        uid(&self.types.user, &format!("{alias}|{subject}"))
     }
 
     /// The declared claims; one of another type than declared is a misfit, never left out: a forbid may depend on it.
@@ -240,9 +259,20 @@ impl Maker {
             let record = RestrictedExpression::new_record(fields).map_err(|_| Misfit)?;
             pairs.push(("headers".to_owned(), record));
         }
-        if let Some(user) = http.user.filter(|_| uses.context("user")) {
-            let user = RestrictedExpression::new_entity_uid(self.user_uid(user));
-            pairs.push(("user".to_owned(), user));
+        let subjects = http.user.map(|user| {
+            (
+                user,
+                [("user", Some(&user.subject)), ("actor", user.actor.as_ref())],
+            )
+        });
+        for (user, (name, subject)) in subjects
+            .into_iter()
+            .flat_map(|(user, both)| both.map(|one| (user, one)))
+        {
+            if let Some(subject) = subject.filter(|_| uses.context(name)) {
+                let uid = self.user_uid(&user.alias, subject);
+                pairs.push((name.to_owned(), RestrictedExpression::new_entity_uid(uid)));
+            }
         }
         Ok(())
     }

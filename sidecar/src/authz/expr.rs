@@ -8,8 +8,8 @@ use cedar_policy::pst::{BinaryOp, Clause, Expr, Literal, PatternElem, Policy, Va
 pub(super) struct Uses(u32);
 
 /// The attributes of the context; the position is the bit.
-pub(super) const CONTEXT: [&str; 9] = [
-    "path", "host", "port", "tls", "src_ip", "now", "headers", "user", "params",
+pub(super) const CONTEXT: [&str; 10] = [
+    "path", "host", "port", "tls", "src_ip", "now", "headers", "user", "params", "actor",
 ];
 /// The attributes of a user; their bits follow.
 pub(super) const USER: [&str; 10] = [
@@ -37,6 +37,11 @@ impl Uses {
     /// Whether an attribute of the user is read.
     pub(super) fn user(self, name: &str) -> bool {
         self.has(USER.iter().position(|n| *n == name).map(|at| at + CONTEXT.len()))
+    }
+
+    /// Whether anything is read that a token tells: without one, none of it is there.
+    pub(super) fn of_a_token(self) -> bool {
+        self.context("user") || self.context("actor")
     }
 
     /// Both together.
@@ -71,7 +76,7 @@ pub(super) struct Reads {
     pub(super) asked: Vec<Vec<String>>,
     /// Whether `context.path` is read.
     pub(super) path: bool,
-    /// Whether `context.user` is read.
+    /// Whether `context.user` or `context.actor` is read.
     pub(super) user: bool,
 }
 
@@ -81,7 +86,7 @@ pub(super) fn reads_user(clause: &Clause) -> bool {
     match clause {
         Clause::When(expr) | Clause::Unless(expr) => reads.walk(expr),
     }
-    reads.uses.context("user")
+    reads.uses.of_a_token()
 }
 
 impl Reads {
@@ -94,7 +99,7 @@ impl Reads {
             }
         }
         reads.path = reads.uses.context("path");
-        reads.user = reads.uses.context("user");
+        reads.user = reads.uses.of_a_token();
         reads
     }
 

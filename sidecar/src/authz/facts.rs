@@ -81,6 +81,8 @@ pub struct User {
     pub auth_time: Option<i64>,
     /// When the token expires, in seconds since 1970 (`exp`).
     pub exp: i64,
+    /// Who acts for the user now (`act.sub`, RFC 8693): a subject of the same issuer.
+    pub actor: Option<String>,
     /// The claims that the mesh file maps, by the name that policies use.
     pub claims: Vec<(String, ClaimValue)>,
 }

@@ -218,8 +218,8 @@ fn attributes(world: &World, placed: &Placed<'_>) -> Vec<Finding> {
 fn declared<'w>(world: &'w World, of: &[&str]) -> Option<Vec<&'w str>> {
     Some(match of {
         ["context"] => CONTEXT.to_vec(),
-        ["context", "user"] => USER.to_vec(),
-        ["context", "user", "claims"] => world.claims.keys().map(String::as_str).collect(),
+        ["context", "user" | "actor"] => USER.to_vec(),
+        ["context", "user" | "actor", "claims"] => world.claims.keys().map(String::as_str).collect(),
         ["context", "headers"] => world.headers.iter().map(String::as_str).collect(),
         ["context", "params"] => {
             let routes = world.services.values().flat_map(|service| &service.routes);

@@ -17,7 +17,8 @@ entity Workload in [Namespace, Group, TrustDomain] {
 entity Plaintext enum ["plaintext"];
 // The service that is called.
 entity Service in [Namespace, TrustDomain];
-// The user that a token proves: never merged with the peer, and often absent.
+// The user that a token proves: never merged with the peer, and often absent. Who acts for the user (RFC 8693) is one
+// too, of whom the token proves no more than the name.
 entity Role;
 entity User in [Role] {
   issuer: String, sub: String, aud: Set<String>, scope: Set<String>,
@@ -28,7 +29,7 @@ entity User in [Role] {
 
 /// The attributes of a request's context, without the parameters of a route.
 const HTTP: &str = "path: String, host: String, port: Long, tls: Bool, src_ip: ipaddr, now: datetime, \
-headers: Headers, user?: User";
+headers: Headers, user?: User, actor?: User";
 const CONNECT: &str = "port: Long, tls: Bool, src_ip: ipaddr, now: datetime";
 
 /// The schema of a mesh, as Cedar text.

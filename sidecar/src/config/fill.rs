@@ -38,7 +38,23 @@ impl Mesh {
 
     /// The issuers as the verifier of tokens takes them.
     pub fn issuer_options(&self) -> Vec<IssuerOptions> {
-        self.issuers.iter().map(issuer_options).collect()
+        let mut bind_claims: Vec<_> = Vec::new();
+        for claim in self
+            .services
+            .iter()
+            .flat_map(|service| service.tokens.bind_claims())
+        {
+            if !bind_claims.contains(claim) {
+                bind_claims.push(claim.clone());
+            }
+        }
+        let options = self.issuers.iter().map(issuer_options);
+        options
+            .map(|options| IssuerOptions {
+                bind_claims: bind_claims.clone(),
+                ..options
+            })
+            .collect()
     }
 
     /// What the decision finds wrong with the mesh as a whole: routes that are ambiguous, for example.
@@ -143,6 +159,7 @@ fn issuer_options(issuer: &MeshIssuer) -> IssuerOptions {
         allow_http_loopback: issuer.allow_http_loopback,
         leeway: issuer.leeway,
         roles: issuer.roles.clone(),
+        bind_claims: Vec::new(),
         claims: issuer
             .claims
             .iter()

@@ -7,14 +7,14 @@ use std::time::Duration;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
-use crate::authn::{IntrospectionOptions, IssuerKind};
-
+use super::claim_paths::{claim_path, claim_paths};
 use super::document::{At, Document, Section, Wrong, read_bytes};
 use super::introspection::{Prefixes, introspection};
 use super::mesh::{checked, choice};
 use super::problem::ConfigProblem;
 use super::unique::Seen;
 use super::{shape, words};
+use crate::authn::{ClaimPath, IntrospectionOptions, IssuerKind};
 
 const MAX_LEEWAY: Duration = Duration::from_secs(60);
 const DEFAULT_LEEWAY: Duration = Duration::from_secs(5);
@@ -46,7 +46,7 @@ pub struct MeshIssuer {
     /// Clock difference forgiven.
     pub leeway: Duration,
     /// Paths of the claims that become roles.
-    pub roles: Vec<String>,
+    pub roles: Vec<ClaimPath>,
     /// The roles that policies may name.
     pub role_names: Vec<String>,
     /// The claims that policies see.
@@ -61,7 +61,7 @@ pub struct MeshClaim {
     /// The name in policies.
     pub name: String,
     /// The path in the token.
-    pub path: String,
+    pub path: ClaimPath,
     /// The type.
     pub kind: MeshClaimKind,
 }
@@ -157,7 +157,7 @@ fn issuer<'d>(section: &Section<'d, '_>, seen: &mut Across<'d>) -> Option<MeshIs
             .and_then(|at| ca_file(section.document, &at)),
         allow_http_loopback: http,
         leeway: leeway.map_or(DEFAULT_LEEWAY, |at| at.value),
-        roles: Seen::all(section, "roles", words::claim_path),
+        roles: claim_paths(section, "roles"),
         role_names: Seen::all(section, "role_names", |text| words::plain_text("a role", text)),
         claims: claims(section, seen),
         introspection: introspection(section, http, &mut seen.prefixes),
@@ -312,10 +312,7 @@ fn claims<'d>(section: &Section<'d, '_>, seen: &mut Across<'d>) -> Vec<MeshClaim
         let Some(claim) = table.table(key.value) else {
             continue;
         };
-        let (path, kind) = (
-            claim.parsed("path", words::claim_path),
-            choice(&claim, "type", &CLAIM_KINDS),
-        );
+        let (path, kind) = (claim_path(&claim, "path"), choice(&claim, "type", &CLAIM_KINDS));
         let span = key.span.clone();
         let name = checked(document, key, |text| words::identifier("a claim", text));
         let (Some(name), Some(path), Some(kind)) = (name, path, kind) else {
@@ -335,11 +332,7 @@ fn claims<'d>(section: &Section<'d, '_>, seen: &mut Across<'d>) -> Vec<MeshClaim
                 ),
             );
         }
-        claims.push(MeshClaim {
-            name,
-            path: path.value,
-            kind,
-        });
+        claims.push(MeshClaim { name, path, kind });
     }
     claims
 }

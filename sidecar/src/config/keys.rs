@@ -20,6 +20,10 @@ pub(super) struct Key {
 pub(super) enum Kind {
     Text,
     Texts,
+    /// The path of a claim: a text, or a list of texts that lead down.
+    Path,
+    /// A list of such paths.
+    Paths,
     Integer,
     Boolean,
     Table(&'static [Key]),

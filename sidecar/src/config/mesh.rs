@@ -14,6 +14,7 @@ use crate::services::{Mode, Port, Protocol, Service};
 use super::document::{At, Document, Section, Wrong, read_text};
 use super::issuer::{MeshIssuer, issuers};
 use super::problem::ConfigProblem;
+use super::tokens::{TokenRules, token_rules};
 use super::unique::Seen;
 use super::{keys, shape, words};
 
@@ -54,6 +55,8 @@ pub struct MeshService {
     pub ports: Vec<Port>,
     /// Its declared routes.
     pub routes: Vec<MeshRoute>,
+    /// How its ports and routes take user tokens.
+    pub tokens: TokenRules,
 }
 
 /// A declared route.
@@ -179,6 +182,7 @@ fn services(root: &Section<'_, '_>) -> Vec<At<MeshService>> {
             spiffe_ids: Seen::all(&section, "spiffe_ids", words::spiffe_id),
             ports: ports(&section),
             routes: routes(&section),
+            tokens: token_rules(&section, name.as_ref().map_or("", |at| at.value.as_str())),
         };
         complete(&section, &service);
         services.push(At {

@@ -1,6 +1,7 @@
 //! Configuration: files enter, typed values leave, or every problem with its file, line, column and remedy. No room takes
 //! them whole: each gets the options that it owns.
 
+mod claim_paths;
 mod document;
 mod fill;
 mod introspection;
@@ -13,6 +14,7 @@ mod reference;
 mod settings;
 mod shape;
 mod sidecar;
+mod tokens;
 mod unique;
 mod words;
 
@@ -25,6 +27,7 @@ pub use sidecar::{
     Egress, Inbound, Limits, Loaded, Log, Outbound, PublicTls, Sidecar, SidecarIdentity, Traffic, WhichSvid,
     load, load_sidecar, parse_sidecar,
 };
+pub use tokens::{PortTokens, TokenRules};
 
 /// Reads a configuration file as text, as every file here is read.
 ///

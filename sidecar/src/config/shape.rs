@@ -75,6 +75,13 @@ fn value_fits(
                 }
             }
         }
+        (Kind::Path, DeValue::String(_)) => {}
+        (Kind::Path, DeValue::Array(_)) => value_fits(document, value, Kind::Texts, (name, path)),
+        (Kind::Paths, DeValue::Array(items)) => {
+            for item in items {
+                value_fits(document, item, Kind::Path, (item.span(), path));
+            }
+        }
         (Kind::Table(keys), DeValue::Table(table)) => check(document, table, keys, (name, path)),
         (Kind::Tables(keys), DeValue::Array(items)) => {
             for item in items {
@@ -127,6 +134,8 @@ pub(super) fn expected(kind: Kind) -> &'static str {
     match kind {
         Kind::Text => "a text",
         Kind::Texts => "a list of texts",
+        Kind::Path => "a text or a list of texts",
+        Kind::Paths => "a list of texts or of lists of texts",
         Kind::Integer => "an integer",
         Kind::Boolean => "true or false",
         Kind::Table(_) | Kind::NamedTexts | Kind::NamedTables(_) => "a table",
@@ -137,6 +146,8 @@ pub(super) fn expected(kind: Kind) -> &'static str {
 fn example(key: &Key) -> String {
     match key.kind {
         Kind::Text => format!("{} = \"...\"", key.name),
+        Kind::Path => format!("{} = \"...\"", key.name),
+        Kind::Paths => format!("{} = [\"...\"]", key.name),
         Kind::Texts => format!("{} = [\"...\"]", key.name),
         Kind::Integer => format!("{} = 8080", key.name),
         Kind::Boolean => format!("{} = true", key.name),

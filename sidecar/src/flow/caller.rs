@@ -6,15 +6,16 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::inbound::principal;
 use super::tell::millis;
+use super::token::{Kept, Shown, still_bound, token};
 use super::{Context, Secured};
-use crate::authn::{ClaimValue, Rejection, VerifiedUser, renewable};
+use crate::authn::{ClaimValue, VerifiedUser, renewable};
 use crate::authz::{self, Decision, Facts, HttpFacts, Reason, What};
 use crate::observe::{TraceParent, decision_id};
-use crate::request::{Bearer, Head};
+use crate::request::Head;
 use crate::snapshot::Snapshot;
 
-/// The header that tells the application who the user is, as proven: JSON with `iss`, `sub` and `roles`. Whatever came
-/// under its name from outside was stripped.
+/// The header that tells the application who the user is, as proven: JSON with `iss`, `sub` and `roles`, and `act` when
+/// somebody acts for the user. Whatever came under its name from outside was stripped.
 const USER_HEADER: &str = "x-hopguard-user";
 /// The header that tells the application who the calling workload is, as Envoy writes it.
 const PEER_HEADER: &str = "x-forwarded-client-cert";
@@ -70,6 +71,22 @@ pub(super) struct Read {
     pub(super) verified: Option<Arc<VerifiedUser>>,
     pub(super) user: Option<authz::User>,
     pub(super) headers: Vec<(String, Vec<String>)>,
+    /// The token, as far as others than its user are concerned.
+    pub(super) shown: Shown,
+}
+
+impl Read {
+    /// The answer to what was denied: it asks for what would be taken here.
+    pub(super) fn denial(&self, decision: &Decision) -> No {
+        let no = denial(decision, self.user.is_some());
+        match no.status {
+            401 => No {
+                extra: self.shown.asks.plain(),
+                ..no
+            },
+            _ => no,
+        }
+    }
 }
 
 /// What a decision allowed, and on what.
@@ -90,31 +107,34 @@ pub(super) struct No {
 }
 
 /// The user that something open was decided for, and the token that proved it.
-pub(super) struct User<'a> {
-    pub(super) verified: Arc<VerifiedUser>,
-    pub(super) token: &'a str,
-}
+pub(super) type User<'a> = Kept<'a>;
 
 impl User<'_> {
-    /// What the token proves today: nothing when its key or its issuer is gone, and possibly something else when its
-    /// issuer was configured anew or must be asked again.
-    pub(super) async fn proven_again(&self, ctx: &Context, now: SystemTime) -> Option<Arc<VerifiedUser>> {
-        match ctx.authn.recheck(&self.verified, now) {
-            Ok(()) => Some(Arc::clone(&self.verified)),
-            Err(rejection) if renewable(&rejection) => ctx.authn.verify(self.token, now).await.ok(),
-            Err(_) => None,
-        }
+    /// What the token proves today: nothing when its key or its issuer is gone, or when it must now be bound to its sender
+    /// and is not; and possibly something else when its issuer was configured anew.
+    pub(super) async fn proven_again(
+        &self,
+        ctx: &Context,
+        snapshot: &Snapshot,
+        now: SystemTime,
+    ) -> Option<Arc<VerifiedUser>> {
+        let verified = match ctx.authn.recheck(&self.verified, now) {
+            Ok(()) => Arc::clone(&self.verified),
+            Err(rejection) if renewable(&rejection) => self.verified_again(ctx, now).await?,
+            Err(_) => return None,
+        };
+        still_bound(ctx, self.asked, (&verified, self.shown.key), snapshot).then_some(verified)
     }
 }
 
 impl Asked<'_> {
     /// The user of this request, as it was read.
-    pub(super) fn user<'b>(&'b self, read: &Read) -> Option<User<'b>> {
-        let verified = read.verified.clone()?;
-        match self.head.bearer() {
-            Bearer::Token(token) => Some(User { verified, token }),
-            Bearer::Absent | Bearer::Bad(_) => None,
-        }
+    pub(super) fn user<'b>(&'b self, read: &'b Read) -> Option<User<'b>> {
+        Some(Kept {
+            verified: read.verified.clone()?,
+            asked: self,
+            shown: &read.shown,
+        })
     }
 }
 
@@ -152,16 +172,14 @@ pub(super) async fn read(ctx: &Context, asked: &Asked<'_>, snapshot: &Snapshot) 
         detail: refusal.detail,
         extra: vec![],
     })?;
-    let verified = match asked.head.bearer() {
-        Bearer::Absent => None,
-        Bearer::Bad(reason) => return Err(bad_token(reason, reason)),
-        Bearer::Token(token) => Some(ctx.authn.verify(token, asked.at).await.map_err(rejected)?),
-    };
+    let shown = token(ctx, asked, snapshot).await?;
+    let verified = shown.verified.clone();
     let user = verified.as_deref().map(as_user);
     Ok(Read {
         verified,
         user,
         headers,
+        shown,
     })
 }
 
@@ -188,34 +206,6 @@ fn fronts(ctx: &Context, asked: &Asked<'_>, snapshot: &Snapshot) -> bool {
         .mesh
         .service(&ctx.options.service)
         .is_some_and(|service| service.hosts.iter().any(|known| known == host))
-}
-
-fn rejected(rejection: Rejection) -> No {
-    match rejection {
-        Rejection::Invalid { reason, detail } => bad_token(reason, &detail),
-        Rejection::Unavailable { detail, .. } => No {
-            status: 503,
-            code: "issuer_unavailable",
-            detail,
-            extra: vec![("retry-after", "1".to_owned())],
-        },
-    }
-}
-
-/// RFC 6750 section 3.
-fn bad_token(reason: &'static str, detail: &str) -> No {
-    let clean: String = detail
-        .chars()
-        .filter(|c| c.is_ascii_graphic() && !matches!(c, '"' | '\\') || *c == ' ')
-        .collect();
-    let challenge =
-        format!("Bearer realm=\"hopguard\", error=\"invalid_token\", error_description=\"{clean}\"");
-    No {
-        status: 401,
-        code: reason,
-        detail: detail.to_owned(),
-        extra: vec![("www-authenticate", challenge)],
-    }
 }
 
 pub(super) fn denial(decision: &Decision, has_user: bool) -> No {
@@ -263,13 +253,21 @@ pub(super) fn rewritten(asked: &Asked<'_>, allowed: &Allowed) -> Vec<u8> {
         .to_owned(),
     ));
     let add: Vec<(&str, &str)> = add.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    asked.head.forward_bytes(&add)
+    let tokens = &allowed.read.shown.port;
+    if tokens.forward {
+        asked.head.forward_bytes(&add)
+    } else {
+        asked.head.without_token(&tokens.places).forward_bytes(&add)
+    }
 }
 
 /// JSON in visible ASCII: what is not is written as `\u` escapes, so that no value can end the header.
 fn user_header(user: &VerifiedUser) -> String {
-    let json =
-        serde_json::json!({"iss": &*user.issuer, "sub": user.subject, "roles": user.roles}).to_string();
+    let mut said = serde_json::json!({"iss": &*user.issuer, "sub": user.subject, "roles": user.roles});
+    if let (Some(said), false) = (said.as_object_mut(), user.actors.is_empty()) {
+        said.insert("act".to_owned(), user.actors.clone().into());
+    }
+    let json = said.to_string();
     let mut ascii = String::with_capacity(json.len());
     for c in json.chars() {
         if c.is_ascii() && !c.is_ascii_control() {
@@ -302,6 +300,7 @@ pub(super) fn as_user(user: &VerifiedUser) -> authz::User {
         amr: user.amr.clone(),
         auth_time: user.auth_time,
         exp: user.exp,
+        actor: user.actors.first().cloned(),
         claims: user
             .claims
             .iter()

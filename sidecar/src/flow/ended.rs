@@ -13,7 +13,7 @@ pub(super) enum End {
     Svid,
     /// The user's token ends.
     Token,
-    /// The user's token would not be taken today: its key or its issuer is gone.
+    /// The user's token would not be taken today: its key or its issuer is gone, or it must be bound to its sender.
     Revoked,
     /// Under the bundles or the identity of now the peer would not be let in.
     Distrusted,
@@ -111,7 +111,7 @@ async fn changed(
         None => None,
         // As its issuer is configured now, the same token may prove something else.
         Some(user) => {
-            user.verified = user.proven_again(ctx, now).await.ok_or(End::Revoked)?;
+            user.verified = user.proven_again(ctx, snapshot, now).await.ok_or(End::Revoked)?;
             Some(as_user(&user.verified))
         }
     };

@@ -8,6 +8,7 @@ mod outbound;
 mod request;
 mod tell;
 mod tell_request;
+mod token;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use rustls_pki_types::CertificateDer;
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-use crate::authn::Authenticator;
+use crate::authn::{Authenticator, Proofs};
 use crate::detect::Prefixed;
 use crate::dial::DialOptions;
 use crate::forward::abort;
@@ -43,6 +44,8 @@ pub struct Context {
     pub pool: Arc<Pool>,
     /// User tokens.
     pub authn: Arc<Authenticator>,
+    /// Proofs of possession, as long as they could be used again.
+    pub proofs: Proofs,
     /// Where records go.
     pub journal: Arc<Journal>,
     /// Counters and histograms.

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::caller::{Allowed, Asked, No, denial, read, rewritten};
+use super::caller::{Allowed, Asked, No, read, rewritten};
 use super::ended::{Bounds, End, ended};
 use super::tell_request::{Out, RequestStory};
 use super::{Abort, Context, Secured, time_until};
@@ -157,7 +157,7 @@ where
             .decision(&decision, &snapshot)
             .stages(token, policy);
         if decision.verdict == Verdict::Deny {
-            let no = denial(&decision, read.user.is_some());
+            let no = read.denial(&decision);
             return self.refuse(asked, story, no).await;
         }
         let allowed = Allowed { read, snapshot };
@@ -230,6 +230,12 @@ where
             user: asked.user(&allowed.read),
         };
         let close = || ctx.drain.has_begun() || SystemTime::now() >= secured.validity.soft;
+        let nonce = allowed
+            .read
+            .shown
+            .nonce
+            .as_deref()
+            .map(|nonce| ("dpop-nonce", nonce));
         let progress = Progress::default();
         let exchanging = async {
             loop {
@@ -247,7 +253,7 @@ where
                 let outgoing = Outgoing {
                     head: &asked.head,
                     bytes: bytes.clone(),
-                    response_add: &[],
+                    response_add: nonce.as_slice(),
                     close: &close,
                     reused,
                     limits: &ctx.options.limits,

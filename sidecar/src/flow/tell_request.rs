@@ -67,17 +67,16 @@ impl RequestStory {
     pub(super) fn user(mut self, ctx: &Context, user: Option<&VerifiedUser>) -> Self {
         let texts = |words: &[String]| words.iter().map(|word| Text::from(word.clone())).collect();
         if let Some(user) = user {
+            let named = |subject: &String| ctx.users.name(&user.alias, &user.issuer, subject);
             self.record.identity_state = Proven::of(self.record.src.spiffe_id.is_some(), true);
-            self.record.user = ctx
-                .users
-                .name(&user.alias, &user.issuer, &user.subject)
-                .map(|name| User {
-                    name,
-                    acr: user.acr.clone().map(Text::from),
-                    amr: texts(&user.amr),
-                    scopes: texts(&user.scope),
-                    client_id: user.azp.clone().map(Text::from),
-                });
+            self.record.user = named(&user.subject).map(|name| User {
+                act: user.actors.iter().filter_map(named).collect(),
+                name,
+                acr: user.acr.clone().map(Text::from),
+                amr: texts(&user.amr),
+                scopes: texts(&user.scope),
+                client_id: user.azp.clone().map(Text::from),
+            });
         }
         self
     }

@@ -226,6 +226,9 @@ pub struct User {
     /// The party that the token was issued to (`azp`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_id: Option<Text>,
+    /// Who acts for the user, the present actor first; shown as the user is.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub act: Vec<UserName>,
 }
 
 /// What was asked and answered. Sizes in bytes, of bodies.
@@ -532,6 +535,7 @@ mod tests {
             amr: vec![],
             scopes: vec!["orders:read".into()],
             client_id: None,
+            act: vec![],
         };
         assert_eq!(
             serde_json::to_string(&user).unwrap(),

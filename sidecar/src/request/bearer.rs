@@ -1,5 +1,5 @@
-//! The one place where a user's token may stand: the headers of a request enter, one of three answers leaves. A header
-//! that is there but no bearer token is bad, never absent.
+//! The place where a user's token stands unless another is configured: the headers of a request enter, one of four answers
+//! leaves. A header that is there but no token is bad, never absent.
 
 use std::fmt;
 
@@ -12,6 +12,8 @@ pub enum Bearer<'a> {
     Absent,
     /// A token, not looked into.
     Token(&'a str),
+    /// A token that is bound to a key (RFC 9449 section 7.1), not looked into.
+    Dpop(&'a str),
     /// Something else, with a stable label: `two_headers`, `not_bearer`, `malformed`.
     Bad(&'static str),
 }
@@ -22,13 +24,15 @@ impl fmt::Debug for Bearer<'_> {
         match self {
             Self::Absent => f.write_str("Absent"),
             Self::Token(_) => f.write_str("Token(..)"),
+            Self::Dpop(_) => f.write_str("Dpop(..)"),
             Self::Bad(reason) => f.debug_tuple("Bad").field(reason).finish(),
         }
     }
 }
 
 impl Head {
-    /// Reads `Authorization: Bearer token68` (RFC 6750 2.1): the scheme in any case, one space, one token (J15).
+    /// Reads `Authorization: Bearer token68` (RFC 6750 2.1) and `Authorization: DPoP token68`: the scheme in any case, one
+    /// space, one token (J15).
     #[must_use]
     pub fn bearer(&self) -> Bearer<'_> {
         let mut values = self.header("authorization");
@@ -42,19 +46,20 @@ impl Head {
             return Bearer::Bad("malformed");
         };
         let (scheme, token) = value.split_once(' ').unwrap_or((value, ""));
-        if !scheme.eq_ignore_ascii_case("bearer") {
+        let dpop = scheme.eq_ignore_ascii_case("dpop");
+        if !dpop && !scheme.eq_ignore_ascii_case("bearer") {
             return Bearer::Bad("not_bearer");
         }
-        if is_token68(token) {
-            Bearer::Token(token)
-        } else {
-            Bearer::Bad("malformed")
+        match is_token68(token) {
+            true if dpop => Bearer::Dpop(token),
+            true => Bearer::Token(token),
+            false => Bearer::Bad("malformed"),
         }
     }
 }
 
 /// RFC 9110 11.2.
-fn is_token68(text: &str) -> bool {
+pub(super) fn is_token68(text: &str) -> bool {
     let body = text.trim_end_matches('=');
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/".contains(&byte);
     !body.is_empty() && body.bytes().all(allowed)

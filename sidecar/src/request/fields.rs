@@ -106,6 +106,25 @@ impl Fields {
             .map(|(header, _, _)| header)
     }
 
+    /// Writes the value of every line of this name anew; `None` ends the line here.
+    pub(super) fn rewrite(&mut self, name: &str, write: impl Fn(&[u8]) -> Option<Vec<u8>>) {
+        for field in &mut self.list {
+            let own = self.names.get(field.name.0..field.name.1).unwrap_or_default();
+            if !strip::same_folded(own, name) || field.fate == Fate::Dropped {
+                continue;
+            }
+            let value = self.values.get(field.value.0..field.value.1).unwrap_or_default();
+            match write(value) {
+                None => field.fate = Fate::Dropped,
+                Some(value) => {
+                    let start = self.values.len();
+                    self.values.extend_from_slice(&value);
+                    field.value = (start, self.values.len());
+                }
+            }
+        }
+    }
+
     /// Decides the fate of every line anew; `None` leaves it as it is.
     pub(super) fn settle(&mut self, fate: impl Fn(&str, Class) -> Option<Fate>) {
         for field in &mut self.list {

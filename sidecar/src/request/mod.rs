@@ -42,6 +42,7 @@ mod framing;
 mod head;
 mod host;
 mod path;
+mod presented;
 mod raw;
 mod response;
 mod strip;
@@ -55,6 +56,7 @@ pub use bearer::Bearer;
 pub use body::{BodyReader, Fed};
 pub use fields::{DeclaredHeader, Header};
 pub use head::{Head, Version, parse_head};
+pub use presented::{Presented, TokenPlaces};
 pub use response::{BadResponse, ClientSide, ResponseFraming, ResponseHead, parse_response};
 pub use strip::is_claim;
 

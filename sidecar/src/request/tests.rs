@@ -6,6 +6,7 @@ mod headers;
 mod hosts;
 mod ordinary;
 mod paths;
+mod presented;
 mod properties;
 mod responses;
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::authn::{Authenticator, AuthnOptions};
+use crate::authn::{Authenticator, AuthnOptions, Proofs};
 use crate::authz::{Policies, PolicyProblem, load};
 use crate::config::{Egress, Loaded, Mesh, Sidecar, read_policies};
 use crate::dial::DialOptions;
@@ -67,6 +67,7 @@ pub(super) fn build(loaded: Loaded) -> Result<Arc<State>, ServerError> {
         services,
         pool,
         authn,
+        proofs: Proofs::new(),
         journal,
         metrics,
         users,

@@ -61,7 +61,7 @@ async fn a_change_keeps_what_it_does_not_touch() {
     // Another role claim: the token is read anew, with the keys that are there.
     authn
         .reconfigure(vec![IssuerOptions {
-            roles: vec!["sub".to_owned()],
+            roles: vec!["sub".into()],
             ..idp.options()
         }])
         .expect("good");
@@ -260,7 +260,7 @@ const BAD_CHANGES: [BadChange; 15] = [
     (|o| o.audiences = vec![String::new()], "audiences"),
     (|o| o.algorithms = Vec::new(), "algorithms"),
     (|o| o.leeway = Duration::from_secs(61), "leeway"),
-    (|o| o.roles = vec![String::new()], "path"),
+    (|o| o.roles = vec!["".into()], "path"),
     (|o| o.claims.extend(o.claims.clone()), "two of one name"),
     (
         |o| o.claims.iter_mut().for_each(|claim| claim.name.clear()),

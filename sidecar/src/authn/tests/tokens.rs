@@ -9,12 +9,12 @@ async fn a_token_becomes_a_user() {
     let idp = Idp::start_as(&[&key], Some("localhost")).await;
     let claim = |name: &str, path: &str, kind| ClaimOptions {
         name: name.to_owned(),
-        path: path.to_owned(),
+        path: path.into(),
         kind,
     };
     let options = IssuerOptions {
         roles: ["realm_access.roles", "groups", "scope"]
-            .map(str::to_owned)
+            .map(ClaimPath::from)
             .to_vec(),
         claims: vec![
             claim("tenant", "org.tenant", ClaimKind::String),
@@ -22,6 +22,7 @@ async fn a_token_becomes_a_user() {
             claim("wrong", "level", ClaimKind::Bool),
             claim("none", "x.y", ClaimKind::Strings),
         ],
+        bind_claims: vec!["org.tenant".into()],
         ..idp.options()
     };
     let authn = authenticator(&[options]);
@@ -29,7 +30,7 @@ async fn a_token_becomes_a_user() {
     let (now, exp) = (SystemTime::now(), unix(SystemTime::now()) + 60);
     let claims = json!({"iss": idp.url, "sub": "alice", "aud": ["other", "shop"], "exp": exp, "scope": "read write",
         "realm_access": {"roles": ["clerk"]}, "groups": "staff", "org": {"tenant": "acme"}, "level": 3,
-        "client_id": "app", "acr": "2", "amr": ["pwd", "otp"], "auth_time": 1_700_000_000});
+        "client_id": "app", "act": {"sub": "bot", "act": {"sub": "web"}}, "cnf": {"jkt": "A".repeat(43)}, "acr": "2", "amr": ["pwd", "otp"], "auth_time": 1_700_000_000});
     let user = authn.verify(&key.sign(&claims), now).await.expect("a user");
     let strings = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
     let expected = VerifiedUser {
@@ -44,6 +45,13 @@ async fn a_token_becomes_a_user() {
         amr: strings(&["pwd", "otp"]),
         auth_time: Some(1_700_000_000),
         exp,
+        actors: strings(&["bot", "web"]),
+        binding: Binding {
+            callers: strings(&["app"]),
+            named: vec![("org.tenant".into(), strings(&["acme"]))],
+            certificate: None,
+            key: Some(Thumbprint([0; 32])),
+        },
         claims: vec![
             ("tenant".to_owned(), ClaimValue::String("acme".to_owned())),
             ("level".to_owned(), ClaimValue::Long(3)),

@@ -323,6 +323,7 @@ impl Reading<'_, '_, '_> {
             amr: text.amr.0.clone(),
             auth_time,
             exp,
+            actor: text.actor.clone(),
             claims,
         })
     }

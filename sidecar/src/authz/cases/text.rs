@@ -72,6 +72,8 @@ pub(super) struct UserText {
     #[serde(default)]
     pub(super) roles: Words,
     pub(super) azp: Option<String>,
+    /// `act.sub`.
+    pub(super) actor: Option<String>,
     pub(super) acr: Option<String>,
     #[serde(default)]
     pub(super) amr: Words,

@@ -105,8 +105,8 @@ const CONDITIONS: &[&str] = &[
     "when { context has user && context.user in [Role::\"corp|admin\", Role::\"other|admin\"] }",
     "when { context has user && context.user == User::\"corp|alice\" }",
     "when { context has user && context.user.sub == \"alice\" && context.user.aud.contains(\"shop\") }",
-    "when { context has user.azp && context.user.azp == \"web\" }",
-    "when { context has user && context.user has acr && context.user.acr == \"2\" }",
+    "when { (context has user.azp && context.user.azp == \"web\") || (context has actor && context.actor == User::\"corp|bot\") }",
+    "when { context has user && ((context.user has acr && context.user.acr == \"2\") || (context has actor && context.actor in Role::\"corp|clerk\")) }",
     "when { context has user && context.user.amr.containsAny([\"otp\", \"hwk\"]) }",
     "when { context has user && context.user has auth_time && context.user.auth_time < context.now }",
     "when { context has user && context.user.exp > context.now.offset(duration(\"5m\")) }",
@@ -261,6 +261,9 @@ fn random_user(dice: &mut Dice) -> User {
         .filter(|_| dice.chance(40))
         .map(|r| (*r).to_owned())
         .collect();
+    of.actor = dice
+        .chance(40)
+        .then(|| dice.pick(&["bot", "alice", "bob"]).to_owned());
     of.azp = dice.chance(50).then(|| dice.pick(&["web", "app"]).to_owned());
     of.acr = dice.chance(50).then(|| dice.pick(&["1", "2"]).to_owned());
     of.amr = if dice.chance(50) {

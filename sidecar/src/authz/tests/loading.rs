@@ -90,7 +90,7 @@ const INVALID: &[(&str, &str, &str)] = &[
     (HTTP, "context.headers has x_color", "x_color"),
     (HTTP, r#"context.params.id == "x""#, "params"),
     (HTTP, r#"context.port == "8080""#, "type"),
-    (HTTP, "context has actor", "actor"),
+    (HTTP, "context has agent", "agent"),
     (
         "permit(principal, action, resource)",
         r#"context.path == "/""#,
@@ -101,7 +101,7 @@ const INVALID: &[(&str, &str, &str)] = &[
     (HTTP, "false", ""),
     (HTTP, "context.path == \"say\u{2067}\"", ""), // a character that turns the text around
     // Behind an `||` Cedar does not mind, and a forbid would silently do half of what it says.
-    (HTTP, "context.tls || context has actor", "actor"),
+    (HTTP, "context.tls || context has agent", "agent"),
     (
         HTTP,
         "context.tls || (context has user && context.user.claims has shoe)",

@@ -90,6 +90,7 @@ pub(super) fn entities_of(ask: &Ask, schema: &Schema) -> Entities {
         all.push(entity("Workload", &peer.to_string(), attrs, parents));
     }
     all.extend(ask.user.as_ref().map(user_of));
+    all.extend(ask.user.as_ref().and_then(actor_of).as_ref().map(user_of));
     Entities::from_json_value(json!(all), Some(schema)).unwrap()
 }
 
@@ -112,6 +113,13 @@ pub(super) fn request_of(ask: &Ask, schema: &Schema) -> Request {
             .as_ref()
             .map(|u| json!({"__entity": reference("User", &format!("{}|{}", u.alias, u.subject))}));
         optional(&mut context, "user", user);
+        let actor = ask
+            .user
+            .as_ref()
+            .and_then(|u| Some((&u.alias, u.actor.as_ref()?)));
+        let actor =
+            actor.map(|(alias, sub)| json!({"__entity": reference("User", &format!("{alias}|{sub}"))}));
+        optional(&mut context, "actor", actor);
         optional(&mut context, "params", (!params.is_null()).then_some(params));
     }
     let uid = |kind: &str, id: &str| EntityUid::from_json(json!({"__entity": reference(kind, id)})).unwrap();
@@ -171,6 +179,18 @@ pub(super) fn whole(text: &str) -> PolicySet {
     let set = PolicySet::from_str(text).unwrap();
     let in_force = set.policies().filter(|p| p.annotation("mode").is_none());
     PolicySet::from_policies(in_force.map(|p| p.new_id(PolicyId::new(p.annotation("id").unwrap())))).unwrap()
+}
+
+/// Who acts for the user, unless it is the user.
+fn actor_of(user: &User) -> Option<User> {
+    let subject = user.actor.clone().filter(|actor| *actor != user.subject)?;
+    Some(User {
+        alias: user.alias.clone(),
+        issuer: user.issuer.clone(),
+        subject,
+        exp: user.exp,
+        ..User::default()
+    })
 }
 
 fn user_of(user: &User) -> Value {

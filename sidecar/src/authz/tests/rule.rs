@@ -460,3 +460,50 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn who_acts_for_a_user_is_decided_on_beside_the_user() {
+    let set = loaded(
+        "@id(\"bot-acts\") permit(principal, action in Action::\"read\", resource)\n\
+         when { context has user && context has actor && context.actor == User::\"corp|bot\" };\n\
+         @id(\"clerks-write\") permit(principal, action in Action::\"write\", resource)\n\
+         when { context has user && context.user in Role::\"corp|clerk\" };\n\
+         @id(\"nobody-writes-for-others\") forbid(principal, action in Action::\"write\", resource)\n\
+         when { context has actor && !(context.actor in Role::\"corp|clerk\") };",
+    );
+    let acted = |actor: Option<&str>| User {
+        actor: actor.map(str::to_owned),
+        ..user("alice", &["clerk"])
+    };
+    let decided = |method: &str, user: User| Ask::new(WEB, method, "/x").user(user).of(&set);
+    assert_eq!(decided("GET", acted(Some("bot"))).verdict, Verdict::Allow);
+    assert_eq!(decided("GET", acted(Some("other"))).verdict, Verdict::Deny);
+    assert_eq!(decided("GET", acted(None)).verdict, Verdict::Deny);
+    assert_eq!(decided("POST", acted(None)).verdict, Verdict::Allow);
+    // The user's roles are not the actor's, and alice who acts for alice is alice.
+    assert_eq!(decided("POST", acted(Some("bot"))).reason, Reason::Forbidden);
+    assert_eq!(decided("POST", acted(Some("alice"))).verdict, Verdict::Allow);
+    let nobody = Ask::new(WEB, "GET", "/x").of(&set);
+    assert!(nobody.user_would_help && nobody.reason == Reason::UserRequired);
+}
+
+#[test]
+fn the_route_that_is_asked_for_is_the_one_that_is_decided_on() {
+    let set = loaded(ALL);
+    for (method, path) in [
+        ("GET", "/tenants/t/orders/7"),
+        ("GET", "/tenants/t/orders/7/"),
+        ("GET", "/tenants//orders/7"),
+        ("POST", "/tenants/t/orders"),
+        ("GET", "/tenants/t/orders"),
+        ("DELETE", "/items/%c3%a9"),
+        ("HEAD", "/items/7"),
+        ("PURGE", "/cache"),
+        ("GET", "*"),
+    ] {
+        let decision = Ask::new(WEB, method, path).of(&set);
+        assert_eq!(set.route_of(method, path), decision.route, "{method} {path}");
+    }
+    assert!(set.route_of("GET", "/tenants/t/orders/7").is_some());
+    assert_eq!(Policies::deny_all().route_of("GET", "/tenants/t/orders/7"), None);
+}

@@ -93,7 +93,75 @@ const PORT: &[Key] = &[
         Need::Default("\"strict\""),
         "`strict`: mesh mTLS only; `permissive`: plaintext too, as the principal `Plaintext`; `public`: plaintext and server TLS too, for clients without a workload identity. The policy must still allow.",
     ),
+    key(
+        "token_from",
+        Kind::Table(TOKEN_FROM),
+        Need::Absent("`Authorization` alone"),
+        "Where a user's token may stand beside `Authorization`. One in two places is a 401.",
+    ),
+    key(
+        "forward_token",
+        Kind::Boolean,
+        Need::Default("true"),
+        "`false`: the application does not get the token, nor the `DPoP` header, wherever they stood.",
+    ),
+    key(
+        "public_url",
+        Kind::Text,
+        Need::Absent("no DPoP"),
+        "The URL by which clients know the port, which their DPoP proofs name in `htu`: `\"https://shop.example\"`.",
+    ),
+    BIND,
+    BIND_CLAIM,
+    REQUIRE_CNF,
+    DPOP,
+    key(
+        "dpop_nonce",
+        Kind::Boolean,
+        Need::Default("false"),
+        "`true`: a DPoP proof must carry a nonce of this sidecar, which a 401 hands out.",
+    ),
 ];
+
+const TOKEN_FROM: &[Key] = &[
+    key(
+        "cookie",
+        Kind::Text,
+        Need::Absent("no cookie"),
+        "The name of a cookie that is a token.",
+    ),
+    key(
+        "query",
+        Kind::Text,
+        Need::Absent("no parameter"),
+        "The name of a query parameter that is a token. It is in no record of the sidecar, but may be in others' (RFC 6750 5.3).",
+    ),
+];
+
+const BIND: Key = key(
+    "bind",
+    Kind::Text,
+    Need::Default("\"none\""),
+    "`caller`: a token counts only when it names the SPIFFE ID of the mTLS peer, in `azp`, `client_id` or `act.sub`; else 401.",
+);
+const BIND_CLAIM: Key = key(
+    "bind_claim",
+    Kind::Path,
+    Need::Absent("`act.sub` if that is a SPIFFE ID, else `azp` or `client_id`"),
+    "With `bind = \"caller\"`: the path of the one claim that must name the peer.",
+);
+const REQUIRE_CNF: Key = key(
+    "require_cnf",
+    Kind::Boolean,
+    Need::Default("false"),
+    "`true`: only tokens that are bound to the peer's certificate by `cnf.x5t#S256` (RFC 8705) are taken. One that is bound so is never taken from another.",
+);
+const DPOP: Key = key(
+    "dpop",
+    Kind::Text,
+    Need::Default("\"off\""),
+    "`accept`: tokens with a DPoP proof (RFC 9449) are taken too; `require`: no others. Needs `public_url` on the port.",
+);
 
 const ROUTE: &[Key] = &[
     key(
@@ -114,6 +182,11 @@ const ROUTE: &[Key] = &[
         Need::Required,
         "The template: `{name}` is one whole segment that is not empty, seen as `context.params.name`; a last `{**}` is the rest, also an empty one.",
     ),
+    // A route adds to what its port demands of tokens.
+    BIND,
+    BIND_CLAIM,
+    REQUIRE_CNF,
+    DPOP,
 ];
 
 const ISSUER: &[Key] = &[
@@ -179,9 +252,9 @@ const ISSUER: &[Key] = &[
     ),
     key(
         "roles",
-        Kind::Texts,
+        Kind::Paths,
         Need::Absent("no role"),
-        "Paths of the claims whose text or list of texts become roles; a dot steps into an object.",
+        "Paths of the claims whose text or list of texts become roles; a dot steps into an object. A list of names does so too, for what lies below a name with dots: `[\"resource_access\", \"shop.web\", \"roles\"]`.",
     ),
     key(
         "role_names",
@@ -257,15 +330,15 @@ const INTROSPECTION: &[Key] = &[
 const CLAIM: &[Key] = &[
     key(
         "path",
-        Kind::Text,
+        Kind::Path,
         Need::Required,
-        "The claim's path in the token; a dot steps into an object.",
+        "The claim's path in the token; a dot steps into an object, and so does a list of names.",
     ),
     key(
         "type",
         Kind::Text,
         Need::Required,
-        "`string`, `strings` (a set; one text counts as a set of one), `long` or `bool`. A token whose claim is of another type is refused.",
+        "`string`, `strings` (a set; one text counts as a set of one), `long` or `bool`. A claim of another type is as if it were absent.",
     ),
 ];
 
