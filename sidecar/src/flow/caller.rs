@@ -157,7 +157,7 @@ pub(super) async fn read(ctx: &Context, asked: &Asked<'_>, snapshot: &Snapshot) 
     })?;
     let verified = match asked.head.bearer() {
         Bearer::Absent => None,
-        Bearer::Bad(reason) => return Err(bad_token(reason, reason)),
+        Bearer::Bad(reason) => return Err(bad_token(reason, Bearer::words(reason))),
         Bearer::Token(token) => Some(ctx.authn.verify(token, asked.at).await.map_err(rejected)?),
     };
     let user = verified.as_deref().map(as_user);

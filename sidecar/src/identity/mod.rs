@@ -15,7 +15,7 @@ mod workload_api;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use describe::{Description, describe};
+pub use describe::{Description, describe, readable};
 pub use endpoint::default_endpoint;
 pub use leaf::{Leaf, LeafProblem, leaf, parse_id};
 pub use message::Fetched;

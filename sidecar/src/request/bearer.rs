@@ -27,6 +27,18 @@ impl fmt::Debug for Bearer<'_> {
     }
 }
 
+impl Bearer<'_> {
+    /// What the label of [`Bearer::Bad`] means, for people; holds nothing of the header.
+    #[must_use]
+    pub fn words(reason: &str) -> &'static str {
+        match reason {
+            "two_headers" => "more than one Authorization header came: one token or none",
+            "not_bearer" => "the Authorization header is not of the Bearer scheme",
+            _ => "the Authorization header holds no well-formed token after `Bearer `",
+        }
+    }
+}
+
 impl Head {
     /// Reads `Authorization: Bearer token68` (RFC 6750 2.1): the scheme in any case, one space, one token (J15).
     #[must_use]
