@@ -48,7 +48,15 @@ pub fn run(args: Args, ui: &Ui) -> Result<Exit, Failure> {
     let config = hopguard_ca::config::load(&file).map_err(|problems| failure(CaError::Files(problems)))?;
     start_log(&serve.log)?;
     // Each connection takes a descriptor, its process another.
-    raise_descriptors(u64::from(config.limits.connections) * 2 + 256);
+    let (wanted, limit) = (
+        u64::from(config.limits.connections) * 2 + 256,
+        raise_descriptors(),
+    );
+    if limit < wanted {
+        tracing::warn!(
+            "the process may open {limit} files, and `limits.connections` needs {wanted} (hint: raise LimitNOFILE)"
+        );
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .thread_name("hopguard-ca")

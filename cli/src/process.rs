@@ -27,26 +27,14 @@ pub fn start_log(filter: &str) -> Result<(), Failure> {
     started.map_err(|error| Failure::new(format!("the log cannot be started: {error}")))
 }
 
-/// Raises the soft limit of descriptors to `wanted`, as far as the hard limit allows. Many systems start a process with
-/// 1024.
-pub fn raise_descriptors(wanted: u64) {
+/// Raises the soft limit of descriptors to the hard one: many systems start a process with 1024. Returns the limit.
+pub fn raise_descriptors() -> u64 {
     let limit = getrlimit(Resource::Nofile);
-    let Some(current) = limit.current.filter(|current| *current < wanted) else {
-        return;
-    };
-    let raised = limit
-        .maximum
-        .map_or(wanted, |maximum| maximum.min(wanted))
-        .max(current);
-    let new = Rlimit {
-        current: Some(raised),
+    let raised = Rlimit {
+        current: limit.maximum,
         maximum: limit.maximum,
     };
-    if setrlimit(Resource::Nofile, new).is_err() || raised < wanted {
-        tracing::warn!(
-            wanted,
-            limit = raised,
-            "fewer file descriptors than the configured limits need: raise LimitNOFILE"
-        );
-    }
+    // Up to the hard limit nobody needs a right; where it fails all the same, the old limit is told.
+    let _old_limit_stays = setrlimit(Resource::Nofile, raised);
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }

@@ -20,13 +20,11 @@ pub struct Args {
     log: String,
 }
 
-/// Each connection has two ends, and listeners, the log and the admin socket want some too.
-const DESCRIPTORS: u64 = 2 * 20_000 + 1024;
-
 /// Runs it.
 pub fn run(args: Args, ui: &Ui) -> Result<Exit, Failure> {
     start_log(&args.log)?;
-    raise_descriptors(DESCRIPTORS);
+    // The sidecar says itself when they do not suffice for its settings.
+    let _limit = raise_descriptors();
     match server::run(&args.config) {
         Ok(()) => Ok(Exit::Done),
         Err(error) => Err(failure(error, ui)),

@@ -7,6 +7,8 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+mod cover;
+
 /// The most entries that all lists may have together. Each becomes a rule that every new connection walks past; and in a
 /// user namespace the kernel takes no more than some 400 rules in one transaction (its limit for a socket's send buffer).
 pub const MAX_ENTRIES: usize = 256;
@@ -103,7 +105,29 @@ impl RawIntent {
                 return Err(IntentError::Everything(*cidr));
             }
         }
+        self.check_cover()?;
         Ok(Intent(self))
+    }
+
+    /// Exclusions that leave nothing over are a redirect that looks like one and is none.
+    fn check_cover(&self) -> Result<(), IntentError> {
+        if let Some(family) = cover::every_address(&self.exclude_outbound_cidrs) {
+            return Err(IntentError::EveryAddress(family));
+        }
+        if cover::every_port(&self.exclude_outbound_ports) {
+            return Err(IntentError::EveryPort("exclude_outbound_ports"));
+        }
+        // What is never redirected anyway leaves nothing over either.
+        let own = self
+            .sidecar_ports
+            .iter()
+            .chain([&self.inbound_port, &self.outbound_port]);
+        let mut inbound: Vec<PortRange> = own.map(|port| PortRange::one(*port)).collect();
+        inbound.extend(&self.exclude_inbound_ports);
+        if self.inbound_ports == InboundPorts::All && cover::every_port(&inbound) {
+            return Err(IntentError::EveryPort("exclude_inbound_ports"));
+        }
+        Ok(())
     }
 
     fn check_own(&self) -> Result<(), IntentError> {
@@ -252,6 +276,12 @@ pub enum IntentError {
     /// A network that is the whole family.
     #[error("`exclude_outbound_cidrs` has {0}, which is every address: nothing would be redirected")]
     Everything(IpNet),
+    /// Networks that together leave no address of a family over.
+    #[error("`exclude_outbound_cidrs` leaves no {0} address over: nothing would be redirected")]
+    EveryAddress(&'static str),
+    /// Ports that together leave none over.
+    #[error("`{0}` leaves no port over: nothing would be redirected")]
+    EveryPort(&'static str),
     /// Not a port, not a range.
     #[error("`{0}` is no port or range of ports")]
     BadPorts(String),
@@ -268,6 +298,15 @@ impl IntentError {
             Self::Clash { .. } => "remove the port from one of the two",
             Self::TooMany(_) => "use ranges: \"9000-9010\"",
             Self::Everything(_) => "leave the redirect out (hopguard iptables undo) or name the networks",
+            Self::EveryAddress(_) => {
+                "name the networks that are to be left alone; to have no redirect at all: hopguard iptables undo"
+            }
+            Self::EveryPort("exclude_inbound_ports") => {
+                "name the ports that are to be left alone; to redirect nothing inbound: inbound_ports = \"none\""
+            }
+            Self::EveryPort(_) => {
+                "name the ports that are to be left alone; to have no redirect at all: hopguard iptables undo"
+            }
             Self::BadPorts(_) => "write 8080 or 9000-9010, or the word `all` for inbound ports",
         }
     }
@@ -577,6 +616,88 @@ mod tests {
             host_bits.parse().unwrap().get().exclude_outbound_cidrs[0].to_string(),
             "10.0.0.0/8"
         );
+    }
+
+    #[test]
+    fn exclusions_that_leave_nothing_over_are_refused() {
+        let excluding = |nets: &[&str]| RawIntent {
+            exclude_outbound_cidrs: nets.iter().map(|net| net.parse().unwrap()).collect(),
+            ..marked()
+        };
+        let refused: [(&[&str], &str); 6] = [
+            (&["0.0.0.0/1", "128.0.0.0/1"], "IPv4"),
+            (&["128.0.0.0/2", "0.0.0.0/2", "64.0.0.0/2", "192.0.0.0/3"], "IPv4"),
+            (
+                &[
+                    "10.0.0.0/8",
+                    "0.0.0.0/1",
+                    "128.0.0.0/2",
+                    "10.1.0.0/16",
+                    "192.0.0.0/4",
+                    "208.0.0.0/4",
+                ],
+                "IPv4",
+            ),
+            (&["::/1", "8000::/1"], "IPv6"),
+            (&["2000::/3", "fc00::/7"], "IPv6"),
+            (&["10.0.0.0/8", "::/2", "4000::/2", "8000::/1"], "IPv6"),
+        ];
+        for (nets, family) in refused {
+            let error = excluding(nets).parse().unwrap_err();
+            assert_eq!(error, IntentError::EveryAddress(family), "{nets:?}");
+            assert!(error.to_string().contains("exclude_outbound_cidrs") && !error.hint().is_empty());
+        }
+        for some in [
+            &["0.0.0.0/1"][..],
+            &[
+                "0.0.0.0/1",
+                "128.0.0.0/2",
+                "192.0.0.0/4",
+                "208.0.0.0/5",
+                "216.0.0.0/6",
+                "220.0.0.0/7",
+                "222.0.0.0/8",
+            ],
+            &["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"],
+            &["::/1"],
+            &["2000::/3"],
+        ] {
+            excluding(some)
+                .parse()
+                .unwrap_or_else(|error| panic!("{some:?}: {error}"));
+        }
+    }
+
+    #[test]
+    fn ports_that_leave_nothing_over_are_refused() {
+        for list in ["1-65535", "1-1024,1025-65535", "30000-65535,1-20000,20000-29999"] {
+            let outbound = RawIntent {
+                exclude_outbound_ports: ports(list),
+                ..marked()
+            };
+            assert_eq!(
+                outbound.parse(),
+                Err(IntentError::EveryPort("exclude_outbound_ports")),
+                "{list}"
+            );
+        }
+        let but_one = RawIntent {
+            exclude_outbound_ports: ports("1-442,444-65535"),
+            ..marked()
+        };
+        but_one.parse().unwrap();
+        // All but the redirect's own targets, which cannot be named.
+        let inbound = |list: &str| RawIntent {
+            exclude_inbound_ports: ports(list),
+            ..marked()
+        };
+        let none_left = inbound("1-15000,15002-15005,15007-65535").parse();
+        assert_eq!(none_left, Err(IntentError::EveryPort("exclude_inbound_ports")));
+        assert_eq!(
+            inbound("1-15000,15002-15005,15007,15009-15019,15022-65535").parse(),
+            Err(IntentError::EveryPort("exclude_inbound_ports"))
+        );
+        inbound("1-8079,8081-15000").parse().unwrap();
     }
 
     #[test]

@@ -16,10 +16,15 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use crate::intent::{InboundPorts, Intent, PortRange, RawIntent, Udp};
+use crate::intent::{InboundPorts, Intent, PortRange, RawIntent, RawOwn, Udp};
 use crate::rules::{Family, GUARD_IN, GUARD_OUT, Match, NAT_IN, NAT_OUT, Own, Rule, Table, UDP_OUT, Verdict};
 
 const DNS_PORT: u16 = 53;
+
+/// Where the sidecar knocks to find out whether it would be redirected: discard (RFC 863), which nobody serves. A sidecar
+/// that is told by its user or group cannot open a socket that is not its own; so its own sockets, too, are redirected when
+/// they go to this port. With a mark it leaves the mark off instead.
+pub const PROBE_PORT: u16 = 9;
 
 /// What is to be in place, for each family.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,7 +78,8 @@ fn family_plan(intent: &RawIntent, family: Family) -> FamilyPlan {
 }
 
 fn nat_out(intent: &RawIntent, family: Family) -> ChainPlan {
-    let mut rules = passing_out(intent, family, Match::TcpTo);
+    let mut rules = own_but_the_probe(intent);
+    rules.extend(passing_out(intent, family, Match::TcpTo));
     rules.push(Rule::new(
         [Match::Tcp],
         Verdict::Redirect(intent.outbound_port),
@@ -179,7 +185,8 @@ fn guard_in(intent: &RawIntent) -> ChainPlan {
 }
 
 fn udp_out(intent: &RawIntent, family: Family) -> ChainPlan {
-    let mut rules = passing_out(intent, family, Match::UdpTo);
+    let mut rules = own_rules(intent);
+    rules.extend(passing_out(intent, family, Match::UdpTo));
     rules.push(Rule::new(
         [Match::UdpTo(PortRange::one(DNS_PORT))],
         Verdict::Return,
@@ -201,27 +208,41 @@ fn udp_out(intent: &RawIntent, family: Family) -> ChainPlan {
     }
 }
 
-/// What leaves without the sidecar.
+/// What of the application leaves without the sidecar.
 fn passing_out(intent: &RawIntent, family: Family, to: fn(PortRange) -> Match) -> Vec<Rule> {
-    let mut rules = own_rules(intent);
-    rules.push(Rule::new(
+    let mut rules = vec![Rule::new(
         [Match::OutLoopback],
         Verdict::Return,
         "to loopback or an own address",
-    ));
+    )];
     rules.extend(excluded_out(intent, family, to));
     rules
 }
 
 fn own_rules(intent: &RawIntent) -> Vec<Rule> {
-    let own = &intent.own;
-    let tells = own.mark.map(Match::Mark).into_iter();
-    let tells = tells
-        .chain(own.uids.iter().copied().map(Match::Uid))
-        .chain(own.gids.iter().copied().map(Match::Gid));
-    tells
+    tells(&intent.own)
         .map(|tell| Rule::new([tell], Verdict::Return, "the sidecar's own: no loop"))
         .collect()
+}
+
+/// The same, but for the probe of a sidecar that cannot knock as anybody else.
+fn own_but_the_probe(intent: &RawIntent) -> Vec<Rule> {
+    tells(&intent.own)
+        .map(|tell| match tell {
+            Match::Mark(_) => Rule::new([tell], Verdict::Return, "the sidecar's own: no loop"),
+            tell => Rule::new(
+                [Match::TcpNotTo(PROBE_PORT), tell],
+                Verdict::Return,
+                "the sidecar's own: no loop; by its probe it sees that the redirect works",
+            ),
+        })
+        .collect()
+}
+
+fn tells(own: &RawOwn) -> impl Iterator<Item = Match> {
+    let mark = own.mark.map(Match::Mark).into_iter();
+    mark.chain(own.uids.iter().copied().map(Match::Uid))
+        .chain(own.gids.iter().copied().map(Match::Gid))
 }
 
 fn excluded_out(

@@ -135,6 +135,8 @@ pub enum Match {
     Udp,
     /// TCP to a port in the range.
     TcpTo(PortRange),
+    /// TCP to any port but this.
+    TcpNotTo(u16),
     /// UDP to a port in the range.
     UdpTo(PortRange),
     /// The socket's mark is exactly this.
@@ -210,6 +212,7 @@ impl Match {
             Self::Tcp => "-p tcp".to_owned(),
             Self::Udp => "-p udp".to_owned(),
             Self::TcpTo(ports) => format!("-p tcp -m tcp --dport {}", dport(*ports)),
+            Self::TcpNotTo(port) => format!("-p tcp -m tcp ! --dport {port}"),
             Self::UdpTo(ports) => format!("-p udp -m udp --dport {}", dport(*ports)),
             Self::Mark(mark) => format!("-m mark --mark {mark:#x}"),
             Self::Uid(uid) => format!("-m owner --uid-owner {uid}"),

@@ -234,6 +234,25 @@ impl Mesh {
             .map_err(|e| format!("{}: {e}", path.display()))
     }
 
+    /// Lays a file into a folder of its own in `pod`, where the pod's commands find it; returns its path there.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn lay(&self, pod: &str, name: &str, text: &str) -> Result<String, String> {
+        let path = format!("/tmp/laid/{name}");
+        let mut command = self.command(pod, &["sh", "-c", &format!("mkdir -p /tmp/laid && cat > {path}")]);
+        let mut child = command.stdin(Stdio::piped()).spawn().map_err(|e| e.to_string())?;
+        if let Some(mut stdin) = child.stdin.take() {
+            stdin.write_all(text.as_bytes()).map_err(|e| e.to_string())?;
+        }
+        let status = child.wait().map_err(|e| e.to_string())?;
+        if status.success() {
+            Ok(path)
+        } else {
+            Err(format!("{path} in {pod}: {status}"))
+        }
+    }
+
     /// What a part wrote besides its records: a sidecar's own events, an application's errors.
     pub fn log(&self, part: &str) -> String {
         let path = match part.strip_prefix("app:") {

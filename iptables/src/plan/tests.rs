@@ -139,6 +139,7 @@ impl Packet {
             Match::Tcp => !self.udp,
             Match::Udp => self.udp,
             Match::TcpTo(ports) => !self.udp && ports.contains(self.port),
+            Match::TcpNotTo(port) => !self.udp && self.port != *port,
             Match::UdpTo(ports) => self.udp && ports.contains(self.port),
             Match::Mark(mark) => self.mark == *mark,
             Match::Uid(uid) => self.uid == *uid,
@@ -169,6 +170,7 @@ impl Packet {
 fn packets() -> impl Strategy<Value = Packet> {
     let port = prop_oneof![
         1_u16..,
+        Just(PROBE_PORT),
         Just(53),
         Just(15001),
         Just(15006),
@@ -281,7 +283,9 @@ proptest! {
     fn outbound_connections_go_where_the_intent_says((intent, packet) in cases()) {
         let packet = Packet { udp: false, inbound: false, ..packet };
         let said = said(&intent, &packet);
-        let passes = said.own || packet.loopback_device || said.excluded_out;
+        // A socket that only its user or group tells can knock, and is then redirected as an application's would be.
+        let knocks = packet.port == PROBE_PORT && intent.get().own.mark != Some(packet.mark);
+        let passes = (said.own && !knocks) || packet.loopback_device || said.excluded_out;
         let expected = if passes { Verdict::Return } else { Verdict::Redirect(intent.get().outbound_port) };
         prop_assert_eq!(packet.through(&plan(&intent).families[0], NAT_OUT), expected);
     }

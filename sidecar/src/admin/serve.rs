@@ -1,6 +1,7 @@
 //! One HTTP/1 server for all of them: connections enter, one answer each leaves, bounded in time, head size and number. It
 //! reads no body and keeps no connection.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
@@ -18,8 +19,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
 /// The least that hyper takes for a head, in bytes.
@@ -29,7 +29,7 @@ const HEADERS: usize = 64;
 /// What one server may take.
 #[derive(Clone, Copy)]
 pub(super) struct Bounds {
-    /// Connections at once; more wait in the system's queue.
+    /// Connections at once; for one more, the oldest is closed.
     pub(super) connections: usize,
     /// Time for the head of a request.
     pub(super) head: Duration,
@@ -107,21 +107,23 @@ where
     F: Fn(&str) -> Option<Answer> + Send + Sync + 'static,
 {
     let route = Arc::new(route);
-    let permits = Arc::new(Semaphore::new(bounds.connections));
     let mut connections = JoinSet::new();
+    let mut by_age: VecDeque<AbortHandle> = VecDeque::new();
     loop {
-        // `acquire_owned` fails only when the semaphore was closed, and nobody does.
-        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
-            return;
-        };
-        while connections.try_join_next().is_some() {}
         match listener.accept().await {
             Ok(Some(io)) => {
+                while connections.try_join_next().is_some() {}
+                by_age.retain(|connection| !connection.is_finished());
+                // A probe must never wait behind those who say nothing: whoever asks is answered within a moment, so the
+                // oldest connection is the one that has had its chance.
+                while by_age.len() >= bounds.connections {
+                    let oldest = by_age.pop_front();
+                    oldest.into_iter().for_each(|oldest| oldest.abort());
+                }
                 let route = Arc::clone(&route);
-                connections.spawn(async move {
-                    let _permit = permit;
+                by_age.push_back(connections.spawn(async move {
                     let _in_time = timeout(bounds.whole, connection(io, bounds, route)).await;
-                });
+                }));
             }
             Ok(None) => {}
             Err(error) => {

@@ -161,6 +161,31 @@ async fn a_connection_has_one_request_and_heads_are_bounded() {
 }
 
 #[tokio::test]
+async fn who_asks_does_not_wait_behind_those_who_say_nothing() {
+    let (listener, address) = tcp().await;
+    let bounds = Bounds {
+        connections: 2,
+        // Nobody is cut for being slow while this test runs.
+        head: Duration::from_secs(3600),
+        whole: Duration::from_secs(3600),
+    };
+    tokio::spawn(serve(listener, bounds, |path| {
+        (path == "/x").then(|| Answer::json(StatusCode::OK, &json!({})))
+    }));
+    let mut silent = Vec::new();
+    for _ in 0..9 {
+        silent.push(TcpStream::connect(address).await.unwrap());
+    }
+    for _ in 0..3 {
+        assert_eq!(get(address, "/x").await.0, 200);
+    }
+    // The oldest made room.
+    let mut rest = Vec::new();
+    let cut = tokio::time::timeout(Duration::from_secs(10), silent[0].read_to_end(&mut rest)).await;
+    assert!(cut.is_ok(), "the oldest connection is still open");
+}
+
+#[tokio::test]
 async fn those_who_say_nothing_are_cut_and_others_then_served() {
     let (listener, address) = tcp().await;
     let bounds = Bounds {

@@ -241,7 +241,9 @@ impl KeySource {
         if same.is_none() {
             book.missing.clear();
         }
-        book.failures = 0;
+        if std::mem::take(&mut book.failures) > 0 {
+            tracing::info!(issuer = self.provider.issuer(), "issuer keys are fetched again");
+        }
         book.last_error = None;
         book.at = Some(at);
         book.next = now.checked_add(until_refresh(lifetime, jitter()));
@@ -251,13 +253,20 @@ impl KeySource {
     fn fail(&self, error: &FetchError, now: SystemTime) {
         self.counts.add(error.fault.label());
         let (failures, pause) = self.book().fail(error.to_string(), now);
-        tracing::warn!(
-            issuer = self.provider.issuer(),
-            failures,
-            holding = self.held.load().is_some(),
-            retry_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
-            "issuer keys not fetched: {error}"
-        );
+        let issuer = self.provider.issuer();
+        let retry_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+        if failures == 1 {
+            let holding = self.held.load().is_some();
+            tracing::warn!(issuer, holding, retry_ms, "issuer keys not fetched: {error}");
+        } else {
+            // The outage was told when it began; status and metrics show that it lasts.
+            tracing::debug!(
+                issuer,
+                failures,
+                retry_ms,
+                "issuer keys still not fetched: {error}"
+            );
+        }
     }
 
     /// Held for a look or a note only, never across a fetch.

@@ -1,6 +1,10 @@
 //! `mesh.toml`: the tree of the file enters, the mesh as typed values leaves, or every problem that was found. It reads
 //! no other file than those that it names, and publishes nothing.
 
+mod running;
+
+pub use running::load_mesh_after;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::Range;
@@ -38,6 +42,8 @@ pub struct Mesh {
     pub issuers: Vec<MeshIssuer>,
     /// The request headers that policies see.
     pub headers: Vec<MeshHeader>,
+    /// The line of each service's name.
+    lines: BTreeMap<String, usize>,
 }
 
 /// A service and what policies know of it.
@@ -155,9 +161,11 @@ fn read(document: &Document, text: &str) -> Option<Mesh> {
     let trust_domain = section.parsed("trust_domain", words::trust_domain);
     let services = services(&section);
     no_address_twice(document, &services);
+    let line = |at: &At<MeshService>| (at.value.name.clone(), document.line(&at.span));
     Some(Mesh {
         file: document.file.clone(),
         hash: super::digest(text.as_bytes()),
+        lines: services.iter().map(line).collect(),
         services: services.into_iter().map(|at| at.value).collect(),
         groups: groups(&section),
         issuers: issuers(&section),

@@ -19,10 +19,11 @@ mod unique;
 mod words;
 
 pub use issuer::{ALGORITHMS, MeshClaim, MeshClaimKind, MeshIssuer};
-pub use mesh::{Mesh, MeshGroup, MeshHeader, MeshRoute, MeshService, load_mesh, parse_mesh};
+pub use mesh::{Mesh, MeshGroup, MeshHeader, MeshRoute, MeshService, load_mesh, load_mesh_after, parse_mesh};
 pub use policies::{Fingerprint, read_policies};
 pub use problem::{ConfigProblem, Rendering, render};
 pub use reference::reference_markdown;
+pub use settings::check_public;
 pub use sidecar::{
     Egress, Inbound, Limits, Loaded, Log, Outbound, PublicTls, Sidecar, SidecarIdentity, Traffic, WhichSvid,
     load, load_sidecar, parse_sidecar,

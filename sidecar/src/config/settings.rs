@@ -1,8 +1,9 @@
 //! The values of `sidecar.toml`: sections enter, settings within their bounds leave; what is out of bounds is recorded.
 //! It opens no socket; of the files that are named it reads those whose content must be known.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -168,6 +169,15 @@ fn public(section: &Section<'_, '_>) -> Option<PublicTls> {
     Some(tls)
 }
 
+/// Looks at the files of `public` ports once more, as they are looked at when the settings are read.
+///
+/// # Errors
+/// What is wrong with the first of them.
+pub fn check_public(files: &PublicTls) -> Result<(), ConfigProblem> {
+    certificates(&files.certificate)?;
+    private_key(&files.key)
+}
+
 fn private_key(path: &Path) -> Result<(), ConfigProblem> {
     let bytes = secret(path)?;
     PrivateKeyDer::from_pem_slice(&bytes).map(drop).map_err(|error| {
@@ -197,13 +207,9 @@ pub(super) fn secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, ConfigProblem> {
 }
 
 fn traffic(root: &Section<'_, '_>) -> Traffic {
-    let Some(section) = root.table("traffic") else {
-        return Traffic {
-            mark: None,
-            probe: false,
-        };
-    };
-    let mark = section.integer("mark").and_then(|at| {
+    let section = root.table("traffic");
+    let mark = section.as_ref().and_then(|section| section.integer("mark"));
+    let mark = mark.and_then(|at| {
         let mark = u32::try_from(at.value).ok().filter(|mark| *mark != 0);
         if mark.is_none() {
             root.document.add(
@@ -214,20 +220,11 @@ fn traffic(root: &Section<'_, '_>) -> Traffic {
         }
         mark
     });
-    let probe = section.boolean("probe");
-    if let Some(probe) = &probe
-        && probe.value
-        && !section.has("mark")
-    {
-        root.document.add(
-            probe.span.clone(),
-            "`probe` needs `mark`",
-            Some("without a mark, the probe could not be told from the sidecar's own traffic: set `mark`, or take `probe` out".to_owned()),
-        );
-    }
+    let probe = section.as_ref().and_then(|section| section.boolean("probe"));
     Traffic {
         mark,
-        probe: probe.map_or(mark.is_some(), |at| at.value),
+        // What is not said is not given up.
+        probe: probe.is_none_or(|at| at.value),
     }
 }
 
@@ -407,17 +404,38 @@ fn no_port_twice(
         let at = root.table(table).and_then(|section| section.integer(key));
         at.map_or(0..0, |at| at.span)
     };
-    let mut seen = Seen::new(root.document, "the sidecar's port");
-    for (port, span) in [
-        (outbound.port, span("outbound", "port")),
-        (inbound.port, span("inbound", "port")),
-        (inbound.hbone_port, span("inbound", "hbone_port")),
-        (metrics.value.port(), metrics.span.clone()),
-        (health.value.port(), health.span.clone()),
+    let mut seen: BTreeMap<u16, (&str, Range<usize>)> = BTreeMap::new();
+    for (name, port, span) in [
+        ("outbound.port", outbound.port, span("outbound", "port")),
+        ("inbound.port", inbound.port, span("inbound", "port")),
+        (
+            "inbound.hbone_port",
+            inbound.hbone_port,
+            span("inbound", "hbone_port"),
+        ),
+        ("metrics.listen", metrics.value.port(), metrics.span.clone()),
+        ("health.listen", health.value.port(), health.span.clone()),
     ] {
+        let Some((other, first)) = seen.get(&port) else {
+            seen.insert(port, (name, span));
+            continue;
+        };
         // Port 0 lets the system choose, which is never twice the same.
-        if port != 0 {
-            seen.insert(&port.to_string(), &span);
+        if port == 0 {
+            continue;
         }
+        // One of the two may be a default, which stands nowhere: at least one is in the file.
+        let said = |span: &Range<usize>| match span.is_empty() {
+            true => "its default".to_owned(),
+            false => format!("line {}", root.document.line(span)),
+        };
+        let message = format!(
+            "the port {port} is both `{other}` ({}) and `{name}` ({})",
+            said(first),
+            said(&span)
+        );
+        let place = if span.is_empty() { first.clone() } else { span };
+        let hint = "each of the sidecar's listeners needs a port of its own: change one of the two";
+        root.document.add(place, message, Some(hint.to_owned()));
     }
 }

@@ -121,7 +121,7 @@ async fn tls_on_port(ctx: Arc<Context>, asked: Arrived) {
     let named = start.client_hello().server_name().map(str::to_owned);
     let for_public = (port.mode == Mode::Public
         && !names_mesh(named.as_deref(), snapshot.mesh.trust_domain.as_str()))
-    .then(|| ctx.options.public_tls.clone())
+    .then(|| ctx.options.public_tls.load_full())
     .flatten();
     let (config, mesh) = match (for_public, &snapshot.tls) {
         (Some(config), _) => (config, None),
@@ -131,7 +131,7 @@ async fn tls_on_port(ctx: Arc<Context>, asked: Arrived) {
     let shake = tokio::time::timeout(ctx.options.handshake_timeout, start.into_stream(config));
     let stream = match shake.await {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return failed_handshake(&ctx, story, label(&error), &explain(&error)),
+        Ok(Err(error)) => return failed_handshake(&ctx, story, label(&error), &unshaken(&port, &error)),
         Err(_) => return story.refused(&ctx, "handshake_timeout", "the handshake did not end in time"),
     };
     let session = match session(stream.get_ref().1) {
@@ -168,16 +168,26 @@ fn failed_handshake(ctx: &Context, story: Story, label: &'static str, detail: &s
 }
 
 fn profile(port: &Port) -> ServerProfile {
-    match (port.protocol, port.mode) {
-        (Declared::Http, Mode::Public) => ServerProfile::PortOptional,
-        (Declared::Http, _) => ServerProfile::Port,
-        (Declared::Opaque, Mode::Public) => ServerProfile::OpaqueOptional,
-        (Declared::Opaque, _) => ServerProfile::Opaque,
+    match port.protocol {
+        Declared::Http => ServerProfile::Port,
+        Declared::Opaque => ServerProfile::Opaque,
     }
 }
 
-/// Whether a server name belongs to the mesh: then a client certificate is asked for even on a public port. Browsers,
-/// which would prompt their user for one, name the public host.
+/// Why a handshake failed; on a public port with what would let a client without a certificate in.
+fn unshaken(port: &Port, error: &std::io::Error) -> String {
+    let why = explain(error);
+    if port.mode == Mode::Public && label(error) == "no_client_certificate" {
+        return format!(
+            "{why}: TLS that names the mesh or nobody is for mesh peers, also on a public port; other clients name the \
+             host of `inbound.public_certificate`"
+        );
+    }
+    why
+}
+
+/// Whether a server name belongs to the mesh, or nobody is named: then our SVID is shown and a client certificate needed,
+/// also on a public port. Browsers, which would prompt their user for one, name the public host.
 fn names_mesh(server_name: Option<&str>, trust_domain: &str) -> bool {
     server_name.is_none_or(|name| {
         name == trust_domain
@@ -298,22 +308,17 @@ async fn tunnelled(ctx: Arc<Context>, tunnel: Arc<Tunnel>, incoming: Incoming) {
     let authority = match incoming.authority() {
         Ok(authority) => canonical(authority),
         Err(error) => {
-            incoming.refuse(400);
+            incoming.refuse(400, "bad_authority");
             return story.refused(&ctx, "bad_authority", &error.to_string());
         }
     };
     let story = story.to(authority);
-    let here = authority.ip() == tunnel.local.ip() && !authority.ip().is_loopback();
-    let port = ctx
-        .own_port(authority.port())
-        .filter(|_| !ctx.options.own_ports.contains(&authority.port()));
-    let Some(port) = port.filter(|_| here) else {
-        incoming.refuse(400);
-        return story.refused(
-            &ctx,
-            "no_relay",
-            "the authority is not a declared port of this pod",
-        );
+    let port = match asked_port(&ctx, authority, tunnel.local) {
+        Ok(port) => port,
+        Err(detail) => {
+            incoming.refuse(400, "no_relay");
+            return story.refused(&ctx, "no_relay", &detail);
+        }
     };
     let secured = Secured {
         peer: tunnel.session.peer.clone(),
@@ -334,18 +339,40 @@ async fn tunnelled(ctx: Arc<Context>, tunnel: Arc<Tunnel>, incoming: Incoming) {
     }
 }
 
+/// The declared port that `authority` names, for a tunnel that came to `local`; or why it names none.
+fn asked_port(ctx: &Context, authority: SocketAddr, local: SocketAddr) -> Result<Port, String> {
+    if authority.ip() != local.ip() {
+        return Err(format!(
+            "the authority {authority} is not the address {} that the tunnel came to: nothing is relayed, not to another \
+             address of this pod either",
+            local.ip()
+        ));
+    }
+    if authority.ip().is_loopback() {
+        return Err("the authority is a loopback address".to_owned());
+    }
+    let number = authority.port();
+    if ctx.options.own_ports.contains(&number) {
+        return Err(format!(
+            "the authority's port {number} is one of the sidecar's own"
+        ));
+    }
+    ctx.own_port(number)
+        .ok_or_else(|| format!("no service port {number} is declared for {}", ctx.options.service))
+}
+
 /// Opaque bytes by HBONE: decided and connected before the stream is taken, so that the peer learns which it was.
 async fn opaque_stream(ctx: &Arc<Context>, secured: &Secured, story: Story, incoming: Incoming) {
     let snapshot = ctx.current.load();
     let decision = connect_decision(&snapshot, secured);
     if decision.verdict == Verdict::Deny {
-        incoming.refuse(401);
+        incoming.refuse(401, decision.reason.label());
         return story.decided(ctx, secured, &decision, &Told::denied());
     }
     let app = match connect_app(secured.app, &ctx.options.dial).await {
         Ok(app) => app,
         Err(error) => {
-            incoming.refuse(503);
+            incoming.refuse(503, error.label());
             return story.decided(ctx, secured, &decision, &Told::failed(error.label(), &error));
         }
     };

@@ -18,6 +18,7 @@ use std::time::{Duration, SystemTime};
 pub use inbound::{hbone, redirected};
 pub use outbound::{Probe, outbound};
 
+use arc_swap::ArcSwapOption;
 use rustls_pki_types::CertificateDer;
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
@@ -90,8 +91,8 @@ pub struct FlowOptions {
     pub streams_per_tunnel: u32,
     /// How long what is open may go on once the drain has begun.
     pub drain_timeout: Duration,
-    /// Server TLS for clients of `public` ports that have no workload identity.
-    pub public_tls: Option<Arc<rustls::ServerConfig>>,
+    /// Server TLS for clients of `public` ports that have no workload identity, as its files say now.
+    pub public_tls: Arc<ArcSwapOption<rustls::ServerConfig>>,
 }
 
 /// Who is at the other end of an inbound connection, as far as it was proven. Only the inbound stages make one.

@@ -19,7 +19,7 @@ use crate::detect::{Detected, Prefixed, Protocol, detect};
 use crate::forward::{ErrorAnswer, Progress, abort, copy_both, error_response};
 use crate::intercept::{accepted, canonical};
 use crate::observe::{Direction, Proven, decision_id};
-use crate::services::Found;
+use crate::services::{self, Found};
 use crate::tls::MeshTls;
 use crate::tunnel::{Opened, Target, TunnelError};
 
@@ -39,7 +39,8 @@ struct Ear {
 }
 
 impl Probe {
-    /// The port of a probe: discard (RFC 863).
+    /// The port of a probe: discard (RFC 863). `hopguard iptables` redirects connections to it even when the sidecar's
+    /// user or group opens them.
     pub const PORT: u16 = 9;
     /// Documentation addresses (RFC 5737, RFC 3849): no packet to them is ever meant for anyone.
     pub const V4: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 104)), Self::PORT);
@@ -99,6 +100,15 @@ pub async fn outbound(ctx: Arc<Context>, stream: TcpStream, peer: SocketAddr) {
     }
     match found {
         Some(found) => to_peer(&ctx, story, accepted.stream, found, accepted.original).await,
+        // Where the redirect tells us by uid or gid, our own connection to this port would come back to us, for ever.
+        None if accepted.original.port() == Probe::PORT => {
+            let why = Why {
+                status: 502,
+                reason: "probe_port",
+                detail: "port 9 (discard) is kept for the sidecar's own look at the redirect",
+            };
+            fail(&ctx, story, accepted.stream, &why).await;
+        }
         None if ctx.options.egress_plain => {
             to_the_world(&ctx, story, accepted.stream, accepted.original).await
         }
@@ -115,6 +125,7 @@ pub async fn outbound(ctx: Arc<Context>, stream: TcpStream, peer: SocketAddr) {
 
 async fn to_peer(ctx: &Arc<Context>, story: Story, stream: TcpStream, found: Found, original: SocketAddr) {
     let story = story.service(&found.service.name);
+    let protocol = found.port.protocol;
     let tls = match &ctx.current.load().tls {
         Ok(tls) => Arc::clone(tls),
         Err(reason) => {
@@ -123,7 +134,7 @@ async fn to_peer(ctx: &Arc<Context>, story: Story, stream: TcpStream, found: Fou
                 reason: "no_identity",
                 detail: reason,
             };
-            return fail(ctx, story, stream, &why).await;
+            return failed(ctx, story, stream, (&why, protocol)).await;
         }
     };
     let story = story.own(&tls.identity().id);
@@ -148,19 +159,29 @@ async fn to_peer(ctx: &Arc<Context>, story: Story, stream: TcpStream, found: Fou
         Err(error) => {
             let (status, reason) = answer_for(&error);
             let detail = error.to_string();
-            fail(
-                ctx,
-                story,
-                stream,
-                &Why {
-                    status,
-                    reason,
-                    detail: &detail,
-                },
-            )
-            .await;
+            let why = Why {
+                status,
+                reason,
+                detail: &detail,
+            };
+            failed(ctx, story, stream, (&why, protocol)).await;
         }
     }
+}
+
+/// A connection to a service of the mesh that cannot be: whoever calls an opaque port speaks a protocol that is not ours to
+/// know, so it ends at once.
+async fn failed(
+    ctx: &Arc<Context>,
+    story: Story,
+    stream: TcpStream,
+    (why, protocol): (&Why<'_>, services::Protocol),
+) {
+    if protocol == services::Protocol::Opaque {
+        abort(&stream);
+        return story.refused(ctx, why.reason, why.detail);
+    }
+    fail(ctx, story, stream, why).await;
 }
 
 async fn open(ctx: &Context, tls: &Arc<MeshTls>, target: &Target) -> Result<Opened, TunnelError> {

@@ -11,7 +11,7 @@ use crate::authn::{
     Binding, Demand, Demands, Dpop, ProofRefusal, Proven, Rejection, Sender, Thumbprint, VerifiedUser, unix,
 };
 use crate::config::{PortTokens, TokenRules};
-use crate::request::{Head, Presented};
+use crate::request::{Bearer, Head, Presented};
 use crate::snapshot::Snapshot;
 
 /// What was read of a request's token.
@@ -78,7 +78,7 @@ pub(super) async fn token(ctx: &Context, asked: &Asked<'_>, snapshot: &Snapshot)
     };
     let (token, proof) = match asked.head.presented(&place.port.places) {
         Presented::Absent => return Ok(shown),
-        Presented::Bad(reason) => return Err(shown.asks.invalid(false, reason, reason)),
+        Presented::Bad(reason) => return Err(shown.asks.invalid(false, reason, Bearer::words(reason))),
         Presented::Bearer(token) => (token, false),
         Presented::Dpop(token) => (token.into(), true),
     };

@@ -87,6 +87,11 @@ fn fill(said: &mut Description, cert: &X509Certificate<'_>, now: SystemTime) {
     }
 }
 
+/// A time as RFC 3339 in UTC, for people.
+pub fn readable(time: SystemTime) -> String {
+    rfc3339(OffsetDateTime::from(time).unix_timestamp())
+}
+
 fn rfc3339(seconds: i64) -> String {
     OffsetDateTime::from_unix_timestamp(seconds)
         .ok()

@@ -8,14 +8,25 @@ use spiffe::SpiffeId;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::oid_registry::{
-    OID_X509_EXT_BASIC_CONSTRAINTS, OID_X509_EXT_KEY_USAGE, OID_X509_EXT_SUBJECT_ALT_NAME,
+    OID_X509_EXT_BASIC_CONSTRAINTS, OID_X509_EXT_EXTENDED_KEY_USAGE, OID_X509_EXT_KEY_USAGE,
+    OID_X509_EXT_SUBJECT_ALT_NAME, Oid,
 };
 use x509_parser::prelude::FromDer;
+use x509_parser::public_key::PublicKey;
 
 use super::der;
 
 /// The longest SPIFFE ID that is accepted, in bytes (SPIFFE-ID 2.3).
 const MAX_ID: usize = 2048;
+/// The shortest RSA modulus that is accepted, in bits.
+const MIN_RSA: usize = 2048;
+/// The extensions that we look into: one that is critical and none of these must be refused (RFC 5280 4.2).
+const KNOWN: [Oid<'static>; 4] = [
+    OID_X509_EXT_BASIC_CONSTRAINTS,
+    OID_X509_EXT_KEY_USAGE,
+    OID_X509_EXT_EXTENDED_KEY_USAGE,
+    OID_X509_EXT_SUBJECT_ALT_NAME,
+];
 
 /// What a leaf says about its holder.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +60,17 @@ pub enum LeafProblem {
     /// keyUsage allows what a leaf must not do, or not what it must (X509-SVID 4.3).
     #[error("key usage: {0}")]
     KeyUsage(&'static str),
+    /// extKeyUsage is there and allows one role only (X509-SVID 4.4).
+    #[error(
+        "extended key usage: {0} is missing; where the extension is, both serverAuth and clientAuth must be in it"
+    )]
+    ExtendedKeyUsage(&'static str),
+    /// A rule that its issuer holds for essential, and that we do not know (RFC 5280 4.2).
+    #[error("the critical extension {0} is not known")]
+    Critical(String),
+    /// An RSA key that is too short.
+    #[error("an RSA key of {0} bits, at least {MIN_RSA} are asked for")]
+    ShortKey(usize),
 }
 
 /// Reads a leaf by the rules.
@@ -58,6 +80,8 @@ pub enum LeafProblem {
 pub fn leaf(cert: &CertificateDer<'_>) -> Result<Leaf, LeafProblem> {
     let parsed = parse(cert)?;
     check_extensions(&parsed)?;
+    check_usage(&parsed)?;
+    check_key(&parsed)?;
     Ok(Leaf {
         id: parse_id(only_uri(&parsed)?)?,
         not_before: der::time(parsed.validity().not_before.timestamp()),
@@ -137,14 +161,12 @@ fn check_extensions(cert: &X509Certificate<'_>) -> Result<(), LeafProblem> {
     let malformed = |e: x509_parser::error::X509Error| LeafProblem::Malformed(e.to_string());
     // The parser reports what it cannot read as if it were absent, which would pass the rules below.
     for ext in cert.extensions() {
-        let matters = [
-            OID_X509_EXT_BASIC_CONSTRAINTS,
-            OID_X509_EXT_KEY_USAGE,
-            OID_X509_EXT_SUBJECT_ALT_NAME,
-        ]
-        .contains(&ext.oid);
-        if matters && matches!(ext.parsed_extension(), ParsedExtension::ParseError { .. }) {
+        let known = KNOWN.contains(&ext.oid);
+        if known && matches!(ext.parsed_extension(), ParsedExtension::ParseError { .. }) {
             return Err(LeafProblem::Malformed(format!("extension {}", ext.oid)));
+        }
+        if ext.critical && !known {
+            return Err(LeafProblem::Critical(ext.oid.to_id_string()));
         }
     }
     if cert
@@ -154,9 +176,20 @@ fn check_extensions(cert: &X509Certificate<'_>) -> Result<(), LeafProblem> {
     {
         return Err(LeafProblem::IsAuthority);
     }
+    Ok(())
+}
+
+/// What the key is for.
+fn check_usage(cert: &X509Certificate<'_>) -> Result<(), LeafProblem> {
+    let malformed = |e: x509_parser::error::X509Error| LeafProblem::Malformed(e.to_string());
     let Some(usage) = cert.key_usage().map_err(malformed)? else {
-        return Ok(());
+        return Err(LeafProblem::KeyUsage(
+            "the extension is missing, every SVID has it",
+        ));
     };
+    if !usage.critical {
+        return Err(LeafProblem::KeyUsage("the extension is not marked critical"));
+    }
     if usage.value.key_cert_sign() {
         return Err(LeafProblem::KeyUsage("keyCertSign is for authorities"));
     }
@@ -166,6 +199,27 @@ fn check_extensions(cert: &X509Certificate<'_>) -> Result<(), LeafProblem> {
     if !usage.value.digital_signature() {
         return Err(LeafProblem::KeyUsage("digitalSignature is missing"));
     }
+    match cert.extended_key_usage().map_err(malformed)? {
+        Some(roles) if !roles.value.server_auth => Err(LeafProblem::ExtendedKeyUsage("serverAuth")),
+        Some(roles) if !roles.value.client_auth => Err(LeafProblem::ExtendedKeyUsage("clientAuth")),
+        _ => Ok(()),
+    }
+}
+
+/// Other kinds of keys have one size, or are refused where something is to be signed with them.
+fn check_key(cert: &X509Certificate<'_>) -> Result<(), LeafProblem> {
+    let key = cert.public_key().parsed();
+    let Ok(PublicKey::RSA(key)) = key else {
+        return key.map(drop).map_err(|e| LeafProblem::Malformed(e.to_string()));
+    };
+    let significant = key.modulus.iter().skip_while(|byte| **byte == 0);
+    let bits = significant
+        .enumerate()
+        .map(|(at, byte)| 8 - if at == 0 { byte.leading_zeros() as usize } else { 0 })
+        .sum();
+    if bits < MIN_RSA {
+        return Err(LeafProblem::ShortKey(bits));
+    }
     Ok(())
 }
 
@@ -173,17 +227,81 @@ fn check_extensions(cert: &X509Certificate<'_>) -> Result<(), LeafProblem> {
 mod tests {
     use super::*;
     use crate::identity::testing::{Ca, uri};
-    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyUsagePurpose, SanType};
+    use rcgen::{
+        BasicConstraints, CertificateParams, CustomExtension, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose,
+        SanType,
+    };
 
     fn read(change: impl FnOnce(&mut CertificateParams)) -> Result<Leaf, LeafProblem> {
         leaf(&Ca::new("mesh.test").issue("/a", change).chain[0])
+    }
+
+    /// An extension that nobody knows.
+    fn foreign(critical: bool) -> CustomExtension {
+        let mut extension = CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 55_555, 1], vec![5, 0]);
+        extension.set_criticality(critical);
+        extension
+    }
+
+    #[test]
+    fn what_the_key_is_for_must_be_said_and_said_critically() {
+        use ExtendedKeyUsagePurpose::{Any, ClientAuth, ServerAuth};
+        // X509-SVID 4.3: keyUsage is there, and critical. rcgen marks it so; here its DER is written by hand.
+        let by_hand = |critical: bool| {
+            read(move |p| {
+                p.key_usages.clear();
+                let mut usage = CustomExtension::from_oid_content(&[2, 5, 29, 15], vec![3, 2, 7, 0x80]);
+                usage.set_criticality(critical);
+                p.custom_extensions.push(usage);
+            })
+        };
+        by_hand(true).expect("digitalSignature, critical");
+        assert!(matches!(by_hand(false), Err(LeafProblem::KeyUsage(_))));
+        assert!(matches!(
+            read(|p| p.key_usages.clear()),
+            Err(LeafProblem::KeyUsage(_))
+        ));
+        // 4.4: where it is, both roles are in it.
+        for (roles, missing) in [
+            (vec![ServerAuth], "clientAuth"),
+            (vec![ClientAuth], "serverAuth"),
+            (vec![Any], "serverAuth"),
+        ] {
+            assert_eq!(
+                read(|p| p.extended_key_usages = roles),
+                Err(LeafProblem::ExtendedKeyUsage(missing))
+            );
+        }
+        assert_eq!(
+            read(|p| p.custom_extensions.push(foreign(true))),
+            Err(LeafProblem::Critical("1.3.6.1.4.1.55555.1".to_owned()))
+        );
+    }
+
+    #[test]
+    fn a_short_rsa_key_is_refused() {
+        for (bits, good) in [
+            (1024, false),
+            (2040, false),
+            (2047, false),
+            (2048, true),
+            (4096, true),
+        ] {
+            let leaf = leaf(&Ca::new("mesh.test").issue_for_rsa("/a", bits));
+            if good {
+                leaf.unwrap();
+            } else {
+                assert_eq!(leaf, Err(LeafProblem::ShortKey(bits)));
+            }
+        }
     }
 
     #[test]
     fn a_good_leaf_and_what_is_free_in_it() {
         assert_eq!(read(|_| {}).unwrap().id.to_string(), "spiffe://mesh.test/a");
         read(|p| p.is_ca = IsCa::NoCa).expect("no basicConstraints at all");
-        read(|p| p.key_usages.clear()).expect("no keyUsage at all");
+        read(|p| p.extended_key_usages.clear()).expect("no extended key usage at all");
+        read(|p| p.custom_extensions.push(foreign(false))).expect("an extension that nobody has to know");
         read(|p| {
             p.subject_alt_names
                 .push(SanType::DnsName("a.mesh.test".try_into().unwrap()));
@@ -245,7 +363,7 @@ mod tests {
     #[test]
     fn two_names_extensions_and_unreadable_ones_are_refused() {
         // A second subjectAltName extension, and one whose content is no sequence of names.
-        let san = |content: Vec<u8>| rcgen::CustomExtension::from_oid_content(&[2, 5, 29, 17], content);
+        let san = |content: Vec<u8>| CustomExtension::from_oid_content(&[2, 5, 29, 17], content);
         let other = [&[0x30, 0x0d, 0x86, 0x0b][..], b"spiffe://x/"].concat();
         assert!(matches!(
             read(|p| p.custom_extensions.push(san(other))),
@@ -258,7 +376,7 @@ mod tests {
             }),
             Err(LeafProblem::Malformed(_))
         ));
-        let basic = rcgen::CustomExtension::from_oid_content(&[2, 5, 29, 19], vec![0x02, 0x01, 0x00]);
+        let basic = CustomExtension::from_oid_content(&[2, 5, 29, 19], vec![0x02, 0x01, 0x00]);
         assert!(matches!(
             read(|p| {
                 p.is_ca = IsCa::NoCa;

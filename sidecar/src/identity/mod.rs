@@ -16,7 +16,7 @@ mod workload_api;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use describe::{Description, describe};
+pub use describe::{Description, describe, readable};
 pub use endpoint::default_endpoint;
 pub use jwt_bundles::{BundleNews, watch_jwt_bundles};
 pub use leaf::{Leaf, LeafProblem, leaf, parse_id};

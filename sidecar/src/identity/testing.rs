@@ -69,8 +69,7 @@ impl Ca {
         SpiffeId::new(format!("spiffe://{}{path}", self.domain)).unwrap()
     }
 
-    /// A good leaf for `path`, unless `change` makes it a bad one.
-    pub(crate) fn issue(&self, path: &str, change: impl FnOnce(&mut CertificateParams)) -> Issued {
+    fn leaf(&self, path: &str) -> CertificateParams {
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
         params.subject_alt_names = vec![uri(&format!("spiffe://{}{path}", self.domain))];
@@ -82,6 +81,12 @@ impl Ca {
         ];
         params.not_before = (SystemTime::now() - Duration::from_secs(60)).into();
         params.not_after = (SystemTime::now() + Duration::from_secs(3600)).into();
+        params
+    }
+
+    /// A good leaf for `path`, unless `change` makes it a bad one.
+    pub(crate) fn issue(&self, path: &str, change: impl FnOnce(&mut CertificateParams)) -> Issued {
+        let mut params = self.leaf(path);
         change(&mut params);
         let key = KeyPair::generate().unwrap();
         let mut chain = vec![params.signed_by(&key, &self.issuer).unwrap().der().clone()];
@@ -90,6 +95,32 @@ impl Ca {
             chain,
             key: key.serialize_der(),
         }
+    }
+
+    /// A leaf over an RSA key whose modulus has `bits` bits. Nobody has its private half.
+    pub(crate) fn issue_for_rsa(&self, path: &str, bits: usize) -> CertificateDer<'static> {
+        let length = bits.div_ceil(8);
+        let mut modulus = vec![0xff; length];
+        modulus[0] = 0xff >> (length * 8 - bits);
+        if modulus[0] & 0x80 != 0 {
+            // An INTEGER is signed.
+            modulus.insert(0, 0);
+        }
+        let tagged = |tag: u8, content: &[u8]| {
+            let length = u16::try_from(content.len()).unwrap().to_be_bytes();
+            [&[tag, 0x82], length.as_slice(), content].concat()
+        };
+        let numbers = [tagged(2, &modulus), vec![2, 3, 1, 0, 1]].concat();
+        let key = [vec![0], tagged(0x30, &numbers)].concat();
+        // rsaEncryption, without parameters.
+        let algorithm = [0x30, 13, 6, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 13, 1, 1, 1, 5, 0];
+        let spki = tagged(0x30, &[algorithm.to_vec(), tagged(3, &key)].concat());
+        let key = rcgen::SubjectPublicKeyInfo::from_der(&spki).unwrap();
+        self.leaf(path)
+            .signed_by(&key, &self.issuer)
+            .unwrap()
+            .der()
+            .clone()
     }
 
     /// A revocation list signed by this authority, DER.

@@ -196,7 +196,6 @@ impl<F: FnMut(IdentityState) + Send> Watcher<F> {
         self.pace.unavailable.reset();
         self.pace.urgent.reset();
         self.pace.denied.reset();
-        self.said = None;
         let mut message = match Message::check(raw) {
             Ok(message) => message,
             Err(error) => return self.discarded(&error),
@@ -210,7 +209,10 @@ impl<F: FnMut(IdentityState) + Send> Watcher<F> {
             ));
         };
         match message.take(at, SystemTime::now()) {
-            Ok(fetched) => self.hold(fetched.identity),
+            Ok(fetched) => {
+                self.said = None;
+                self.hold(fetched.identity);
+            }
             Err(error) => self.discarded(&error),
         }
     }
@@ -225,21 +227,32 @@ impl<F: FnMut(IdentityState) + Send> Watcher<F> {
     }
 
     fn discarded(&mut self, error: &IdentityError) {
-        tracing::warn!(%error, kept = self.held.is_some(), "Workload API message discarded");
-        self.wait_for(error.to_string());
+        let reason = error.to_string();
+        if self.held.is_some() && self.is_news(&reason) {
+            tracing::warn!(%error, "Workload API message discarded; the identity held stays");
+        }
+        self.wait_for(reason);
     }
 
     fn lose(&mut self, reason: String) {
         if self.held.take().is_some() {
-            (self.on)(IdentityState::Lost { reason });
+            (self.on)(IdentityState::Lost {
+                reason: reason.clone(),
+            });
+            self.said = Some(reason);
         } else {
             self.wait_for(reason);
         }
     }
 
+    /// Whether this was not the reason the last time.
+    fn is_news(&self, reason: &str) -> bool {
+        self.said.as_deref() != Some(reason)
+    }
+
     /// Reports why there is still nothing; says nothing while something is held, and nothing twice.
     fn wait_for(&mut self, reason: String) {
-        if self.held.is_none() && self.said.as_ref() != Some(&reason) {
+        if self.held.is_none() && self.is_news(&reason) {
             (self.on)(IdentityState::Waiting {
                 reason: reason.clone(),
             });
@@ -262,19 +275,22 @@ impl<F: FnMut(IdentityState) + Send> Watcher<F> {
         };
         match code {
             Code::PermissionDenied => {
-                tracing::warn!(error = %ended, "the Workload API denies this workload an identity");
                 self.lose(ended.to_string());
                 self.pace.denied.next(dice())
             }
             Code::InvalidArgument | Code::Unimplemented => {
-                tracing::error!(error = %ended, retry = ?self.pace.hopeless, "no retry helps until the Workload API is changed");
-                self.wait_for(ended.to_string());
+                let reason = ended.to_string();
+                if self.is_news(&reason) {
+                    tracing::error!(error = %ended, retry = ?self.pace.hopeless, "no retry helps until the Workload API is changed");
+                }
+                self.wait_for(reason);
                 self.pace.hopeless
             }
             _ => {
                 let reason = ended.to_string();
-                if self.said.as_ref() != Some(&reason) {
-                    tracing::warn!(error = %ended, kept = self.held.is_some(), "Workload API stream ended");
+                // Without one, whoever hears that we wait says so.
+                if self.held.is_some() && self.is_news(&reason) {
+                    tracing::warn!(error = %ended, "Workload API stream ended; the identity held stays");
                 }
                 self.wait_for(reason);
                 if lived >= SETTLED {

@@ -30,6 +30,19 @@ impl fmt::Debug for Bearer<'_> {
     }
 }
 
+impl Bearer<'_> {
+    /// What the label of [`Bearer::Bad`] means, for people; holds nothing of the header.
+    #[must_use]
+    pub fn words(reason: &str) -> &'static str {
+        match reason {
+            "two_headers" => "more than one Authorization header came: one token or none",
+            "two_tokens" => "tokens came in more than one place: one token in one place, or none",
+            "not_bearer" => "the Authorization header is neither of the Bearer nor of the DPoP scheme",
+            _ => "what stands in the place of the token is no well-formed token",
+        }
+    }
+}
+
 impl Head {
     /// Reads `Authorization: Bearer token68` (RFC 6750 2.1) and `Authorization: DPoP token68`: the scheme in any case, one
     /// space, one token (J15).

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use arc_swap::ArcSwapOption;
+
 use crate::authn::{Authenticator, AuthnOptions, Proofs};
 use crate::authz::{Policies, PolicyProblem, load};
 use crate::config::{Egress, Loaded, Mesh, Sidecar, read_policies};
@@ -13,11 +15,11 @@ use crate::request::Limits;
 use crate::runtime::Drain;
 use crate::services::{Resolver, ResolverOptions};
 use crate::snapshot::Current;
-use crate::tls::public_server;
+use crate::tls::PublicServer;
 use crate::tunnel::{Pool, PoolOptions};
 
-use super::ServerError;
 use super::ready::State;
+use super::{ServerError, public};
 
 /// How long a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -40,8 +42,8 @@ pub(super) fn build(loaded: Loaded) -> Result<Arc<State>, ServerError> {
     };
     dial.check()
         .map_err(ServerError::system("traffic.mark needs CAP_NET_ADMIN"))?;
-    let services =
-        Resolver::new(mesh.services(), ResolverOptions::default()).map_err(ServerError::setting("mesh"))?;
+    let services = Resolver::new(mesh.services(), ResolverOptions::default())
+        .map_err(|error| ServerError::Config(vec![mesh.conflict(&error)]))?;
     let authn = Authenticator::new(mesh.issuer_options(), AuthnOptions::new(dial.clone()))
         .map_err(ServerError::setting("issuer"))?;
     let (policies, trouble) = match first_policies(&sidecar, &mesh) {
@@ -49,6 +51,9 @@ pub(super) fn build(loaded: Loaded) -> Result<Arc<State>, ServerError> {
         // A sidecar that does not start would leave its service without an answer that says why; one that denies does not.
         Err(trouble) => (Arc::new(Policies::deny_all()), Some(trouble)),
     };
+    if trouble.is_none() && policies.count() == 0 {
+        tracing::warn!(folder = %sidecar.policies.display(), "{NO_POLICY}");
+    }
     feed(&metrics, &authn);
     metrics.set_known(KnownWorkloads::new(mesh.known_workloads()));
     metrics.config_info(&mesh.hash, policies.version(), env!("CARGO_PKG_VERSION"));
@@ -59,7 +64,8 @@ pub(super) fn build(loaded: Loaded) -> Result<Arc<State>, ServerError> {
         streams_per_tunnel: sidecar.limits.streams_per_tunnel,
         idle: TUNNEL_IDLE,
     });
-    let options = options(&sidecar, dial)?;
+    let shown = shown_publicly(&sidecar)?;
+    let options = options(&sidecar, dial, shown.as_ref());
     let users = UserLog::new(&sidecar.log.user);
     let (drain, probe) = (Drain::new(), Probe::default());
     let ctx = Context {
@@ -75,8 +81,12 @@ pub(super) fn build(loaded: Loaded) -> Result<Arc<State>, ServerError> {
         probe,
         options,
     };
-    Ok(State::new(Arc::new(ctx), sidecar, trouble))
+    Ok(State::new(Arc::new(ctx), sidecar, trouble, shown))
 }
+
+/// An empty set is a good one: it allows nothing. Nobody means that for long.
+pub(super) const NO_POLICY: &str =
+    "the policy folder holds no policy: everything is denied (hint: put a *.cedar file into it)";
 
 /// What is counted elsewhere is told at each scrape.
 fn feed(metrics: &Arc<Metrics>, authn: &Arc<Authenticator>) {
@@ -112,16 +122,21 @@ fn own_ports(sidecar: &Sidecar) -> Vec<u16> {
     ]
 }
 
-fn options(sidecar: &Sidecar, dial: DialOptions) -> Result<FlowOptions, ServerError> {
-    let public_tls = match &sidecar.inbound.public {
-        Some(files) => Some(
-            public_server(&files.certificate, &files.key)
-                .map_err(ServerError::setting("inbound.public_certificate"))?,
-        ),
-        None => None,
-    };
+/// The certificate for clients of `public` ports, when there is one.
+fn shown_publicly(sidecar: &Sidecar) -> Result<Option<PublicServer>, ServerError> {
+    let files = sidecar.inbound.public.as_ref();
+    let loaded = files.map(|files| {
+        public::load(files).map_err(|detail| ServerError::Setting {
+            what: "inbound.public_certificate",
+            detail,
+        })
+    });
+    loaded.transpose()
+}
+
+fn options(sidecar: &Sidecar, dial: DialOptions, public: Option<&PublicServer>) -> FlowOptions {
     let limits = &sidecar.limits;
-    Ok(FlowOptions {
+    FlowOptions {
         service: Arc::from(sidecar.service.as_str()),
         own_ports: own_ports(sidecar),
         hbone_port: sidecar.inbound.hbone_port,
@@ -140,8 +155,10 @@ fn options(sidecar: &Sidecar, dial: DialOptions) -> Result<FlowOptions, ServerEr
         tunnel_max_age: limits.tunnel_max_age,
         streams_per_tunnel: u32::try_from(limits.streams_per_tunnel).unwrap_or(u32::MAX),
         drain_timeout: sidecar.drain_timeout,
-        public_tls,
-    })
+        public_tls: Arc::new(ArcSwapOption::new(
+            public.map(|public| Arc::clone(&public.config)),
+        )),
+    }
 }
 
 fn first_policies(sidecar: &Sidecar, mesh: &Mesh) -> Result<Arc<Policies>, String> {

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 
 use crate::config::WhichSvid;
 use crate::identity::{
-    Identity, IdentityError, IdentityState, Pick, WorkloadApiOptions, default_endpoint, watch,
+    Identity, IdentityError, IdentityState, Pick, WorkloadApiOptions, default_endpoint, readable, watch,
 };
 use crate::observe::Label;
 use crate::tls::MeshTls;
@@ -77,7 +77,7 @@ fn take(state: &State, news: IdentityState) {
                 identity.not_after,
             );
             ctx.metrics.bundle_expiry(bundle_ends(&identity));
-            tracing::info!(spiffe_id = %identity.id, not_after = ?identity.not_after, "identity in force");
+            tracing::info!(spiffe_id = %identity.id, not_after = %readable(identity.not_after), "identity in force");
         }
         Err(error) => {
             // What is held goes on until it ends by itself.

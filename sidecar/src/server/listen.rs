@@ -23,6 +23,27 @@ pub(super) struct Accepting {
 /// After a failed accept (no descriptors left, say): long enough not to spin, short enough not to be noticed.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// What is said of connections that find no place: a line now and then, however many they are.
+#[derive(Default)]
+struct Crowded {
+    said: Option<tokio::time::Instant>,
+    closed: u64,
+}
+
+/// Time between two such lines.
+const SAY_AGAIN: Duration = Duration::from_secs(10);
+
+impl Crowded {
+    fn closed(&mut self, peer: SocketAddr) {
+        self.closed += 1;
+        if self.said.is_none_or(|said| said.elapsed() >= SAY_AGAIN) {
+            let closed = std::mem::take(&mut self.closed);
+            tracing::warn!(closed, last = %peer, "closed: as many connections are open as `limits.connections` allows");
+            self.said = Some(tokio::time::Instant::now());
+        }
+    }
+}
+
 /// Accepts on `listener` until the drain begins.
 pub(super) async fn accept<F, Fut>(accepting: Accepting, listener: TcpListener, flow: F)
 where
@@ -30,6 +51,7 @@ where
     Fut: Future<Output = ()> + Send + 'static,
 {
     let Accepting { ctx, data, room } = accepting;
+    let mut crowded = Crowded::default();
     loop {
         let accepted = tokio::select! {
             () = ctx.drain.beginning() => return,
@@ -44,7 +66,7 @@ where
             }
         };
         let Ok(place) = Arc::clone(&room).try_acquire_owned() else {
-            tracing::warn!(%peer, "closed: as many connections are open as `limits.connections` allows");
+            crowded.closed(peer);
             continue;
         };
         if let Err(error) = tune(&stream) {

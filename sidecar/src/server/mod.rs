@@ -3,9 +3,11 @@
 
 mod build;
 mod bundles;
+mod descriptors;
 mod identity;
 mod listen;
 mod probe;
+mod public;
 mod ready;
 mod reload;
 
@@ -116,6 +118,7 @@ fn background(state: &Arc<State>) -> Result<impl Future<Output = ServerError> + 
     tokio::spawn(reload::watch(Arc::clone(state)));
     tokio::spawn(reload::follow_keys(Arc::clone(state)));
     tokio::spawn(probe::keep(Arc::clone(state)));
+    tokio::spawn(public::watch(Arc::clone(state)));
     Ok(async move {
         match watching.await {
             Ok(error) => ServerError::Setting {
@@ -152,7 +155,9 @@ fn data_listeners(state: &Arc<State>, runtimes: &Runtimes) -> Result<(), ServerE
     let data = runtimes.data();
     // Sockets register with the runtime that polls them.
     let _entered = data.enter();
-    let room = Arc::new(Semaphore::new(state.sidecar.limits.connections));
+    let room = Arc::new(Semaphore::new(descriptors::affordable(
+        state.sidecar.limits.connections,
+    )));
     let accepting = Accepting {
         ctx: Arc::clone(&state.ctx),
         data: data.clone(),

@@ -1,5 +1,6 @@
 //! Whether the redirect is in place, found out by use: a connection without our mark, to an address that nobody means, must
-//! arrive at our own outbound listener. Until it does the sidecar is not ready, and says which family fails.
+//! arrive at our own outbound listener. Until it does the sidecar is not ready, and says which family fails. Where the
+//! redirect tells us by uid or gid, it takes the port of the probe out of what is ours, so that the same is seen there.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::admin::{AdminState, Readiness};
 use crate::config::Sidecar;
 use crate::flow::Context;
+use crate::tls::PublicServer;
 
 use super::probe::Redirect;
 
@@ -29,13 +30,23 @@ struct Notes {
     files_good: bool,
     /// The redirect as last seen; `None` before the first look.
     redirect: Option<Redirect>,
+    /// The certificate of `public` ports in force, if there is one.
+    public: Option<PublicServer>,
+    /// Why its changed files were refused.
+    public_refused: Option<String>,
 }
 
 impl State {
-    pub(super) fn new(ctx: Arc<Context>, sidecar: Sidecar, refused: Option<String>) -> Arc<Self> {
+    pub(super) fn new(
+        ctx: Arc<Context>,
+        sidecar: Sidecar,
+        refused: Option<String>,
+        public: Option<PublicServer>,
+    ) -> Arc<Self> {
         let notes = Notes {
             files_good: refused.is_none(),
             refused,
+            public,
             ..Notes::default()
         };
         Arc::new(Self {
@@ -69,6 +80,23 @@ impl State {
 
     pub(super) fn refused(&self) -> bool {
         self.notes().refused.is_some()
+    }
+
+    /// Notes the certificate of `public` ports that is in force now; whether it is another one.
+    pub(super) fn public_taken(&self, server: PublicServer) -> bool {
+        let mut notes = self.notes();
+        notes.public_refused = None;
+        let before = notes.public.replace(server);
+        let in_force = notes.public.as_ref().map(|public| &public.chain);
+        before.as_ref().map(|public| &public.chain) != in_force
+    }
+
+    /// Notes why its changed files were refused; whether that is news.
+    pub(super) fn public_refused(&self, trouble: &str) -> bool {
+        let mut notes = self.notes();
+        let news = notes.public_refused.as_deref() != Some(trouble);
+        notes.public_refused = Some(trouble.to_owned());
+        news
     }
 
     /// Notes what a probe found; whether that is news.
@@ -135,6 +163,18 @@ impl State {
         })
     }
 
+    fn public(&self) -> Value {
+        let notes = self.notes();
+        match (&notes.public, &self.sidecar.inbound.public) {
+            (Some(public), Some(files)) => json!({
+                "file": files.certificate,
+                "not_after": unix(public.not_after),
+                "refused": notes.public_refused,
+            }),
+            _ => Value::Null,
+        }
+    }
+
     fn config(&self) -> Value {
         let snapshot = self.ctx.current.load();
         json!({
@@ -151,7 +191,12 @@ impl AdminState for State {
     fn section(&self, name: &str) -> Option<Value> {
         let value = match name {
             "status" => {
-                json!({"readiness": self.readiness(), "identity": self.identity(), "policy": self.policy()})
+                json!({
+                    "readiness": self.readiness(),
+                    "identity": self.identity(),
+                    "policy": self.policy(),
+                    "public_certificate": self.public(),
+                })
             }
             "config" => self.config(),
             "services" => self.services(),
@@ -202,10 +247,22 @@ impl AdminState for State {
             }
         }
         let ready = reasons.is_empty();
+        if !self.sidecar.traffic.probe {
+            reasons.push(
+                "whether traffic is redirected is not watched (`traffic.probe = false`): `hopguard iptables check` tells"
+                    .to_owned(),
+            );
+        }
         if notes.files_good && notes.refused.is_some() {
             // Everyone may ask for readiness; what stands in the files is for the log and the administration socket.
             reasons
                 .push("changed files were refused, and the ones before are in force: see the log".to_owned());
+        }
+        if notes.public_refused.is_some() {
+            reasons.push(
+                "the changed certificate of public ports was refused, and the one before is shown: see the log"
+                    .to_owned(),
+            );
         }
         Readiness { ready, reasons }
     }

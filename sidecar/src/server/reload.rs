@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::task::spawn_blocking;
 
-use crate::config::{ConfigProblem, Fingerprint, Mesh, load_mesh};
+use crate::config::{ConfigProblem, Fingerprint, Mesh, load_mesh_after};
 use crate::observe::KnownWorkloads;
 
 use super::build;
@@ -98,7 +98,8 @@ impl Set {
 
 fn load(state: &State) -> Result<Set, String> {
     let sidecar = &state.sidecar;
-    let mesh = load_mesh(&sidecar.mesh).map_err(|problems| lines(&problems))?;
+    let in_force = Arc::clone(&state.ctx.current.load().mesh);
+    let mesh = load_mesh_after(&sidecar.mesh, &in_force).map_err(|problems| lines(&problems))?;
     if mesh.service(&sidecar.service).is_none() {
         let file = sidecar.mesh.display();
         return Err(format!(
@@ -130,7 +131,7 @@ async fn apply(state: &State, set: Set) {
     };
     issuers.with_keys(KEYS).await;
     if let Err(error) = ctx.services.reconfigure(set.mesh.services()) {
-        return refuse(state, format!("{}: {error}", state.sidecar.mesh.display()));
+        return refuse(state, set.mesh.conflict(&error).to_string());
     }
     ctx.authn.commit(issuers);
     ctx.metrics
@@ -140,6 +141,9 @@ async fn apply(state: &State, set: Set) {
         .config_info(&set.mesh.hash, set.policies.version(), env!("CARGO_PKG_VERSION"));
     ctx.metrics.config_reloaded("files", "ok");
     tracing::info!(policies = set.policies.count(), version = set.policies.version(), mesh = %set.mesh.hash, "files reloaded");
+    if set.policies.count() == 0 {
+        tracing::warn!(folder = %state.sidecar.policies.display(), "{}", build::NO_POLICY);
+    }
     ctx.current.set_files(set.policies, set.mesh);
     state.files_taken();
 }

@@ -323,9 +323,15 @@ impl Resolver {
                 self.publish(table);
             }
             Err(error) => {
-                let message = format!("{error}; the table from before stays in force");
+                let message = format!(
+                    "{error}; the table from before stays in force (hint: {})",
+                    error.hint()
+                );
                 if state.conflict.as_deref() != Some(&message) {
-                    tracing::warn!(error = %error, "the answers of DNS make the table of services ambiguous; the old one stays");
+                    tracing::warn!(
+                        hint = error.hint(),
+                        "the answers of DNS make the table of services ambiguous; the old one stays: {error}"
+                    );
                 }
                 state.conflict = Some(message);
             }

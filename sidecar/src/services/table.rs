@@ -61,6 +61,32 @@ pub enum ServicesError {
     Duplicate(Arc<str>),
 }
 
+impl ServicesError {
+    /// The service that is to be changed: the one that came second.
+    #[must_use]
+    pub fn service(&self) -> &str {
+        match self {
+            Self::Conflict { second, .. } => second,
+            Self::Duplicate(name) => name,
+        }
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Conflict { via: None, .. } => {
+                "give each an address or a port of its own in the mesh file, or the same `spiffe_ids` and `protocol`"
+            }
+            Self::Conflict { via: Some(_), .. } => {
+                "ask DNS (or /etc/hosts) where the name leads; give each service an address or a port of its own, or the same \
+                 `spiffe_ids` and `protocol` in the mesh file"
+            }
+            Self::Duplicate(_) => "rename one of the two in the mesh file",
+        }
+    }
+}
+
 /// What is at an address and port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {

@@ -25,13 +25,9 @@ pub enum ServerProfile {
     Hbone,
     /// mTLS straight on an `http` port: required, ALPN `http/1.1`.
     Port,
-    /// The same, but asked for and not required: a client without one is nobody.
-    PortOptional,
     /// mTLS straight on an `opaque` port: required, and whatever ALPN the client offers is left unanswered, because the
     /// protocol inside is not ours to know.
     Opaque,
-    /// The same, but asked for and not required.
-    OpaqueOptional,
 }
 
 /// TLS for one identity.
@@ -49,9 +45,7 @@ pub struct MeshTls {
 struct Servers {
     hbone: Arc<ServerConfig>,
     port: Arc<ServerConfig>,
-    port_optional: Arc<ServerConfig>,
     opaque: Arc<ServerConfig>,
-    opaque_optional: Arc<ServerConfig>,
 }
 
 impl MeshTls {
@@ -72,13 +66,11 @@ impl MeshTls {
             &identity.bundles,
             provider.signature_verification_algorithms,
         )?);
-        let server = |required, alpn: &[&[u8]]| server(&provider, &own, &trust, required, alpn);
+        let server = |alpn: &[&[u8]]| server(&provider, &own, &trust, alpn);
         let servers = Servers {
-            hbone: server(true, &[b"h2"])?,
-            port: server(true, &[b"http/1.1"])?,
-            port_optional: server(false, &[b"http/1.1"])?,
-            opaque: server(true, &[])?,
-            opaque_optional: server(false, &[])?,
+            hbone: server(&[b"h2"])?,
+            port: server(&[b"http/1.1"])?,
+            opaque: server(&[])?,
         };
         let generation = GENERATION.fetch_add(1, Ordering::Relaxed);
         Ok(Self {
@@ -106,9 +98,7 @@ impl MeshTls {
         Arc::clone(match profile {
             ServerProfile::Hbone => &self.servers.hbone,
             ServerProfile::Port => &self.servers.port,
-            ServerProfile::PortOptional => &self.servers.port_optional,
             ServerProfile::Opaque => &self.servers.opaque,
-            ServerProfile::OpaqueOptional => &self.servers.opaque_optional,
         })
     }
 
@@ -170,12 +160,10 @@ fn server(
     provider: &Arc<CryptoProvider>,
     own: &Arc<SingleCertAndKey>,
     trust: &Arc<Trust>,
-    required: bool,
     alpn: &[&[u8]],
 ) -> Result<Arc<ServerConfig>, TlsError> {
     let verifier = ClientVerifier {
         trust: Arc::clone(trust),
-        required,
     };
     let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
         .with_protocol_versions(&[&rustls::version::TLS13])

@@ -10,7 +10,7 @@ mod verify;
 
 pub use config::{MeshTls, ServerProfile};
 pub use failure::{explain, label};
-pub use public::public_server;
+pub use public::{PublicServer, public_server};
 pub use session::{Peer, Session, session};
 
 use std::sync::Arc;

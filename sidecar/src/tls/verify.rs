@@ -235,13 +235,12 @@ impl ServerCertVerifier for ServerVerifier {
 #[derive(Debug)]
 pub(super) struct ClientVerifier {
     pub(super) trust: Arc<Trust>,
-    /// Whether a client without a certificate is refused.
-    pub(super) required: bool,
 }
 
 impl ClientCertVerifier for ClientVerifier {
+    /// Our own SVID is shown to mesh peers alone: who has none is nobody here, also on a `public` port.
     fn client_auth_mandatory(&self) -> bool {
-        self.required
+        true
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {

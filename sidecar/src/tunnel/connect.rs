@@ -23,7 +23,7 @@ use super::driver::Warden;
 use super::life::{End, Life, Place, valid_until};
 use super::pool::Target;
 use super::stream::TunnelStream;
-use super::{TunnelError, settings};
+use super::{REASON_HEADER, TunnelError, settings};
 use crate::dial::{self, DialOptions};
 use crate::tls::{self, MeshTls, Peer, Session};
 
@@ -227,8 +227,11 @@ impl Tunnel {
             Err(error) => return Err(Miss::Dead(self.lost(&error))),
         };
         if response.status() != http::StatusCode::OK {
-            let (status, peer) = (response.status().as_u16(), Arc::clone(&self.peer));
-            return Err(Miss::Final(TunnelError::Refused { status, peer }));
+            return Err(Miss::Final(TunnelError::Refused {
+                status: response.status().as_u16(),
+                reason: reason(&response),
+                peer: Arc::clone(&self.peer),
+            }));
         }
         Ok(TunnelStream::new(
             send,
@@ -248,6 +251,13 @@ impl Tunnel {
             detail,
         }
     }
+}
+
+/// The peer's reason, as long as it looks like one: it is written to records.
+fn reason(response: &http::Response<h2::RecvStream>) -> Option<Arc<str>> {
+    let label = response.headers().get(REASON_HEADER)?.to_str().ok()?;
+    let fits = (1..=64).contains(&label.len()) && label.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+    fits.then(|| Arc::from(label))
 }
 
 type Answer = Result<http::Response<h2::RecvStream>, h2::Error>;

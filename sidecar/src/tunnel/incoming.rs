@@ -7,11 +7,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 
-use super::TunnelError;
 use super::life::{End, Life};
 use super::stream::{TunnelStream, drain};
+use super::{REASON_HEADER, TunnelError};
 
 /// Why a CONNECT names no address that it could be for. All of them are a 400.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -86,14 +86,17 @@ impl Incoming {
         Ok(TunnelStream::new(send, self.body, self.life, None))
     }
 
-    /// Answers with `status`, an error or it becomes 503, and nothing else.
-    pub fn refuse(mut self, status: u16) {
+    /// Answers with `status`, an error or it becomes 503, and a stable label that says why.
+    pub fn refuse(mut self, status: u16, reason: &'static str) {
         let status = StatusCode::from_u16(status)
             .ok()
             .filter(|s| s.is_client_error() || s.is_server_error())
             .unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
         let mut response = Response::new(());
         *response.status_mut() = status;
+        response
+            .headers_mut()
+            .insert(REASON_HEADER, HeaderValue::from_static(reason));
         match self.respond.send_response(response, true) {
             Ok(send) => drain(send, self.body, None),
             Err(_) => self.respond.send_reset(Reason::REFUSED_STREAM),

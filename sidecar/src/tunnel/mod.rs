@@ -68,10 +68,12 @@ pub enum TunnelError {
         addr: SocketAddr,
     },
     /// The peer answered, and not with 200.
-    #[error("{} refused the stream with status {status}", peer.id)]
+    #[error("{} refused the connection: {}{}", peer.id, refusal(*status), reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default())]
     Refused {
         /// The HTTP status.
         status: u16,
+        /// Its reason as a stable label, where the peer is a hopguard.
+        reason: Option<Arc<str>>,
         /// Who refused.
         peer: Arc<Peer>,
     },
@@ -121,6 +123,19 @@ impl TunnelError {
             Self::Header(_) => "header",
             Self::Ended(end) => end.label(),
         }
+    }
+}
+
+/// The header by which a refused CONNECT carries its reason, a stable label. Only a peer that proved itself gets it.
+const REASON_HEADER: &str = "x-hopguard-reason";
+
+/// What the statuses of HBONE mean.
+fn refusal(status: u16) -> String {
+    match status {
+        400 => "it takes no connections for that address and port".to_owned(),
+        401 | 403 => "its policy does not allow it".to_owned(),
+        503 => "its application cannot be reached".to_owned(),
+        other => format!("status {other}"),
     }
 }
 

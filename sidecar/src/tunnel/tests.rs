@@ -665,16 +665,22 @@ async fn wrong_peers_get_no_stream() {
 #[tokio::test]
 async fn a_refusal_is_a_status_and_the_tunnel_stays() {
     let (ca, web, orders) = pair();
-    let server = Server::start(&orders, serve_options(), |incoming| incoming.refuse(401)).await;
+    let server = Server::start(&orders, serve_options(), |incoming| {
+        incoming.refuse(401, "no_rule")
+    })
+    .await;
     let (pool, target) = (pool(|_| {}), server.target(ca.id("/orders")));
     for _ in 0..3000 {
         match pool.open(&web, &target, now()).await {
-            Err(TunnelError::Refused { status: 401, peer }) => assert_eq!(peer.id, ca.id("/orders")),
+            Err(error @ TunnelError::Refused { status: 401, .. }) => assert_eq!(
+                error.to_string(),
+                "spiffe://mesh.test/orders refused the connection: its policy does not allow it (no_rule)"
+            ),
             other => panic!("{other:?}"),
         }
     }
     assert_eq!(server.tunnels(), 1);
-    let odd = Server::start(&orders, serve_options(), |incoming| incoming.refuse(200)).await;
+    let odd = Server::start(&orders, serve_options(), |incoming| incoming.refuse(200, "odd")).await;
     let refused = pool
         .open(&web, &odd.target(ca.id("/orders")), now())
         .await
@@ -920,7 +926,7 @@ async fn what_is_no_plain_connect_never_has_an_authority() {
     let (seen, mut heads) = mpsc::unbounded_channel();
     let server = Server::start(&orders, serve_options(), move |incoming| {
         seen.send(incoming.authority()).unwrap();
-        incoming.refuse(400);
+        incoming.refuse(400, "no_relay");
     })
     .await;
     let tcp = TcpStream::connect(server.addr).await.unwrap();

@@ -91,7 +91,7 @@ const PORT: &[Key] = &[
         "mode",
         Kind::Text,
         Need::Default("\"strict\""),
-        "`strict`: mesh mTLS only; `permissive`: plaintext too, as the principal `Plaintext`; `public`: plaintext and server TLS too, for clients without a workload identity. The policy must still allow.",
+        "`strict`: mesh mTLS only; `permissive`: plaintext too, as the principal `Plaintext`; `public`: plaintext too, and server TLS by the sidecar's `public_certificate`, for clients without a workload identity; TLS that names the mesh or no host at all is for mesh peers, with their SVID. The policy must still allow.",
     ),
     key(
         "token_from",

@@ -147,8 +147,8 @@ const INBOUND: &[Key] = &[
     key(
         "public_certificate",
         Kind::Text,
-        Need::Absent("no server TLS on `public` ports"),
-        "PEM file with the certificate chain shown on `public` ports; with `public_key`.",
+        Need::Absent("TLS on `public` ports is for mesh peers"),
+        "PEM file with the certificate chain shown on `public` ports to clients that name a host outside the mesh (TLS server name); with `public_key`. Both are read anew when they change; a bad pair is refused, and the one before stays.",
     ),
     key(
         "public_key",
@@ -168,8 +168,8 @@ const TRAFFIC: &[Key] = &[
     key(
         "probe",
         Kind::Boolean,
-        Need::Default("true when `mark` is set, else false"),
-        "Not ready until a connection of its own was seen to be redirected; needs `mark`.",
+        Need::Default("true"),
+        "Not ready until a connection of its own was seen to be redirected, whether the redirect tells it by mark, uid or gid. `false` states that somebody else watches the redirect; readiness then says so.",
     ),
 ];
 

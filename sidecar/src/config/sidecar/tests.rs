@@ -120,7 +120,7 @@ fn one_line_is_enough() {
         sidecar.traffic,
         Traffic {
             mark: None,
-            probe: false
+            probe: true
         }
     );
     assert_eq!(sidecar.health.to_string(), "[::]:15021");
@@ -145,19 +145,30 @@ fn one_line_is_enough() {
 }
 
 #[test]
-fn a_mark_has_itself_probed_unless_told_otherwise() {
+fn a_port_that_is_a_default_elsewhere_is_told_where_it_stands() {
+    has(
+        &problems("service = \"a/b\"\n[outbound]\nport = 15006"),
+        "3:8",
+        "the port 15006 is both `outbound.port` (line 3) and `inbound.port` (its default)",
+    );
+    has(
+        &problems("service = \"a/b\"\n[health]\nlisten = \"[::]:15020\""),
+        "3:10",
+        "the port 15020 is both `metrics.listen` (its default) and `health.listen` (line 3)",
+    );
+}
+
+#[test]
+fn the_redirect_is_watched_unless_told_otherwise() {
     let of = |text: &str| {
         sidecar(&format!("service = \"a/b\"\n[traffic]\n{text}"))
             .unwrap()
             .traffic
     };
-    assert!(of("mark = 1").probe);
-    assert!(!of("mark = 1\nprobe = false").probe);
-    has(
-        &problems("service = \"a/b\"\n[traffic]\nprobe = true"),
-        "3:9",
-        "`probe` needs `mark`",
-    );
+    for watched in ["mark = 1", "probe = true", "mark = 1\nprobe = true", ""] {
+        assert!(of(watched).probe, "{watched}");
+    }
+    assert!(!of("mark = 1\nprobe = false").probe && !of("probe = false").probe);
 }
 
 const LONG: &str = concat!(
@@ -199,12 +210,17 @@ const WRONG: &[(&str, &str, &str, &str)] = &[
         "\"deny\" or \"plain\"",
     ),
     ("port = 25001", "port = 0", "12:8", "not a port"),
-    ("port = 25006", "port = 25001", "15:8", "appears twice"),
+    (
+        "port = 25006",
+        "port = 25001",
+        "15:8",
+        "the port 25001 is both `outbound.port` (line 12) and `inbound.port` (line 15)",
+    ),
     (
         "[::1]:25020",
         "[::1]:25021",
         "22:10",
-        "appears twice (first in line 24)",
+        "the port 25021 is both `metrics.listen` (line 24) and `health.listen` (line 22)",
     ),
     ("\"2s\"", "\"99ms\"", "17:18", "from 100ms to 1m"),
     ("\"2s\"", "2", "17:18", "must be a text, but is a number"),

@@ -3,6 +3,7 @@
 //! the other. It never ends a broken message in order: see the room's first page for what the caller then does.
 
 use std::future::poll_fn;
+use std::io;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -189,6 +190,10 @@ where
             Poll::Ready(Err(Broken::Body(refusal))) => return Err(ExchangeFailure::RequestBody(refusal)),
             // With its answer in hand a client may stop sending.
             Poll::Ready(Err(Broken::Source(_))) if self.down.is_done() => self.up = Up::Refused,
+            // It ended its direction in order: it may be there to hear why nothing came of it.
+            Poll::Ready(Err(Broken::Source(error))) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return Err(ExchangeFailure::RequestTruncated);
+            }
             Poll::Ready(Err(Broken::Source(_))) => return Err(ExchangeFailure::ClientClosed),
         }
         self.moved_at = Instant::now();

@@ -13,6 +13,9 @@ pub enum ExchangeFailure {
     /// The client sent nothing more of its body, or took nothing more of the response, for the idle time.
     #[error("the client stalled in the middle of the exchange")]
     ClientStalled,
+    /// The client ended its direction before its body was whole, and may still read.
+    #[error("the body of the request ended before it was whole")]
+    RequestTruncated,
     /// The framing of the request's body is broken.
     #[error("the body of the request is broken: {0}")]
     RequestBody(Refusal),
@@ -49,6 +52,7 @@ impl ExchangeFailure {
         match self {
             Self::ClientClosed => "client_closed",
             Self::ClientStalled => "client_stalled",
+            Self::RequestTruncated => "request_truncated",
             Self::RequestBody(_) => "bad_request_body",
             Self::UpstreamClosed(_) => "upstream_closed",
             Self::UpstreamTimeout => "upstream_timeout",
@@ -64,6 +68,7 @@ impl ExchangeFailure {
         match self {
             Self::ClientClosed | Self::Idle => None,
             Self::ClientStalled => Some(408),
+            Self::RequestTruncated => Some(400),
             Self::RequestBody(refusal) => Some(refusal.status),
             Self::UpstreamClosed(_) | Self::BadResponse(_) => Some(502),
             Self::UpstreamTimeout | Self::UpstreamStalled => Some(504),
@@ -74,7 +79,11 @@ impl ExchangeFailure {
     #[must_use]
     pub fn blame(&self) -> Blame {
         match self {
-            Self::ClientClosed | Self::ClientStalled | Self::RequestBody(_) | Self::Idle => Blame::Client,
+            Self::ClientClosed
+            | Self::ClientStalled
+            | Self::RequestTruncated
+            | Self::RequestBody(_)
+            | Self::Idle => Blame::Client,
             Self::UpstreamClosed(_)
             | Self::UpstreamTimeout
             | Self::UpstreamStalled
