@@ -57,7 +57,10 @@ pub(super) async fn ended(
 ) -> End {
     let mut changes = ctx.current.changes();
     let Bounds { mut decided, user } = bounds;
-    let token = user.as_ref().map(|user| at_seconds(user.verified.exp));
+    let now = SystemTime::now();
+    let token = user
+        .as_ref()
+        .map(|user| at_seconds(ctx.authn.open_until(&user.verified, now)));
     let hard = secured.validity.hard;
     let until = token.map_or(hard, |token| token.min(hard));
     loop {
