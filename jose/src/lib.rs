@@ -15,6 +15,8 @@
 
 mod algorithm;
 mod base64url;
+#[cfg(test)]
+mod differential;
 mod error;
 mod json;
 mod jwk;
@@ -23,6 +25,8 @@ mod keys;
 #[cfg(test)]
 mod testing;
 mod token;
+#[cfg(test)]
+mod vectors;
 
 pub use algorithm::{Algorithm, Algorithms, UnknownAlgorithm};
 pub use error::{Blame, KeySetError, Recipient, TimeFault, TokenError};
