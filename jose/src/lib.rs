@@ -18,6 +18,8 @@
 
 mod algorithm;
 mod base64url;
+#[cfg(test)]
+mod differential;
 mod dpop;
 mod error;
 mod http_uri;
@@ -28,6 +30,8 @@ mod keys;
 #[cfg(test)]
 mod testing;
 mod token;
+#[cfg(test)]
+mod vectors;
 
 pub use algorithm::{Algorithm, Algorithms, UnknownAlgorithm};
 pub use dpop::{Proof, ProofError, ProofRules};

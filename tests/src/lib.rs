@@ -1,13 +1,20 @@
 //! The harness of the tests: a deadline instead of a sleep, processes that end with their guard, and the real binary.
 
+mod attacker;
+pub mod frames;
 mod load;
 mod mesh;
 mod probe;
+mod rig;
 mod svid;
+mod wire;
 
+pub use attacker::{Flight, Shot, Until, Via, Who, shoot};
 pub use load::{Counted, Load};
 pub use mesh::{Mesh, Options, output_within, succeeded};
 pub use probe::{Probe, Seen};
+pub use rig::{Echo, KEYS_PORT, Sender, Sight};
+pub use wire::{Answer, answers};
 
 use std::path::PathBuf;
 use std::process::{Child, Command};

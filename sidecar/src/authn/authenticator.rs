@@ -346,6 +346,17 @@ impl Authenticator {
         Ok(issuer.check(&times, now)?)
     }
 
+    /// Until when something open for `user` may go on, in Unix seconds: the token's `exp`; or, when it was taken past that
+    /// because clocks may differ, the end of that leeway.
+    #[must_use]
+    pub fn open_until(&self, user: &VerifiedUser, now: SystemTime) -> i64 {
+        if unix(now) < user.exp {
+            return user.exp;
+        }
+        let leeway = self.issuers.load().by_name.get(&*user.issuer).map(|issuer| issuer.leeway());
+        user.exp.saturating_add(leeway.unwrap_or(0))
+    }
+
     /// Drops cached tokens that can never be used again.
     fn sweep(&self, now: SystemTime) {
         let now = unix(now);

@@ -167,6 +167,11 @@ impl Issuer {
         Ok(times.check(now, self.rules.leeway)?)
     }
 
+    /// By how many seconds clocks may differ.
+    pub(super) const fn leeway(&self) -> i64 {
+        self.rules.leeway
+    }
+
     pub(super) fn retire(&self) {
         self.retired.store(true, Ordering::Release);
     }

@@ -60,6 +60,7 @@ pub(super) async fn ended(
         mut decided,
         mut user,
     } = bounds;
+    let begun = SystemTime::now();
     let hard = secured.validity.hard;
     let mut due_now = false;
     loop {
@@ -72,7 +73,7 @@ pub(super) async fn ended(
             }
         }
         let verified = user.as_ref().map(|user| &user.verified);
-        let token = verified.map(|user| at_seconds(user.exp));
+        let token = verified.map(|user| at_seconds(ctx.authn.open_until(user, begun)));
         let until = token.map_or(hard, |token| token.min(hard));
         // An issuer that vouches for a token only so long is asked again; until it said yes, nothing is sure.
         let due = verified.and_then(|user| user.due).map(at_seconds);
