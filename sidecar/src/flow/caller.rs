@@ -242,7 +242,14 @@ pub(super) fn denial(decision: &Decision, has_user: bool) -> No {
 
 /// The head as the application gets it: identity headers from outside stripped, what was proven written.
 pub(super) fn rewritten(asked: &Asked<'_>, allowed: &Allowed) -> Vec<u8> {
-    let mut add: Vec<(&str, String)> = vec![("traceparent", asked.trace.to_string())];
+    let add = added(asked, allowed);
+    let add: Vec<(&str, &str)> = add.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    asked.head.forward_bytes(&add)
+}
+
+/// What is added to the head that the application gets: what was proven, in headers that are ours to write.
+pub(super) fn added(asked: &Asked<'_>, allowed: &Allowed) -> Vec<(&'static str, String)> {
+    let mut add: Vec<(&'static str, String)> = vec![("traceparent", asked.trace.to_string())];
     if let (Some(peer), Ok(tls)) = (&asked.secured.peer, &allowed.snapshot.tls) {
         let value = format!(
             "By={};Hash={};URI={}",
@@ -265,8 +272,7 @@ pub(super) fn rewritten(asked: &Asked<'_>, allowed: &Allowed) -> Vec<u8> {
         }
         .to_owned(),
     ));
-    let add: Vec<(&str, &str)> = add.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    asked.head.forward_bytes(&add)
+    add
 }
 
 /// JSON in visible ASCII: what is not is written as `\u` escapes, so that no value can end the header.

@@ -23,7 +23,7 @@ use crate::identity::Identity;
 pub enum ServerProfile {
     /// The HBONE port: a client certificate is required, ALPN `h2`.
     Hbone,
-    /// mTLS straight on an `http` port: required, ALPN `http/1.1`.
+    /// mTLS straight on an `http` port: required, ALPN `h2` or `http/1.1`.
     Port,
     /// The same, but asked for and not required: a client without one is nobody.
     PortOptional,
@@ -75,8 +75,8 @@ impl MeshTls {
         let server = |required, alpn: &[&[u8]]| server(&provider, &own, &trust, required, alpn);
         let servers = Servers {
             hbone: server(true, &[b"h2"])?,
-            port: server(true, &[b"http/1.1"])?,
-            port_optional: server(false, &[b"http/1.1"])?,
+            port: server(true, &[b"h2", b"http/1.1"])?,
+            port_optional: server(false, &[b"h2", b"http/1.1"])?,
             opaque: server(true, &[])?,
             opaque_optional: server(false, &[])?,
         };

@@ -11,7 +11,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use super::config::no_resumption;
 use super::{TlsError, provider};
 
-/// The certificate chain and key of a `public` port, PEM. TLS 1.3, ALPN `http/1.1`.
+/// The certificate chain and key of a `public` port, PEM. TLS 1.3, ALPN `h2` or `http/1.1`.
 ///
 /// # Errors
 /// A file cannot be read, holds no certificate or key, or the two do not belong together.
@@ -34,6 +34,6 @@ pub fn public_server(cert_pem: &Path, key_pem: &Path) -> Result<Arc<ServerConfig
         .with_single_cert(chain, key)
         .map_err(|e| wrong(key_pem, &e))?;
     no_resumption(&mut config);
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }
