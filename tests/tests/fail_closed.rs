@@ -205,12 +205,7 @@ fn an_http_port_takes_http_alone() {
     let h2 = hbone(
         &svid,
         &to,
-        &[
-            "--authority",
-            &own,
-            "--say",
-            "PRI * HTTP/2.0\\r\\n\\r\\nSM\\r\\n\\r\\n",
-        ],
+        &["--authority", &own, "--say", "GET /headers HTTP/2.0\\r\\n\\r\\n"],
     );
     assert!(
         h2.starts_with("200\nHTTP/1.1 505 ") && h2.contains("HTTP/2"),

@@ -353,7 +353,12 @@ impl Authenticator {
         if unix(now) < user.exp {
             return user.exp;
         }
-        let leeway = self.issuers.load().by_name.get(&*user.issuer).map(|issuer| issuer.leeway());
+        let leeway = self
+            .issuers
+            .load()
+            .by_name
+            .get(&*user.issuer)
+            .map(|issuer| issuer.leeway());
         user.exp.saturating_add(leeway.unwrap_or(0))
     }
 

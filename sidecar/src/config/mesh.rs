@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use spiffe::{SpiffeId, TrustDomain};
 
-use crate::services::{Mode, Port, Protocol, Service};
+use crate::services::{AppProtocol, Mode, Port, Protocol, Service};
 
 use super::document::{At, Document, Section, Wrong, read_text};
 use super::issuer::{MeshIssuer, issuers};
@@ -261,6 +261,7 @@ fn ports(service: &Section<'_, '_>) -> Vec<Port> {
             ("public", Mode::Public),
         ];
         let mode = choice(&section, "mode", &modes);
+        let app = app_protocol(&section, protocol);
         match port_number(number.value) {
             Err(wrong) => service.document.wrong(number.span, wrong),
             Ok(port) => {
@@ -269,11 +270,30 @@ fn ports(service: &Section<'_, '_>) -> Vec<Port> {
                     port,
                     protocol: protocol.unwrap_or(Protocol::Http),
                     mode: mode.unwrap_or(Mode::Strict),
+                    app: app.unwrap_or_default(),
                 });
             }
         }
     }
     ports
+}
+
+/// On an opaque port it would say nothing.
+fn app_protocol(section: &Section<'_, '_>, protocol: Option<Protocol>) -> Option<AppProtocol> {
+    let versions = [
+        ("auto", AppProtocol::Auto),
+        ("http1", AppProtocol::Http1),
+        ("http2", AppProtocol::Http2),
+    ];
+    let app = choice(section, "app_protocol", &versions)?;
+    if protocol == Some(Protocol::Opaque) {
+        section.document.add(
+            section.span.clone(),
+            "`app_protocol` on an opaque port, which is not read as HTTP".to_owned(),
+            Some("take it out, or set `protocol = \"http\"`".to_owned()),
+        );
+    }
+    Some(app)
 }
 
 fn port_number(number: i64) -> Result<u16, Wrong> {

@@ -63,6 +63,17 @@ pub fn classify(bytes: &[u8]) -> Option<Protocol> {
     (bytes.len() > LONGEST_METHOD).then_some(Protocol::Other)
 }
 
+/// Whether bytes begin HTTP/2, or `None` while they still may.
+pub fn may_be_http2(bytes: &[u8]) -> Option<bool> {
+    if bytes.starts_with(PREFACE) {
+        Some(true)
+    } else if PREFACE.starts_with(bytes) {
+        None
+    } else {
+        Some(false)
+    }
+}
+
 /// A record header is content type 22 and version 3.0 to 3.4.
 fn classify_tls(bytes: &[u8]) -> Option<Protocol> {
     match bytes {
@@ -110,7 +121,10 @@ mod tests {
             (b"DELETE /orders HTTP/1.1", Protocol::Http1),
             (PREFACE, Protocol::Http2),
         ] {
+            let http2 = protocol == Protocol::Http2;
+            assert_eq!(may_be_http2(whole), Some(http2), "{whole:?}");
             for end in 0..=whole.len() {
+                assert!(end == 0 || may_be_http2(&whole[..end]) != Some(!http2), "{end}");
                 let said = classify(&whole[..end]);
                 assert!(
                     said.is_none() || said == Some(protocol),

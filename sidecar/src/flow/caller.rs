@@ -1,6 +1,7 @@
 //! Who asks, for whom, and for what: a request's head enters, the facts of its decision leave, or the answer that it gets
 //! instead; and, once it is allowed, its head as the application is to see it.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -229,7 +230,24 @@ pub(super) fn denial(decision: &Decision, has_user: bool) -> No {
 
 /// The head as the application gets it: identity headers from outside stripped, what was proven written.
 pub(super) fn rewritten(asked: &Asked<'_>, allowed: &Allowed) -> Vec<u8> {
-    let mut add: Vec<(&str, String)> = vec![("traceparent", asked.trace.to_string())];
+    let add = added(asked, allowed);
+    let add: Vec<(&str, &str)> = add.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    passed_on(asked, allowed).forward_bytes(&add)
+}
+
+/// The head that is passed on: without the token, where the application shall not be able to use it.
+pub(super) fn passed_on<'a>(asked: &'a Asked<'_>, allowed: &Allowed) -> Cow<'a, Head> {
+    let tokens = &allowed.read.shown.port;
+    if tokens.forward {
+        Cow::Borrowed(&asked.head)
+    } else {
+        Cow::Owned(asked.head.without_token(&tokens.places))
+    }
+}
+
+/// What is added to the head that the application gets: what was proven, in headers that are ours to write.
+pub(super) fn added(asked: &Asked<'_>, allowed: &Allowed) -> Vec<(&'static str, String)> {
+    let mut add: Vec<(&'static str, String)> = vec![("traceparent", asked.trace.to_string())];
     if let (Some(peer), Ok(tls)) = (&asked.secured.peer, &allowed.snapshot.tls) {
         let value = format!(
             "By={};Hash={};URI={}",
@@ -252,13 +270,7 @@ pub(super) fn rewritten(asked: &Asked<'_>, allowed: &Allowed) -> Vec<u8> {
         }
         .to_owned(),
     ));
-    let add: Vec<(&str, &str)> = add.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    let tokens = &allowed.read.shown.port;
-    if tokens.forward {
-        asked.head.forward_bytes(&add)
-    } else {
-        asked.head.without_token(&tokens.places).forward_bytes(&add)
-    }
+    add
 }
 
 /// JSON in visible ASCII: what is not is written as `\u` escapes, so that no value can end the header.

@@ -2,10 +2,12 @@
 //! request. No other room knows it. What a stage cannot prove it does not hand on.
 
 mod caller;
+mod decided;
 mod ended;
 mod inbound;
 mod outbound;
 mod request;
+mod streams;
 mod tell;
 mod tell_request;
 mod token;
@@ -27,6 +29,7 @@ use crate::authn::{Authenticator, Proofs};
 use crate::detect::Prefixed;
 use crate::dial::DialOptions;
 use crate::forward::abort;
+use crate::forward::http2::Apps;
 use crate::observe::{Direction, Journal, Kind, Metrics, Proven, Record, UserLog};
 use crate::request::Limits;
 use crate::runtime::Drain;
@@ -43,6 +46,8 @@ pub struct Context {
     pub services: Arc<Resolver>,
     /// Tunnels to peers.
     pub pool: Arc<Pool>,
+    /// What the applications speak, and HTTP/2 connections to them.
+    pub apps: Apps,
     /// User tokens.
     pub authn: Arc<Authenticator>,
     /// Proofs of possession, as long as they could be used again.
@@ -96,6 +101,7 @@ pub struct FlowOptions {
 }
 
 /// Who is at the other end of an inbound connection, as far as it was proven. Only the inbound stages make one.
+#[derive(Clone)]
 struct Secured {
     /// The peer's SVID; `None` is plaintext, or TLS without a client certificate, on a port whose mode allows it.
     peer: Option<Peer>,

@@ -7,17 +7,20 @@ use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::caller::{Allowed, Asked, No, read, rewritten};
+use super::caller::{Allowed, Asked, No, rewritten};
+use super::decided::decided;
 use super::ended::{Bounds, End, ended};
+use super::streams::{self, is_http2};
 use super::tell_request::{Out, RequestStory};
 use super::{Abort, Context, Secured, time_until};
-use crate::authz::{self, Verdict};
+use crate::authz;
 use crate::forward::http1::{
     Exchange, HeadFailure, HeadTimes, Outgoing, Times, discard_body, exchange, finish, read_head,
 };
 use crate::forward::{Buffered, ConnectFailure, ErrorAnswer, Progress, abort, connect_app, error_response};
 use crate::observe::{ConnectionMeter, Direction, RequestMeter, decision_id};
 use crate::request::Head;
+use crate::services::AppProtocol;
 use crate::snapshot::Snapshot;
 
 /// One HTTP connection: the client, the application's kept connection, and the meters.
@@ -65,6 +68,10 @@ where
         meter,
         share: share(),
     };
+    if connection.begins().await && is_http2(&mut connection.client, ctx.options.head_timeout).await {
+        let Connection { client, meter, .. } = connection;
+        return streams::serve(ctx, secured, client, (open, meter)).await;
+    }
     let then = loop {
         let Some(head) = connection.next_head().await else {
             break Then::Close;
@@ -99,21 +106,24 @@ impl<S> Connection<'_, S>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
+    /// Waits for the first bytes of a request; `false`: none will come.
+    async fn begins(&mut self) -> bool {
+        self.client.release();
+        // Only between requests: one that has begun is answered.
+        tokio::select! {
+            biased;
+            filled = self.client.fill() => matches!(filled, Ok(1..)),
+            () = tokio::time::sleep(self.ctx.options.idle_timeout) => false,
+            () = idle_end(self.ctx, self.secured, self.share) => false,
+        }
+    }
+
     /// The next request's head; `None` when the connection is over, which a refused head makes it.
     async fn next_head(&mut self) -> Option<Head> {
         let (ctx, secured) = (self.ctx, self.secured);
         let idle = ctx.options.idle_timeout;
-        if self.client.data().is_empty() {
-            self.client.release();
-            // Only between requests: one that has begun is answered.
-            tokio::select! {
-                biased;
-                filled = self.client.fill() => if !matches!(filled, Ok(1..)) {
-                    return None;
-                },
-                () = tokio::time::sleep(idle) => return None,
-                () = idle_end(ctx, secured, self.share) => return None,
-            }
+        if self.client.data().is_empty() && !self.begins().await {
+            return None;
         }
         let times = HeadTimes {
             idle,
@@ -142,25 +152,20 @@ where
     async fn one(&mut self, asked: &Asked<'_>, open: &ConnectionMeter) -> Then {
         let ctx = self.ctx;
         let story = RequestStory::of(ctx, asked.secured, (&asked.head, &asked.trace, asked.started));
-        let snapshot = ctx.current.load();
-        let read = match read(ctx, asked, &snapshot).await {
-            Ok(read) => read,
-            Err(no) => return self.refuse(asked, story, no).await,
+        let (story, allowed) = match decided(ctx, asked, story).await {
+            Ok(allowed) => allowed,
+            Err((story, no)) => return self.refuse(asked, story, no).await,
         };
-        let token = asked.started.elapsed();
-        let decision = snapshot
-            .policies
-            .decide(&asked.facts(asked.at, read.user.as_ref(), &read.headers));
-        let policy = asked.started.elapsed().saturating_sub(token);
-        let story = story
-            .user(ctx, read.verified.as_deref())
-            .decision(&decision, &snapshot)
-            .stages(token, policy);
-        if decision.verdict == Verdict::Deny {
-            let no = read.denial(&decision);
+        if asked.secured.port.app == AppProtocol::Http2 {
+            let no = No {
+                status: 505,
+                code: "http2_only",
+                detail: "the application behind this port speaks HTTP/2 only, and so must who calls it"
+                    .to_owned(),
+                extra: vec![],
+            };
             return self.refuse(asked, story, no).await;
         }
-        let allowed = Allowed { read, snapshot };
         match self.forwarded(asked, &allowed).await {
             Ok(exchange) => {
                 open.carried(exchange.request_bytes, exchange.response_bytes);

@@ -22,12 +22,21 @@ use crate::snapshot::Snapshot;
 pub(super) struct RequestStory {
     record: Record,
     started: Instant,
+    http2: bool,
 }
+
+const HTTP2: &str = "HTTP/2";
 
 impl RequestStory {
     /// A request whose head could not be read.
     pub(super) fn unread(ctx: &Context, secured: &Secured) -> Self {
         Self::new(ctx, secured, TraceParent::fresh(), Instant::now())
+    }
+
+    /// It came in a stream of HTTP/2.
+    pub(super) fn by_http2(mut self) -> Self {
+        self.http2 = true;
+        self
     }
 
     /// A request that was read.
@@ -40,10 +49,10 @@ impl RequestStory {
             path: Some(Text::from(head.path.clone())),
             host: Some(Text::from(head.host.clone())),
             status: None,
-            proto: if head.version == Version::H10 {
-                "HTTP/1.0"
-            } else {
-                "HTTP/1.1"
+            proto: match head.version {
+                Version::H10 => "HTTP/1.0",
+                Version::H11 => "HTTP/1.1",
+                Version::H2 => HTTP2,
             },
             req_bytes: 0,
             resp_bytes: 0,
@@ -61,7 +70,11 @@ impl RequestStory {
         };
         (record.trace, record.tls) = (Some(trace), protection(secured));
         record.identity_state = Proven::of(secured.peer.is_some(), false);
-        Self { record, started }
+        Self {
+            record,
+            started,
+            http2: false,
+        }
     }
 
     pub(super) fn user(mut self, ctx: &Context, user: Option<&VerifiedUser>) -> Self {
@@ -106,7 +119,7 @@ impl RequestStory {
             path: None,
             host: None,
             status: Some(refusal.status),
-            proto: "HTTP/1.1",
+            proto: if self.http2 { HTTP2 } else { "HTTP/1.1" },
             req_bytes: 0,
             resp_bytes: 0,
         });

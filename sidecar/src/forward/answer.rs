@@ -34,14 +34,7 @@ struct Body<'a> {
 /// The bytes of the answer, whole. A header that could end its line is left out.
 #[must_use]
 pub fn error_response(answer: &ErrorAnswer<'_>) -> Vec<u8> {
-    let body = Body {
-        error: answer.code,
-        reason: answer.detail,
-        id: answer.id,
-    };
-    // Serializing strings cannot fail; if it did, the status would still be told.
-    let mut body = serde_json::to_vec(&body).unwrap_or_default();
-    body.push(b'\n');
+    let body = error_body(answer);
     let mut out = format!(
         "HTTP/1.1 {:03} {}\r\n",
         answer.status,
@@ -66,6 +59,19 @@ pub fn error_response(answer: &ErrorAnswer<'_>) -> Vec<u8> {
         out.extend_from_slice(&body);
     }
     out
+}
+
+/// The body of the answer.
+pub(super) fn error_body(answer: &ErrorAnswer<'_>) -> Vec<u8> {
+    let body = Body {
+        error: answer.code,
+        reason: answer.detail,
+        id: answer.id,
+    };
+    // Serializing strings cannot fail; if it did, the status would still be told.
+    let mut body = serde_json::to_vec(&body).unwrap_or_default();
+    body.push(b'\n');
+    body
 }
 
 /// The registered phrase of a status.

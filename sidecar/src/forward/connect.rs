@@ -25,6 +25,18 @@ pub enum ConnectFailure {
         /// Where.
         addr: SocketAddr,
     },
+    /// It is declared to speak HTTP/2, and does not.
+    #[error("the application at {addr} does not speak HTTP/2")]
+    NotHttp2 {
+        /// Where.
+        addr: SocketAddr,
+    },
+    /// All connections to it carry as many streams as they may.
+    #[error("the application at {addr} takes no more streams")]
+    Busy {
+        /// Where.
+        addr: SocketAddr,
+    },
     /// No way there, or the system would not let us.
     #[error("no connection to the application at {addr}: {source}")]
     Unreachable {
@@ -45,6 +57,8 @@ impl ConnectFailure {
         match self {
             Self::Refused { .. } => "app_refused",
             Self::Timeout { .. } => "app_connect_timeout",
+            Self::NotHttp2 { .. } => "app_not_http2",
+            Self::Busy { .. } => "app_busy",
             Self::Unreachable { .. } => "app_unreachable",
         }
     }

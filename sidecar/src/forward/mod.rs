@@ -2,6 +2,7 @@
 //! and a reason leave. It never decides, and never ends a truncated message cleanly.
 //!
 //! * [`http1::exchange`] carries one request up and its response down, both at once.
+//! * [`http2`] does the same for a stream of an HTTP/2 connection, whatever version the application speaks.
 //! * [`copy_both`] carries any bytes, half-closes kept: opaque ports, outbound tunnels, WebSockets.
 //! * [`connect_app`] opens the connection to the application.
 //! * [`ErrorAnswer`] is what a client gets when there is nothing to forward.
@@ -10,7 +11,7 @@
 //!
 //! When an exchange fails after its response began, or a copy ends with a failure, the caller must let go of both
 //! streams without `shutdown`: a TLS stream then ends without `close_notify` and a tunnel stream is reset. A plain TCP
-//! stream would end with an orderly FIN all the same, so [`abort`] it first.
+//! stream would end with an orderly FIN all the same, so [`abort`] it first. An HTTP/2 stream is reset.
 //!
 //! # Memory
 //!
@@ -22,6 +23,7 @@ mod buffered;
 mod connect;
 mod copy;
 pub mod http1;
+pub mod http2;
 mod scratch;
 mod timer;
 

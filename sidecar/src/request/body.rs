@@ -16,6 +16,19 @@ pub struct Fed {
     pub done: bool,
 }
 
+/// One element of a body, for whoever frames it anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// So many bytes of content.
+    Data(usize),
+    /// So many bytes of framing, or of a trailer that is left out.
+    Framing(usize),
+    /// A trailer line of so many bytes, its CRLF included.
+    Trailer(usize),
+    /// More input is needed, unless the body is done.
+    More,
+}
+
 /// A strict reader of one body (RFC 9112 6 and 7; S4 of docs/request-attacks.md).
 #[derive(Clone, Debug)]
 pub struct BodyReader {
@@ -110,6 +123,22 @@ impl BodyReader {
                 });
             }
         }
+    }
+
+    /// Judges the next element alone, and tells content from framing. It and [`Self::feed`] are not to be mixed on one body.
+    ///
+    /// # Errors
+    /// As [`Self::feed`].
+    pub fn part(&mut self, input: &[u8]) -> Result<Part, Refusal> {
+        let content = matches!(self.state, State::Length(_) | State::Data(_) | State::Eof);
+        let trailer = self.state == State::Trailer;
+        let step = self.step(input)?;
+        Ok(match step.consumed {
+            0 => Part::More,
+            taken if content => Part::Data(taken),
+            taken if trailer && step.forward > 0 && !self.is_done() => Part::Trailer(taken),
+            taken => Part::Framing(taken),
+        })
     }
 
     /// One element: a size line, the data at hand, a trailer line.

@@ -41,7 +41,7 @@ struct Field {
 }
 
 /// All header lines of a head, in order.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(super) struct Fields {
     names: String,
     values: Vec<u8>,
@@ -70,24 +70,22 @@ impl Fields {
             list: Vec::with_capacity(lines),
         };
         for header in parsed {
-            let value = header.value.trim_ascii();
-            let class = strip::class(header.name);
-            fields.list.push(Field {
-                name: (
-                    fields.names.len(),
-                    fields.names.len().saturating_add(header.name.len()),
-                ),
-                value: (
-                    fields.values.len(),
-                    fields.values.len().saturating_add(value.len()),
-                ),
-                class,
-                fate: natural_fate(class),
-            });
-            fields.names.push_str(header.name);
-            fields.values.extend_from_slice(value);
+            fields.push(header.name, header.value.trim_ascii());
         }
         Ok(fields)
+    }
+
+    /// Adds a line; the value without white space around it.
+    pub(super) fn push(&mut self, name: &str, value: &[u8]) {
+        let class = strip::class(name);
+        self.list.push(Field {
+            name: (self.names.len(), self.names.len().saturating_add(name.len())),
+            value: (self.values.len(), self.values.len().saturating_add(value.len())),
+            class,
+            fate: natural_fate(class),
+        });
+        self.names.push_str(name);
+        self.values.extend_from_slice(value);
     }
 
     /// Every line, with its class and its fate.

@@ -17,6 +17,8 @@ pub enum Version {
     H10,
     /// HTTP/1.1.
     H11,
+    /// HTTP/2.
+    H2,
 }
 
 /// A request head with one meaning.
@@ -138,11 +140,13 @@ fn judge_unfinished_line(buf: &[u8], limits: &Limits) -> Result<(), Refusal> {
     }
 }
 
-struct RequestLine {
-    method: String,
-    target: String,
-    read: Target,
-    version: Version,
+pub(super) struct RequestLine {
+    pub(super) method: String,
+    pub(super) target: String,
+    pub(super) read: Target,
+    pub(super) version: Version,
+    /// Which port an authority without one means.
+    pub(super) https: bool,
 }
 
 impl RequestLine {
@@ -164,7 +168,7 @@ impl RequestLine {
             b"HTTP/1.1" => Version::H11,
             b"HTTP/1.0" => Version::H10,
             [b'H', b'T', b'T', b'P', b'/', b'2'..=b'9', b'.', b'0'..=b'9'] => {
-                let detail = "HTTP/2 is not spoken here yet; use HTTP/1.1";
+                let detail = "a request line is HTTP/1.1; HTTP/2 begins with its own preface";
                 return Err(Refusal::new(505, "http2_not_supported", detail));
             }
             _ => {
@@ -174,34 +178,52 @@ impl RequestLine {
                 ));
             }
         };
-        let method = String::from_utf8_lossy(method).into_owned();
-        if method == "CONNECT" {
-            return Err(Refusal::new(
-                405,
-                "connect_not_allowed",
-                "CONNECT asks for a proxy, and this is none",
-            ));
-        }
-        if target.len() > limits.target_bytes {
-            return Err(too_long(limits));
-        }
-        let target = std::str::from_utf8(target)
-            .map_err(|_| Refusal::bad("bad_target", "the target is not UTF-8"))?
-            .to_owned();
-        if target.chars().any(char::is_control) {
-            return Err(Refusal::bad(
-                "control_character",
-                "the target has a control character",
-            ));
-        }
+        let method = self::method(method)?;
+        let target = target_text(target, limits)?;
         let read = target::read(&method, &target, limits.allow_semicolon)?;
+        let https = target
+            .get(..8)
+            .is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://"));
         Ok(Self {
             method,
             target,
             read,
             version,
+            https,
         })
     }
+}
+
+/// A method that may be asked for.
+pub(super) fn method(text: &[u8]) -> Result<String, Refusal> {
+    if text.len() > MAX_METHOD || !strip::is_token(text) {
+        return Err(bad_method());
+    }
+    if text == b"CONNECT" {
+        return Err(Refusal::new(
+            405,
+            "connect_not_allowed",
+            "CONNECT asks for a proxy, and this is none",
+        ));
+    }
+    Ok(String::from_utf8_lossy(text).into_owned())
+}
+
+/// A target as text: bounded, UTF-8, without control characters.
+pub(super) fn target_text(target: &[u8], limits: &Limits) -> Result<String, Refusal> {
+    if target.len() > limits.target_bytes {
+        return Err(too_long(limits));
+    }
+    let target = std::str::from_utf8(target)
+        .map_err(|_| Refusal::bad("bad_target", "the target is not UTF-8"))?
+        .to_owned();
+    if target.chars().any(char::is_control) {
+        return Err(Refusal::bad(
+            "control_character",
+            "the target has a control character",
+        ));
+    }
+    Ok(target)
 }
 
 fn bad_method() -> Refusal {
@@ -220,8 +242,8 @@ fn too_long(limits: &Limits) -> Refusal {
 }
 
 /// Joins the request line with what the fields say.
-fn assemble(line: RequestLine, mut fields: Fields, len: usize) -> Result<Head, Refusal> {
-    let http11 = line.version == Version::H11;
+pub(super) fn assemble(line: RequestLine, mut fields: Fields, len: usize) -> Result<Head, Refusal> {
+    let http11 = line.version != Version::H10;
     let (host, host_text) = settle_host(&fields, &line)?;
     let framing = settle_framing(&fields, http11)?;
     let options =
@@ -280,15 +302,17 @@ fn settle_host(fields: &Fields, line: &RequestLine) -> Result<(String, Option<St
         None if line.version == Version::H11 => {
             return Err(Refusal::bad("no_host", "HTTP/1.1 demands a Host header"));
         }
+        None if line.version == Version::H2 && line.read.authority.is_none() => {
+            return Err(Refusal::bad(
+                "no_host",
+                "HTTP/2 demands `:authority` or a Host header",
+            ));
+        }
         None => None,
     };
     match (&line.read.authority, header) {
         (Some((target, text)), Some((mut header, _))) => {
-            let https = line
-                .target
-                .get(..8)
-                .is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://"));
-            header.port = header.port.or(Some(if https { 443 } else { 80 }));
+            header.port = header.port.or(Some(if line.https { 443 } else { 80 }));
             if header != *target {
                 return Err(Refusal::bad(
                     "host_mismatch",

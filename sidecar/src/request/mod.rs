@@ -1,5 +1,5 @@
-//! One reading of a request: the bytes of an HTTP/1.1 head enter, a [`Head`] leaves that has exactly one meaning, or a
-//! [`Refusal`]. Bodies are checked while they pass ([`BodyReader`]), response heads in the same spirit
+//! One reading of a request: the bytes of an HTTP/1.1 head, or the fields of an HTTP/2 one ([`read_http2`]), enter, a
+//! [`Head`] leaves that has exactly one meaning, or a [`Refusal`]. Bodies are checked while they pass ([`BodyReader`]), response heads in the same spirit
 //! ([`parse_response`]). It never repairs, never rewrites a path, and does no I/O.
 //!
 //! The rule (docs/request-attacks.md): refuse what two readers could read in two ways, decide on exactly the bytes
@@ -34,6 +34,10 @@
 //! A header that does not go on is not seen either: [`Head::header`] and [`Head::declared`] answer as if it had never
 //! been sent, so a decision cannot rest on what the application will not get. Trailers follow the same table; those that
 //! are not removed pass.
+//!
+//! In HTTP/2 `:authority` is the host, and a `host` field beside it must name the same; `connection`, `keep-alive`,
+//! `proxy-connection`, `transfer-encoding`, `upgrade` and any `te` but `trailers` are a 400; the crumbs of `cookie` are one
+//! header again.
 
 mod bearer;
 mod body;
@@ -41,6 +45,7 @@ mod fields;
 mod framing;
 mod head;
 mod host;
+mod http2;
 mod path;
 mod presented;
 mod raw;
@@ -53,9 +58,10 @@ mod write;
 mod tests;
 
 pub use bearer::Bearer;
-pub use body::{BodyReader, Fed};
+pub use body::{BodyReader, Fed, Part};
 pub use fields::{DeclaredHeader, Header};
 pub use head::{Head, Version, parse_head};
+pub use http2::{add_trailer, passed_response, passed_trailers, read_http2, trailer_lines};
 pub use presented::{Presented, TokenPlaces};
 pub use response::{BadResponse, ClientSide, ResponseFraming, ResponseHead, parse_response};
 pub use strip::is_claim;

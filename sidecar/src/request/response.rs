@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use super::fields::{self, Fate, Fields};
+use super::fields::{self, Fate, Fields, Header};
 use super::framing;
 use super::raw::{self, Scan};
 use super::strip::{self, Class};
@@ -232,6 +232,10 @@ impl ResponseHead {
     #[must_use]
     pub fn is_interim(&self) -> bool {
         matches!(self.status, 100..=199) && self.status != 101
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = (Header<'_>, Class, Fate)> {
+        self.fields.all()
     }
 
     /// The values of a header that goes on.

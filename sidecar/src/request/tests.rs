@@ -4,6 +4,7 @@ mod body;
 mod framing;
 mod headers;
 mod hosts;
+mod http2;
 mod ordinary;
 mod paths;
 mod presented;

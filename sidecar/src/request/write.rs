@@ -16,7 +16,7 @@ impl Head {
         let mut out = Vec::with_capacity(self.len.saturating_add(256));
         let version = match self.version {
             Version::H10 => "HTTP/1.0",
-            Version::H11 => "HTTP/1.1",
+            Version::H11 | Version::H2 => "HTTP/1.1",
         };
         for part in [&self.method, " ", &self.origin, " ", version, "\r\n"] {
             out.extend_from_slice(part.as_bytes());

@@ -10,6 +10,7 @@ use crate::authz::{Policies, PolicyProblem, load};
 use crate::config::{Egress, Loaded, Mesh, Sidecar, read_policies};
 use crate::dial::DialOptions;
 use crate::flow::{Context, FlowOptions, Probe};
+use crate::forward::http2::Apps;
 use crate::observe::{Journal, KnownWorkloads, Label, Metrics, UserLog};
 use crate::request::Limits;
 use crate::runtime::Drain;
@@ -72,6 +73,7 @@ pub(super) fn build(loaded: Loaded) -> Result<Arc<State>, ServerError> {
         current,
         services,
         pool,
+        apps: Apps::default(),
         authn,
         proofs: Proofs::new(),
         journal,

@@ -44,6 +44,20 @@ pub struct Port {
     pub protocol: Protocol,
     /// Who may speak on it without a workload identity.
     pub mode: Mode,
+    /// What the application behind an `http` port speaks.
+    pub app: AppProtocol,
+}
+
+/// The version of HTTP that an application speaks to its own sidecar.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum AppProtocol {
+    /// Requests go on in the version that they came by, if the application speaks it: it is asked.
+    #[default]
+    Auto,
+    /// HTTP/1.1 only.
+    Http1,
+    /// HTTP/2 only, with prior knowledge (gRPC servers).
+    Http2,
 }
 
 /// What a port is declared to speak; anything else is refused, never passed as opaque.

@@ -207,7 +207,7 @@ impl Found {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Mode, Protocol};
+    use super::super::{AppProtocol, Mode, Protocol};
     use super::*;
 
     fn service(name: &str, hosts: &[&str], addresses: &[&str], ids: &[&str]) -> Service {
@@ -220,6 +220,7 @@ mod tests {
                 port: 8080,
                 protocol: Protocol::Http,
                 mode: Mode::Strict,
+                app: AppProtocol::Auto,
             }],
         }
     }

@@ -23,7 +23,7 @@ use crate::identity::Identity;
 pub enum ServerProfile {
     /// The HBONE port: a client certificate is required, ALPN `h2`.
     Hbone,
-    /// mTLS straight on an `http` port: required, ALPN `http/1.1`.
+    /// mTLS straight on an `http` port: required, ALPN `h2` or `http/1.1`.
     Port,
     /// mTLS straight on an `opaque` port: required, and whatever ALPN the client offers is left unanswered, because the
     /// protocol inside is not ours to know.
@@ -69,7 +69,7 @@ impl MeshTls {
         let server = |alpn: &[&[u8]]| server(&provider, &own, &trust, alpn);
         let servers = Servers {
             hbone: server(&[b"h2"])?,
-            port: server(&[b"http/1.1"])?,
+            port: server(&[b"h2", b"http/1.1"])?,
             opaque: server(&[])?,
         };
         let generation = GENERATION.fetch_add(1, Ordering::Relaxed);

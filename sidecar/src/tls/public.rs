@@ -23,7 +23,7 @@ pub struct PublicServer {
     pub chain: Vec<CertificateDer<'static>>,
 }
 
-/// The certificate chain and key of a `public` port, PEM. TLS 1.3, ALPN `http/1.1`.
+/// The certificate chain and key of a `public` port, PEM. TLS 1.3, ALPN `h2` or `http/1.1`.
 ///
 /// # Errors
 /// A file cannot be read, holds no certificate or key, or the two do not belong together.
@@ -56,7 +56,7 @@ pub fn public_server(cert_pem: &Path, key_pem: &Path) -> Result<PublicServer, Tl
             other => wrong(key_pem, &other),
         })?;
     no_resumption(&mut config);
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(PublicServer {
         config: Arc::new(config),
         not_after,

@@ -565,7 +565,9 @@ async fn alpn_is_answered_as_the_profile_says() {
     for (profile, offered, agreed) in [
         (ServerProfile::Hbone, http, Some("h2")),
         (ServerProfile::Hbone, &[], None),
-        (ServerProfile::Port, http, Some("http/1.1")),
+        (ServerProfile::Port, http, Some("h2")),
+        (ServerProfile::Port, &[b"http/1.1"], Some("http/1.1")),
+        (ServerProfile::Opaque, http, None),
         (ServerProfile::Opaque, &[&b"postgresql"[..]], None),
     ] {
         let shaken = shake(offering(offered), orders.server(profile)).await;

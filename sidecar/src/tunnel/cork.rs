@@ -18,11 +18,11 @@ use super::settings::CORK;
 
 /// The end that `h2` owns.
 #[derive(Debug)]
-pub(super) struct Cork<IO>(Arc<Mutex<Corked<IO>>>);
+pub struct Cork<IO>(Arc<Mutex<Corked<IO>>>);
 
 /// The end that the connection's task keeps.
 #[derive(Debug)]
-pub(super) struct Uncork<IO>(Arc<Mutex<Corked<IO>>>);
+pub struct Uncork<IO>(Arc<Mutex<Corked<IO>>>);
 
 #[derive(Debug)]
 struct Corked<IO> {
@@ -36,7 +36,7 @@ struct Corked<IO> {
 }
 
 /// Corks `io`; `heard` counts the reads that brought something.
-pub(super) fn cork<IO>(io: IO, heard: Arc<AtomicU64>) -> (Cork<IO>, Uncork<IO>) {
+pub fn cork<IO>(io: IO, heard: Arc<AtomicU64>) -> (Cork<IO>, Uncork<IO>) {
     let corked = Arc::new(Mutex::new(Corked {
         io,
         buffer: Vec::new(),
@@ -54,7 +54,7 @@ fn lock<IO>(corked: &Mutex<Corked<IO>>) -> MutexGuard<'_, Corked<IO>> {
 
 impl<IO: AsyncWrite + Unpin> Uncork<IO> {
     /// Writes what was collected. `Pending` means that the task will be woken to go on.
-    pub(super) fn poll(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub fn poll(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut corked = lock(&self.0);
         if corked.flushed {
             return Poll::Ready(Ok(()));
@@ -66,7 +66,7 @@ impl<IO: AsyncWrite + Unpin> Uncork<IO> {
     }
 
     /// Closes the TLS connection under the cork, once what was collected is out.
-    pub(super) async fn shutdown(&self) -> io::Result<()> {
+    pub async fn shutdown(&self) -> io::Result<()> {
         std::future::poll_fn(|cx| {
             let mut corked = lock(&self.0);
             ready!(corked.poll_drain(cx))?;
@@ -76,7 +76,7 @@ impl<IO: AsyncWrite + Unpin> Uncork<IO> {
     }
 
     /// Runs a future that writes through the cork, such as a handshake.
-    pub(super) async fn during<F: Future>(&self, work: F) -> F::Output {
+    pub async fn during<F: Future>(&self, work: F) -> F::Output {
         let mut work = pin!(work);
         std::future::poll_fn(|cx| {
             let done = work.as_mut().poll(cx);

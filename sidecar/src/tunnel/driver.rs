@@ -18,7 +18,7 @@ use super::settings::{PING_EVERY, PONG_WITHIN};
 const CLOCK_CHECK: Duration = Duration::from_secs(10);
 
 /// Everything that can end a tunnel from outside the protocol.
-pub(super) struct Warden {
+pub struct Warden {
     keepalive: Option<Keepalive>,
     valid_until: SystemTime,
     expiry: Pin<Box<Sleep>>,
@@ -27,7 +27,8 @@ pub(super) struct Warden {
 }
 
 impl Warden {
-    pub(super) fn new(
+    /// Of a connection that pings by `pings`, counts what it hears in `life`, and ends at `valid_until` at the latest.
+    pub fn new(
         pings: Option<PingPong>,
         valid_until: SystemTime,
         life: &Arc<Life>,
@@ -43,7 +44,7 @@ impl Warden {
     }
 
     /// Ready when the tunnel must end now.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         while let Poll::Ready(Some(())) = self.bell.poll_recv(cx) {
             if let Some(end) = self.life.ended() {
                 return Poll::Ready(end.clone());

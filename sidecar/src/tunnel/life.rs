@@ -68,7 +68,7 @@ const LEAST_NOTICE: Duration = Duration::from_secs(2);
 
 /// What the parties of a tunnel share.
 #[derive(Debug)]
-pub(super) struct Life {
+pub struct Life {
     ended: OnceLock<End>,
     /// Reads that brought something.
     heard: Arc<AtomicU64>,
@@ -87,7 +87,7 @@ pub(super) struct Life {
 
 impl Life {
     /// A new tunnel, and the bell that its task listens to.
-    pub(super) fn new() -> (Arc<Self>, mpsc::Receiver<()>) {
+    pub fn new() -> (Arc<Self>, mpsc::Receiver<()>) {
         // More strokes than one say nothing new: a full channel is a task that will look anyway.
         let (bell, ear) = mpsc::channel(1);
         let life = Self {
@@ -107,7 +107,8 @@ impl Life {
         self.heard.load(Ordering::Relaxed)
     }
 
-    pub(super) fn ear(&self) -> Arc<AtomicU64> {
+    /// Counts the reads that brought something.
+    pub fn ear(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.heard)
     }
 

@@ -19,8 +19,10 @@ mod serve;
 mod settings;
 mod stream;
 
+pub use cork::{Cork, Uncork, cork};
+pub use driver::Warden;
 pub use incoming::{BadAuthority, Incoming};
-pub use life::{End, valid_until, winding_down};
+pub use life::{End, Life, valid_until, winding_down};
 pub use pool::{Opened, Pool, PoolOptions, Target};
 pub use serve::{ServeOptions, serve};
 pub use stream::TunnelStream;

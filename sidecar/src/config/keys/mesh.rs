@@ -88,6 +88,12 @@ const PORT: &[Key] = &[
         "`http`: decided request by request, and anything else is refused; `opaque`: any TCP, decided connection by connection.",
     ),
     key(
+        "app_protocol",
+        Kind::Text,
+        Need::Default("\"auto\""),
+        "What the application behind an `http` port speaks to its sidecar. `auto`: a request goes on in the version that it came by; for one that came by HTTP/2 the application is asked once whether it speaks it with prior knowledge, else it gets HTTP/1.1. `http1`: HTTP/1.1 only, and it is not asked. `http2`: HTTP/2 only, as gRPC servers; HTTP/1.1 requests get a 505.",
+    ),
+    key(
         "mode",
         Kind::Text,
         Need::Default("\"strict\""),

@@ -447,3 +447,23 @@ fn the_example_is_good() {
     let mesh = load_mesh(Path::new(example)).unwrap();
     assert!(mesh.service("default/hello").is_some());
 }
+
+#[test]
+fn what_an_application_speaks_is_one_of_three_words_on_http_ports() {
+    use crate::services::AppProtocol;
+
+    let with = |line: &str| FULL.replace("  port = 8080\n", &format!("  port = 8080\n  {line}\n"));
+    let app = |line: &str| mesh(&with(line)).unwrap().services[0].ports[0].app;
+    assert_eq!(app(""), AppProtocol::Auto);
+    assert_eq!(app("app_protocol = \"auto\""), AppProtocol::Auto);
+    assert_eq!(app("app_protocol = \"http1\""), AppProtocol::Http1);
+    assert_eq!(app("app_protocol = \"http2\""), AppProtocol::Http2);
+    let wrong = problems(&with("app_protocol = \"grpc\"")).join("\n");
+    assert!(wrong.contains("grpc") && wrong.contains("http2"), "{wrong}");
+    let opaque = FULL.replace(
+        "  protocol = \"opaque\"\n",
+        "  protocol = \"opaque\"\n  app_protocol = \"http2\"\n",
+    );
+    let wrong = problems(&opaque).join("\n");
+    assert!(wrong.contains("opaque port"), "{wrong}");
+}

@@ -2,7 +2,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use spiffe::SpiffeId;
 
-use super::super::{Mode, Port, Protocol};
+use super::super::{AppProtocol, Mode, Port, Protocol};
 use super::*;
 
 /// Answers that a test changes while the resolver runs.
@@ -59,6 +59,7 @@ fn service(name: &str, hosts: &[&str]) -> Service {
             port: 80,
             protocol: Protocol::Http,
             mode: Mode::Strict,
+            app: AppProtocol::Auto,
         }],
     }
 }

@@ -1,0 +1,493 @@
+//! HTTP/2 through the real binary: streams decided one by one, gRPC between real ends, translation to applications of
+//! HTTP/1.1, and nothing malformed behind a sidecar.
+
+#![cfg(test)]
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Output, Stdio};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use hopguard_tests::{Guard, Mesh, Options, eventually, folder, hopguard_bin, output_within, succeeded};
+use serde_json::Value;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Web is a front door, orders and payments take whom the policies let in; the gRPC application stands beside payments,
+/// on one port that asks it what it speaks and on one that says so.
+const POLICY: &str = r#"
+@id("anyone-at-the-door")
+permit(principal is Plaintext, action in Action::"http", resource == Service::"shop/web")
+when { context.path != "/forbidden" };
+
+@id("orders-asks-anything-but-the-ledger")
+permit(principal == Workload::"spiffe://mesh.local/ns/shop/sa/orders", action in Action::"http", resource == Service::"shop/payments")
+when { context.path != "/forbidden" && !(context.path like "/echo.Echo/*") };
+
+@id("clerks-call-echo")
+permit(principal == Workload::"spiffe://mesh.local/ns/shop/sa/orders", action == Action::"POST", resource == Service::"shop/payments")
+when { context.path like "/echo.Echo/*" && context has user && context.user in Role::"corp|clerk" };
+"#;
+
+const BOB: &str = r#"
+@id("bob-calls-echo")
+permit(principal == Workload::"spiffe://mesh.local/ns/shop/sa/orders", action == Action::"POST", resource == Service::"shop/payments")
+when { context.path like "/echo.Echo/*" && context has user };
+"#;
+
+const BOB_FILE: &str = "mesh/policies/bob.cedar";
+
+/// A mesh with a gRPC application beside that of payments.
+struct Grpc {
+    mesh: Mesh,
+    _app: Guard,
+}
+
+static MESH: LazyLock<Grpc> = LazyLock::new(|| grpc(&[], None));
+
+/// Who counts what the application behind the door gets has it alone.
+static DOOR: Mutex<()> = Mutex::new(());
+
+fn door() -> MutexGuard<'static, ()> {
+    DOOR.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn mesh() -> &'static Mesh {
+    &MESH.mesh
+}
+
+fn beside(name: &str) -> String {
+    hopguard_bin().with_file_name(name).to_str().unwrap().to_owned()
+}
+
+fn grpc(policies: &[(&str, &str)], svid_ttl: Option<&str>) -> Grpc {
+    let ports = r#"port = 9090
+  protocol = "opaque"
+  [[service.port]]
+  port = 8081
+  [[service.port]]
+  port = 8082
+  app_protocol = "http2"
+"#;
+    let demo = include_str!("../../cli/src/demo/files/mesh.toml");
+    let file = demo.replace("port = 9090\n  protocol = \"opaque\"\n", ports);
+    assert_ne!(file, demo);
+    let mut files = vec![("mesh.toml", file.as_str()), ("policies/http2.cedar", POLICY)];
+    files.extend_from_slice(policies);
+    let dir = folder(&files);
+    let options = Options {
+        dir: Some(dir.path().to_path_buf()),
+        svid_ttl: svid_ttl.map(str::to_owned),
+        ..Options::default()
+    };
+    let mesh = Mesh::start(&options).unwrap();
+    let bin = beside("hopguard-grpc");
+    let script = format!("{bin} serve 8081 & exec {bin} serve 8082");
+    let app = mesh.command("payments", &["sh", "-c", &script]).spawn().unwrap();
+    let app = Guard(app);
+    for port in ["8081", "8082"] {
+        eventually(PATIENCE, || {
+            let probe = format!("exec 3<>/dev/tcp/localhost/{port}");
+            succeeded(mesh.exec("payments", &["bash", "-c", &probe])?)
+        })
+        .unwrap();
+    }
+    Grpc { mesh, _app: app }
+}
+
+fn text(output: &Output) -> String {
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
+/// curl in a pod; the body, and behind it version and status.
+fn curl(pod: &str, arguments: &[&str]) -> String {
+    let line: Vec<&str> = [
+        "curl",
+        "-sS",
+        "--max-time",
+        "50",
+        "-w",
+        "\n%{http_version} %{http_code}",
+    ]
+    .into_iter()
+    .chain(arguments.iter().copied())
+    .collect();
+    text(&mesh().exec(pod, &line).unwrap())
+}
+
+fn called(mesh: &Mesh, arguments: &[&str]) -> Vec<Value> {
+    let bin = beside("hopguard-grpc");
+    let line: Vec<&str> = [bin.as_str()]
+        .into_iter()
+        .chain(arguments.iter().copied())
+        .collect();
+    let done = output_within(Duration::from_secs(110), mesh.command("orders", &line)).unwrap();
+    let said = String::from_utf8_lossy(&done.stdout).into_owned();
+    assert!(done.status.success(), "{}", text(&done));
+    said.lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}")))
+        .collect()
+}
+
+fn requests(mesh: &Mesh, pod: &str, fits: impl Fn(&Value) -> bool) -> Vec<Value> {
+    let mut records = mesh.records(pod);
+    records.retain(|record| record["kind"] == "request" && fits(record));
+    records
+}
+
+#[test]
+fn curl_speaks_http2_to_an_application_of_http1() {
+    let prior = "--http2-prior-knowledge";
+    // Through a tunnel, from pod to pod.
+    let said = curl(
+        "orders",
+        &[
+            prior,
+            "-H",
+            "X-User-Sub: forged",
+            "http://payments:8080/headers?q=1",
+        ],
+    );
+    assert!(said.ends_with("\n2 200"), "{said}");
+    assert!(!said.contains("forged"), "{said}");
+    assert!(said.contains("x-forwarded-client-cert"), "{said}");
+    // In plaintext, at the front door.
+    let door = door();
+    let said = curl("stranger", &[prior, "http://web:8080/headers"]);
+    assert!(said.ends_with("\n2 200"), "{said}");
+    let said = curl("stranger", &[prior, "-i", "http://web:8080/forbidden"]);
+    assert!(
+        said.contains("HTTP/2 403") && said.contains("x-hopguard-id: "),
+        "{said}"
+    );
+    drop(door);
+    // Bodies in both directions, of known and of unknown length.
+    let script = "head -c 3000000 /dev/zero | curl -sS --http2-prior-knowledge -T - -X POST http://payments:8080/echo | wc -c";
+    let echoed = mesh().exec("orders", &["sh", "-c", script]).unwrap();
+    assert_eq!(succeeded(echoed).unwrap().trim(), "3000000");
+    let said = curl("orders", &[prior, "-d", "five!", "http://payments:8080/echo"]);
+    assert!(said.starts_with("five!\n2 200"), "{said}");
+    let said = curl("orders", &[prior, "-I", "http://payments:8080/"]);
+    assert!(said.contains("HTTP/2 200"), "{said}");
+    // What the application breaks off is broken off for the client.
+    let broken = [
+        "curl",
+        "-sS",
+        "--max-time",
+        "50",
+        prior,
+        "-o",
+        "/dev/null",
+        "http://payments:8080/truncate/100",
+    ];
+    let broken = mesh().exec("orders", &broken).unwrap();
+    assert!(!broken.status.success(), "{}", text(&broken));
+    let found = requests(mesh(), "payments", |record| record["http"]["proto"] == "HTTP/2");
+    assert!(!found.is_empty());
+}
+
+/// A peer of the mesh that speaks mutual TLS straight to the port, and one that does not say what it speaks.
+#[test]
+fn alpn_gives_http2_on_ports_of_http_alone() {
+    let svid = stolen(mesh(), "orders");
+    let (cert, key) = (format!("{svid}/svid.pem"), format!("{svid}/svid_key.pem"));
+    let mutual = ["-k", "--cert", &cert, "--key", &key];
+    let ask = |more: &[&str]| {
+        let line: Vec<&str> = mutual.iter().copied().chain(more.iter().copied()).collect();
+        curl("stranger", &line)
+    };
+    let said = ask(&["--http2", "https://payments:8080/headers"]);
+    assert!(said.ends_with("\n2 200"), "{said}");
+    let said = ask(&["--http1.1", "https://payments:8080/headers"]);
+    assert!(said.ends_with("\n1.1 200"), "{said}");
+    let said = ask(&["--no-alpn", "--http1.1", "https://payments:8080/headers"]);
+    assert!(said.ends_with("\n1.1 200"), "{said}");
+    // Without a certificate the handshake fails as ever.
+    let bare = curl("stranger", &["-k", "--http2", "https://payments:8080/headers"]);
+    assert!(bare.ends_with(" 000") || bare.contains("curl: ("), "{bare}");
+}
+
+fn stolen(mesh: &Mesh, pod: &str) -> String {
+    let (own, bin) = (format!("/run/hopguard/ca/stolen-{pod}"), beside("hopguard"));
+    let socket = format!("unix:///run/hopguard/workload/{pod}/workload.sock");
+    let script = format!("mkdir -p {own} && {bin} svid fetch --socket {socket} --write {own}");
+    succeeded(mesh.exec_root("fabric", &["sh", "-c", &script]).unwrap()).unwrap();
+    let stranger = mesh.ready["pods"]["stranger"]["pid"].as_u64().unwrap();
+    let seen = format!("/tmp/stolen-{pod}");
+    let there = Path::new("/proc")
+        .join(stranger.to_string())
+        .join(format!("root{seen}"));
+    fs::create_dir_all(&there).unwrap();
+    for file in fs::read_dir(mesh.file(format!("ca/stolen-{pod}"))).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), there.join(file.file_name())).unwrap();
+    }
+    seen
+}
+
+#[test]
+fn grpc_calls_of_every_kind_pass_for_those_who_may() {
+    let alice = mesh().token("alice", "none").unwrap();
+    for url in ["http://payments:8081", "http://payments:8082"] {
+        let said = called(mesh(), &["say", url, "hello", &alice]);
+        assert_eq!(
+            (&said[0]["code"], &said[0]["text"]["text"]),
+            (&0.into(), &"hello".into()),
+            "{url}: {said:?}"
+        );
+        let seen = &said[0]["text"]["metadata"];
+        assert!(
+            seen["x-hopguard-user"].as_str().unwrap().contains("alice"),
+            "{seen}"
+        );
+        assert!(
+            seen["x-forwarded-client-cert"]
+                .as_str()
+                .unwrap()
+                .contains("/sa/orders"),
+            "{seen}"
+        );
+        assert_eq!(seen["te"], "trailers");
+        // The application's own failure is its client's to see: trailers-only answers pass.
+        let said = called(mesh(), &["say", url, "fail", &alice]);
+        assert_eq!(
+            (&said[0]["code"], &said[0]["message"]),
+            (&9.into(), &"as it was asked".into()),
+            "{said:?}"
+        );
+        let said = called(mesh(), &["join", url, "4000", &alice]);
+        assert_eq!(said[0]["length"], 4_000_000, "{said:?}");
+    }
+    // HTTP/1.1 has no way to an application that speaks HTTP/2 only.
+    let said = curl("orders", &["--http1.1", "http://payments:8082/x"]);
+    assert!(
+        said.ends_with("\n1.1 505") && said.contains("http2_only"),
+        "{said}"
+    );
+}
+
+/// Every call on one connection is decided for its own token.
+#[test]
+fn a_hundred_streams_at_once_are_decided_one_by_one() {
+    let (alice, bob) = (
+        mesh().token("alice", "none").unwrap(),
+        mesh().token("bob", "none").unwrap(),
+    );
+    let expired = mesh().token("alice", "expired").unwrap();
+    let kinds = [alice.as_str(), bob.as_str(), expired.as_str(), "-"];
+    let tokens: Vec<&str> = kinds.into_iter().cycle().take(100).collect();
+    let mut line = vec!["say", "http://payments:8081", "one"];
+    line.extend(&tokens);
+    let said = called(mesh(), &line);
+    assert_eq!(said.len(), 100);
+    let mut ids = Vec::new();
+    for (at, said) in said.iter().enumerate() {
+        // Served, PERMISSION_DENIED, and twice UNAUTHENTICATED.
+        let code = [0, 7, 16, 16][at % 4];
+        assert_eq!(said["code"], code, "{at}: {said}");
+        if code == 0 {
+            let user = said["text"]["metadata"]["x-hopguard-user"].as_str().unwrap();
+            assert!(user.contains("alice"), "{at}: {said}");
+        } else {
+            let id = said["id"].as_str().unwrap().to_owned();
+            assert!(said["message"].as_str().unwrap().contains(&id), "{said}");
+            ids.push(id);
+        }
+    }
+    // One record a stream, and the denial's is found by what the client was told.
+    eventually(PATIENCE, || {
+        let found = requests(mesh(), "payments", |record| {
+            ids.iter().any(|id| record["request_id"] == id.as_str())
+        });
+        if found.len() == ids.len() && found.iter().all(|record| record["http"]["proto"] == "HTTP/2") {
+            Ok(())
+        } else {
+            Err(format!("{} of {}", found.len(), ids.len()))
+        }
+    })
+    .unwrap();
+}
+
+/// What a chatting client has told, line by line.
+struct Chat {
+    _child: Guard,
+    lines: Arc<Mutex<Vec<Value>>>,
+}
+
+impl Chat {
+    fn start(mesh: &Mesh, tokens: &[&str]) -> Self {
+        let bin = beside("hopguard-grpc");
+        let mut line = vec![bin.as_str(), "chat", "http://payments:8081"];
+        line.extend(tokens);
+        let mut child = mesh
+            .command("orders", &line)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdout = child.stdout.take().unwrap();
+        let lines: Arc<Mutex<Vec<Value>>> = Arc::default();
+        let filled = Arc::clone(&lines);
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                filled
+                    .lock()
+                    .unwrap()
+                    .extend(serde_json::from_str::<Value>(&line).ok());
+            }
+        });
+        Self {
+            _child: Guard(child),
+            lines,
+        }
+    }
+
+    /// How many words of a call were echoed so far.
+    fn echoed(&self, call: usize) -> u64 {
+        let lines = self.lines.lock().unwrap();
+        let of_call = lines.iter().filter(|line| line["call"] == call);
+        of_call
+            .filter_map(|line| line["echoed"].as_u64())
+            .max()
+            .map_or(0, |last| last + 1)
+    }
+
+    /// How a call ended.
+    fn ended(&self, call: usize) -> Option<Value> {
+        let lines = self.lines.lock().unwrap();
+        lines
+            .iter()
+            .find(|line| line["call"] == call && line["ended"] == true)
+            .cloned()
+    }
+
+    fn goes_on(&self, call: usize) {
+        let before = self.echoed(call);
+        eventually(PATIENCE, || match self.echoed(call) {
+            now if now > before + 2 => Ok(()),
+            now => Err(format!("{now} echoes, {:?}", self.ended(call))),
+        })
+        .unwrap();
+    }
+}
+
+/// Two calls on one connection: a change of policy ends the one, and the other goes on.
+#[test]
+fn a_change_of_policy_ends_one_stream_and_leaves_the_other() {
+    let grpc = grpc(&[("policies/bob.cedar", BOB)], None);
+    let mesh = &grpc.mesh;
+    let (alice, bob) = (
+        mesh.token("alice", "none").unwrap(),
+        mesh.token("bob", "none").unwrap(),
+    );
+    let chat = Chat::start(mesh, &[&alice, &bob]);
+    chat.goes_on(0);
+    chat.goes_on(1);
+    fs::remove_file(mesh.file(BOB_FILE)).unwrap();
+    let end = eventually(PATIENCE, || chat.ended(1).ok_or("bob goes on")).unwrap();
+    assert_ne!(end["code"], 0, "{end}");
+    assert!(chat.ended(0).is_none());
+    chat.goes_on(0);
+    let record = eventually(PATIENCE, || {
+        requests(mesh, "payments", |record| {
+            record["error"] == "denied_after_change"
+        })
+        .pop()
+        .ok_or("no record")
+    })
+    .unwrap();
+    assert_eq!(record["decision"]["verdict"], "deny", "{record}");
+    assert_eq!(record["http"]["proto"], "HTTP/2");
+}
+
+/// SVIDs end, and with them connections: clients are told to come again before.
+#[test]
+fn calls_go_on_while_svids_rotate() {
+    let grpc = grpc(&[], Some("10s"));
+    let mesh = &grpc.mesh;
+    let alice = mesh.token("alice", "none").unwrap();
+    let first = Chat::start(mesh, &[&alice]);
+    first.goes_on(0);
+    // The stream that was open rests on the SVID of its time, and ends with it, with a record.
+    let end = eventually(PATIENCE, || first.ended(0).ok_or("goes on")).unwrap();
+    assert_ne!(end["code"], 0, "{end}");
+    eventually(PATIENCE, || {
+        let cut = requests(mesh, "payments", |record| {
+            record["error"] == "svid_expired" || record["error"] == "client_closed"
+        });
+        if cut.is_empty() { Err("no record") } else { Ok(()) }
+    })
+    .unwrap();
+    let said = called(mesh, &["say", "http://payments:8081", "again", &alice]);
+    assert_eq!(said[0]["code"], 0, "{said:?}");
+}
+
+/// Frames written by hand, with everything that a head may not be: the application counts no request, and each is answered
+/// with a reset, a GOAWAY or a status of 400 and more.
+#[test]
+fn what_is_malformed_reaches_no_application() {
+    let _door = door();
+    let script = r#"
+import socket, struct, sys
+def frame(kind, flags, stream, payload): return struct.pack('>I', len(payload))[1:] + bytes([kind, flags]) + struct.pack('>I', stream) + payload
+def block(fields): return b''.join(b'\0' + bytes([len(n)]) + n + bytes([len(v)]) + v for n, v in fields)
+GOOD = [(b':method', b'GET'), (b':scheme', b'http'), (b':path', b'/'), (b':authority', b'web')]
+def fields(*changed):
+    names = [n for n, _ in changed]
+    return sorted([f for f in GOOD if f[0] not in names] + list(changed), key=lambda f: not f[0].startswith(b':'))
+BAD = [fields(*c) for c in [
+    [(b':path', b'')], [(b':path', b'admin')], [(b':path', b'/a b')], [(b':path', b'/a'), (b':path', b'/b')], [(b':path', b'/a/../b')],
+    [(b':path', b'/%2e%2e/b')], [(b':path', b'*')], [(b':authority', b'other')], [(b':authority', b'web'), (b'host', b'other')],
+    [(b':method', b'GET / HTTP/1.1')], [(b':method', b'CONNECT')], [(b':method', b'CONNECT'), (b':protocol', b'websocket')],
+    [(b':scheme', b'http://x/')], [(b'X-Upper', b'1')], [(b'x y', b'1')], [(b'x:y', b'1')], [(b'x-a', b'1\r\nx-b: 2')],
+    [(b'x\r\ny', b'1')], [(b'x-a', b' 1')], [(b'connection', b'close')], [(b'keep-alive', b'1')], [(b'transfer-encoding', b'chunked')],
+    [(b'te', b'gzip')], [(b'upgrade', b'h2c')], [(b'content-length', b'5')], [(b'content_length', b'5')],
+    [(b'x-%d' % i, b'1') for i in range(101)],
+]]
+def ask(head):
+    s = socket.create_connection(('web', 8080)); s.settimeout(20)
+    s.sendall(b'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n' + frame(4, 0, 0, b'') + frame(1, 5, 1, block(head)))
+    data = b''
+    while True:
+        while len(data) >= 9 and len(data) >= 9 + int.from_bytes(data[:3], 'big'):
+            length, kind = int.from_bytes(data[:3], 'big'), data[3]
+            stream, payload, data = int.from_bytes(data[5:9], 'big'), data[9:9 + length], data[9 + length:]
+            if kind == 3: return 'reset'
+            if kind == 7: return 'goaway'
+            if kind == 1 and stream == 1: return '200' if payload[:1] == b'\x88' else 'refused'
+        more = s.recv(65536)
+        if not more: return 'closed'
+        data += more
+for head in BAD: print(ask(head), head[:6])
+print('good', ask(GOOD))
+"#;
+    let before = mesh().counted("web").unwrap();
+    let asking = mesh().command("stranger", &["python3", "-c", script]);
+    let said = succeeded(output_within(PATIENCE, asking).unwrap()).unwrap();
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines.len(), 28, "{said}");
+    for line in &lines[..27] {
+        assert!(
+            line.starts_with("reset ") || line.starts_with("goaway ") || line.starts_with("refused "),
+            "{said}"
+        );
+    }
+    assert_eq!(lines[27], "good 200");
+    assert_eq!(mesh().counted("web").unwrap(), before + 1, "the good one alone");
+    eventually(PATIENCE, || {
+        let found = requests(mesh(), "web", |record| {
+            record["http"]["proto"] == "HTTP/2" && record["error"] == "too_many_headers"
+        });
+        if found.is_empty() {
+            Err("a head that we refuse has a record")
+        } else {
+            Ok(())
+        }
+    })
+    .unwrap();
+}
