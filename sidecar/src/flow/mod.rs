@@ -5,6 +5,7 @@ mod caller;
 mod ended;
 mod inbound;
 mod outbound;
+mod relay;
 mod request;
 mod tell;
 mod tell_request;
