@@ -11,6 +11,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor};
 
 use super::ended::{Bounds, End, ended};
+use super::relay::asked_port;
 use super::tell::{Story, Told};
 use super::{Abort, Context, Secured, Trust, Validity, Via, request};
 use crate::authz::{self, Decision, Facts, Principal, Verdict, What};
@@ -337,28 +338,6 @@ async fn tunnelled(ctx: Arc<Context>, tunnel: Arc<Tunnel>, incoming: Incoming) {
         },
         Declared::Opaque => opaque_stream(&ctx, &secured, story, incoming).await,
     }
-}
-
-/// The declared port that `authority` names, for a tunnel that came to `local`; or why it names none.
-fn asked_port(ctx: &Context, authority: SocketAddr, local: SocketAddr) -> Result<Port, String> {
-    if authority.ip() != local.ip() {
-        return Err(format!(
-            "the authority {authority} is not the address {} that the tunnel came to: nothing is relayed, not to another \
-             address of this pod either",
-            local.ip()
-        ));
-    }
-    if authority.ip().is_loopback() {
-        return Err("the authority is a loopback address".to_owned());
-    }
-    let number = authority.port();
-    if ctx.options.own_ports.contains(&number) {
-        return Err(format!(
-            "the authority's port {number} is one of the sidecar's own"
-        ));
-    }
-    ctx.own_port(number)
-        .ok_or_else(|| format!("no service port {number} is declared for {}", ctx.options.service))
 }
 
 /// Opaque bytes by HBONE: decided and connected before the stream is taken, so that the peer learns which it was.

@@ -6,6 +6,7 @@ mod decided;
 mod ended;
 mod inbound;
 mod outbound;
+mod relay;
 mod request;
 mod streams;
 mod tell;

@@ -229,7 +229,7 @@ impl<F: FnMut(IdentityState) + Send> Watcher<F> {
     fn discarded(&mut self, error: &IdentityError) {
         let reason = error.to_string();
         if self.held.is_some() && self.is_news(&reason) {
-            tracing::warn!(%error, "Workload API message discarded; the identity held stays");
+            tracing::warn!(%error, kept = true, "Workload API message discarded");
         }
         self.wait_for(reason);
     }
@@ -290,7 +290,7 @@ impl<F: FnMut(IdentityState) + Send> Watcher<F> {
                 let reason = ended.to_string();
                 // Without one, whoever hears that we wait says so.
                 if self.held.is_some() && self.is_news(&reason) {
-                    tracing::warn!(error = %ended, "Workload API stream ended; the identity held stays");
+                    tracing::warn!(error = %ended, kept = true, "Workload API stream ended");
                 }
                 self.wait_for(reason);
                 if lived >= SETTLED {

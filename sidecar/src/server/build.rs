@@ -181,14 +181,56 @@ pub(super) fn policies(sidecar: &Sidecar, mesh: &Mesh) -> Result<Arc<Policies>, 
     }
 }
 
-/// As the problems of other files are told: the hint is marked as one.
+/// As the problems of other files are told: the hint is marked as one. What Cedar finds once for each kind of request is one
+/// mistake, and its remedy is told once.
 fn lines(problems: &[PolicyProblem]) -> String {
-    let line = |problem: &PolicyProblem| {
-        let mut problem = problem.clone();
-        match problem.hint.take() {
-            Some(hint) => format!("{problem} (hint: {hint})"),
-            None => problem.to_string(),
+    let mut told: Vec<(&PolicyProblem, String)> = Vec::new();
+    let line = |problem| {
+        let problem: &PolicyProblem = problem;
+        let mut bare = problem.clone();
+        let Some(hint) = bare.hint.take() else {
+            return bare.to_string();
+        };
+        let again = told.iter().any(|(before, said)| {
+            let here = (&before.file, before.line) == (&problem.file, problem.line);
+            here && (before.offset == problem.offset || *said == hint)
+        });
+        if again {
+            return bare.to_string();
         }
+        let text = format!("{bare} (hint: {hint})");
+        told.push((problem, hint));
+        text
     };
     problems.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_remedy_is_told_once() {
+        let problem = |offset: usize, message: &str, hint: &str| PolicyProblem {
+            file: "a.cedar".into(),
+            offset,
+            len: 1,
+            line: 1 + offset / 100,
+            column: 1 + offset % 100,
+            message: message.to_owned(),
+            hint: Some(hint.to_owned()),
+        };
+        let said = lines(&[
+            problem(10, "one", "write a"),
+            problem(10, "two", "write b"),
+            problem(20, "three", "write a"),
+            problem(30, "four", "write c"),
+            problem(110, "five", "write a"),
+        ]);
+        assert_eq!(
+            said,
+            "a.cedar:1:11: one (hint: write a)\na.cedar:1:11: two\na.cedar:1:21: three\n\
+             a.cedar:1:31: four (hint: write c)\na.cedar:2:11: five (hint: write a)"
+        );
+    }
 }
