@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 
 use super::control::{self, Status};
 use super::spec::{Mode, Spec};
-use super::{failed, host_pids, launch, message};
+use super::{failed, host_pids, message};
 use crate::ui::{Exit, Failure, Ui};
 
 /// How long everything may take to end by itself.
@@ -120,7 +120,7 @@ async fn watch(mut child: Child, control: UnixStream, mode: Mode, ui: &Ui) -> Re
     };
     loop {
         tokio::select! {
-            status = child.wait() => return Ok(launch::exit_of(status.map_err(failed("waiting for the demo"))?.code())),
+            status = child.wait() => return Ok(Exit::of_code(status.map_err(failed("waiting for the demo"))?.code())),
             Some(status) = events.recv() => ui.json(&Status::seen_from_host(status, &host_pids::below(launcher))),
             _ = interrupt.recv() => break,
             _ = terminate.recv() => break,
@@ -129,7 +129,7 @@ async fn watch(mut child: Child, control: UnixStream, mode: Mode, ui: &Ui) -> Re
     }
     tell_to_end(&control);
     let ended = match tokio::time::timeout(ENDING, child.wait()).await {
-        Ok(status) => launch::exit_of(status.map_err(failed("waiting for the demo"))?.code()),
+        Ok(status) => Exit::of_code(status.map_err(failed("waiting for the demo"))?.code()),
         Err(_) => {
             child.kill().await.map_err(failed("ending the demo"))?;
             Exit::No
