@@ -33,8 +33,15 @@ pub fn run(spec: Spec, ui: &Ui) -> Result<Exit, Failure> {
         .build()
         .map_err(failed("starting"))?;
     let ended = runtime.block_on(async {
-        let child = launcher(far, ui)?;
-        message::send(&near, &spec, &[listener.as_fd()]).map_err(failed("starting the demo"))?;
+        let mut child = launcher(far, ui)?;
+        if let Err(error) = message::send(&near, &spec, &[listener.as_fd()]) {
+            // It ended before it heard us, and has said why.
+            let ended = tokio::time::timeout(ENDING, child.wait()).await;
+            return match ended {
+                Ok(Ok(status)) if !status.success() => Ok(Exit::of_code(status.code())),
+                _ => Err(failed("starting the demo")(error)),
+            };
+        }
         drop(listener);
         watch(child, near, spec.mode, ui).await
     });
