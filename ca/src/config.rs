@@ -16,6 +16,7 @@ use crate::workload::{Limits, Socket};
 
 const MAX_FILE: u64 = 1 << 20;
 const SVID_TTL: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(24 * 3600));
+const SVID_TTL_BOUNDS: &str = "`svid_ttl` must be between 2s and 24h";
 /// An authority must outlive what it signs, and a century is enough.
 const MAX_CA_TTL: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
@@ -96,20 +97,61 @@ pub fn check_file(path: &Path) -> Result<(), Vec<Problem>> {
         .any(|key| table.contains_key(*key))
     {
         let config = parse(path, &text)?;
+        let mut problems = here(path, &text, &config);
         let sockets = config.sockets.iter().map(|socket| socket.name.clone()).collect();
         let scope = Scope {
             trust_domain: Some(config.trust_domain),
             sockets: Some(sockets),
         };
-        return registration::load(&config.entries, &scope).map(|_| ());
+        if let Err(of_entries) = registration::load(&config.entries, &scope) {
+            problems.extend(of_entries);
+        }
+        return if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(problems)
+        };
     }
     Err(vec![Problem::whole(path, "this is neither a ca.toml nor an entries file").hint(
         "a ca.toml has `trust_domain`, `data_dir`, `entries` and [[workload_api]]; an entries file has [[entry]]",
     )])
 }
 
+/// What the machine must have for the paths of a good file. Serving finds it out by itself.
+fn here(path: &Path, text: &str, config: &Config) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let raw: Option<Raw> = toml::from_str(text).ok();
+    let places = raw.iter().flat_map(|raw| &raw.workload_api);
+    for (socket, place) in config.sockets.iter().zip(places) {
+        if let Err(error) = socket.check() {
+            let at = place.get_ref().socket.span().start;
+            problems.push(Problem::at(path, text, at, error.to_string()).hint(error.hint()));
+        }
+    }
+    let parent = config.data_dir.parent().unwrap_or(Path::new("/"));
+    let fault = if !parent.is_dir() {
+        Some("is in no directory that exists")
+    } else if config.data_dir.exists() && !config.data_dir.is_dir() {
+        Some("is not a directory")
+    } else {
+        None
+    };
+    if let (Some(fault), Some(raw)) = (fault, &raw) {
+        let message = format!("`data_dir` {} {fault}", config.data_dir.display());
+        let problem = Problem::at(path, text, raw.data_dir.span().start, message);
+        problems.push(problem.hint(format!(
+            "the authority makes it, but not what is above: mkdir -p {}",
+            parent.display()
+        )));
+    }
+    problems
+}
+
 fn read(path: &Path) -> Result<String, Vec<Problem>> {
-    let problem = |message: String| vec![Problem::whole(path, message)];
+    let problem = |message: String| {
+        let hint = "name the file that was meant; `hopguard config init DIR` writes a first set";
+        vec![Problem::whole(path, message).hint(hint)]
+    };
     let found = std::fs::metadata(path).map_err(|error| problem(error.to_string()))?;
     if !found.is_file() || found.len() > MAX_FILE {
         return Err(problem(format!(
@@ -191,6 +233,13 @@ impl Reader<'_> {
                 "name a file, relative to this one or absolute",
             );
         }
+        if raw.get_ref().to_str().is_some_and(|path| path.contains("://")) {
+            self.complain(
+                raw,
+                format!("`{}` is a URL, and a path is meant", raw.get_ref().display()),
+                "write /run/hopguard/workload.sock, without unix://; clients name it with unix://",
+            );
+        }
         // Absolute, because clients and logs name it from elsewhere.
         let base = std::path::absolute(self.path).unwrap_or_else(|_| self.path.to_owned());
         base.parent().unwrap_or(Path::new("/")).join(raw.get_ref())
@@ -201,11 +250,7 @@ impl Reader<'_> {
         if let Some(raw) = raw
             && (ttl < SVID_TTL.0 || ttl > SVID_TTL.1)
         {
-            self.complain(
-                raw,
-                "`svid_ttl` must be between 2s and 24h",
-                "\"1h\" suits most meshes",
-            );
+            self.complain(raw, SVID_TTL_BOUNDS, "\"1h\" suits most meshes");
         }
         ttl
     }
@@ -339,6 +384,20 @@ impl Reader<'_> {
             }
         }
     }
+}
+
+/// Reads a life of an SVID as ca.toml has it, for whoever writes one into such a file.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn svid_ttl(text: &str) -> Result<Duration, String> {
+    let ttl = duration(text).ok_or_else(|| {
+        format!("`{text}` is not a duration: write a whole number and ms, s, m, h or d, like 90s")
+    })?;
+    if ttl < SVID_TTL.0 || ttl > SVID_TTL.1 {
+        return Err(SVID_TTL_BOUNDS.to_owned());
+    }
+    Ok(ttl)
 }
 
 /// A whole number and a unit, nothing else.

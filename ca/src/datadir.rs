@@ -49,14 +49,37 @@ impl DataDirError {
     pub fn hint(&self) -> String {
         match self {
             Self::Io { .. } => "its parent must exist and be writable for this user".to_owned(),
-            Self::Open { path, .. } => format!("chmod 700 {}", path.display()),
-            Self::Foreign { path, us, .. } => format!("chown {us} {}", path.display()),
+            // What is not the authority's own must not be taken from others: `chmod 700 /tmp` would break the machine.
+            Self::Open { path, mode } if mode & STICKY != 0 || !is_own(path) => one_of_its_own(path),
+            Self::Open { path, .. } => format!("if nobody read the keys in it: chmod 700 {}", path.display()),
+            Self::Foreign { path, owner, us } if is_own(path) => format!(
+                "run the authority as uid {owner}, or give it all to this one: chown -R {us} {}",
+                path.display()
+            ),
+            Self::Foreign { path, .. } => one_of_its_own(path),
             Self::NotADirectory(_) => "set `data_dir` to a directory of the authority's own".to_owned(),
             Self::Locked(_) => {
                 "stop the other `hopguard ca serve`, or give this one a `data_dir` of its own".to_owned()
             }
         }
     }
+}
+
+/// Only its owner may remove a file: a directory that many share, as `/tmp` is.
+const STICKY: u32 = 0o1000;
+
+/// Whether an authority has lived there, or nobody has.
+fn is_own(path: &Path) -> bool {
+    path.join("state.sqlite").exists()
+        || std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
+}
+
+fn one_of_its_own(path: &Path) -> String {
+    format!(
+        "leave that directory as it is, and set `data_dir` to one of the authority's own, which it makes with mode 0700: \
+         {}",
+        path.join("hopguard-ca").display()
+    )
 }
 
 /// The directory, locked for as long as this value lives.
@@ -167,7 +190,37 @@ mod tests {
                 "{mode:o}"
             );
         }
-        assert!(DataDir::open(&path).unwrap_err().hint().starts_with("chmod 700"));
+        let hint = |path: &Path| DataDir::open(path).unwrap_err().hint();
+        assert!(hint(&path).contains("chmod 700"), "empty: its own");
+        std::fs::write(path.join("mail"), "").unwrap();
+        let others = hint(&path);
+        assert!(
+            !others.contains("chmod") && others.contains("data/hopguard-ca"),
+            "{others}"
+        );
+        std::fs::write(path.join("state.sqlite"), "").unwrap();
+        assert!(hint(&path).contains("chmod 700"));
+    }
+
+    #[test]
+    fn nobody_is_told_to_take_a_directory_from_others() {
+        let shared = Path::new("/tmp");
+        let open = DataDirError::Open {
+            path: shared.to_owned(),
+            mode: 0o1777,
+        };
+        let foreign = DataDirError::Foreign {
+            path: Path::new("/usr").to_owned(),
+            owner: 0,
+            us: 1000,
+        };
+        for (error, own) in [(open, "/tmp/hopguard-ca"), (foreign, "/usr/hopguard-ca")] {
+            let hint = error.hint();
+            assert!(
+                hint.contains(own) && !hint.contains("chmod") && !hint.contains("chown"),
+                "{hint}"
+            );
+        }
     }
 
     #[test]

@@ -51,10 +51,10 @@ impl Problem {
         }
     }
 
-    /// The same with a remedy.
+    /// The same with a remedy; an empty one is none.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
+        self.hint = Some(hint.into()).filter(|hint| !hint.is_empty());
         self
     }
 }

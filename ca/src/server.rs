@@ -174,7 +174,8 @@ pub async fn start(config: Config) -> Result<Running, CaError> {
         .iter()
         .map(Bound::new)
         .collect::<Result<Vec<_>, _>>()?;
-    let paths = config.sockets.into_iter().map(|socket| socket.path).collect();
+    let paths: Vec<PathBuf> = config.sockets.into_iter().map(|socket| socket.path).collect();
+    tracing::info!(sockets = ?paths, "the authority is ready: its sockets listen");
     Ok(Running {
         shared,
         sockets,
@@ -293,7 +294,7 @@ async fn local_issuer(config: &Config, data_dir: &Path, store: Arc<Sqlite>) -> R
     tracing::info!(
         authority = authority.id(),
         seconds_left = left.as_secs(),
-        "the authority is ready"
+        "the authority's key and certificate are usable"
     );
     if left < WARN_BEFORE.max(config.svid_ttl * 2) {
         tracing::warn!(

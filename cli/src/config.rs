@@ -2,6 +2,7 @@
 //! is written. It reads them with the code that the programs run, and changes nothing that is there.
 
 mod ca;
+mod redirect;
 
 use std::io::{IsTerminal, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -22,10 +23,10 @@ pub struct Args {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Check files as the programs read them: mesh.toml, sidecar.toml, ca.toml, entries.toml
+    /// Check files as the programs read them: mesh.toml, sidecar.toml, ca.toml, entries.toml, redirect.toml
     ///
     /// The kind of a file is told by its keys. A sidecar.toml is checked together with the mesh file and the policy folder
-    /// that it names, a ca.toml together with its entries file.
+    /// that it names, a ca.toml together with its entries file and the folders that it needs on this machine.
     Check {
         /// The files
         #[arg(required = true, value_name = "FILE")]
@@ -131,6 +132,7 @@ enum Kind {
     Sidecar,
     Ca,
     Entries,
+    Redirect,
 }
 
 impl Kind {
@@ -140,6 +142,7 @@ impl Kind {
             Self::Sidecar => "sidecar",
             Self::Ca => "ca",
             Self::Entries => "entries",
+            Self::Redirect => "redirect",
         }
     }
 
@@ -155,9 +158,11 @@ impl Kind {
             Some(Self::Sidecar)
         } else if has(&["service", "trust_domain", "groups", "issuer", "headers"]) {
             Some(Self::Mesh)
+        } else if has(&redirect::KEYS) {
+            Some(Self::Redirect)
         } else {
             let stem = path.file_stem()?.to_str()?;
-            [Self::Mesh, Self::Sidecar, Self::Ca, Self::Entries]
+            [Self::Mesh, Self::Sidecar, Self::Ca, Self::Entries, Self::Redirect]
                 .into_iter()
                 .find(|kind| kind.name() == stem)
         }
@@ -173,13 +178,14 @@ fn look(path: &Path) -> Found {
         let problem = ConfigProblem::whole(
             path,
             "is none of the files that hopguard reads",
-            "a mesh file has `trust_domain` and [[service]], a sidecar file `service = \"...\"`, a CA file `data_dir`, an entries file [[entry]]",
+            "a mesh file has `trust_domain` and [[service]], a sidecar file `service = \"...\"`, a CA file `data_dir`, an entries file [[entry]], a redirect file [own]",
         );
         return Found::bad(None, vec![problem]);
     };
     let summary = match kind {
         Kind::Mesh => config::parse_mesh(path, &text).map(|mesh| of_mesh(&mesh)),
         Kind::Sidecar => sidecar(path),
+        Kind::Redirect => redirect::check(path, &text),
         Kind::Ca | Kind::Entries => ca::check(path, &text).map(|()| kind.name().to_owned()),
     };
     match summary {
@@ -316,6 +322,8 @@ mod tests {
         );
         assert_eq!(kind("mesh.toml", "trust_domian = \"a\""), Some(Kind::Mesh));
         assert_eq!(kind("/etc/entries.toml", "[[entry"), Some(Kind::Entries));
+        assert_eq!(kind("x.toml", "[own]\nmark = 1"), Some(Kind::Redirect));
+        assert_eq!(kind("redirect.toml", "= ="), Some(Kind::Redirect));
         assert_eq!(kind("x.toml", "a = 1"), None);
     }
 

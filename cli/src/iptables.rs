@@ -299,15 +299,17 @@ impl BackendArgs {
 
 impl IntentArgs {
     fn intent(&self) -> Result<Intent, Failure> {
-        let mut raw = self
-            .config
-            .as_deref()
-            .map_or_else(|| Ok(RawIntent::default()), read)?;
+        let file = self.config.as_deref().map(read).transpose()?;
+        let mut raw = file.clone().unwrap_or_default();
         self.overlay(&mut raw);
         raw.parse().map_err(|error: IntentError| {
+            // What the file says by itself is its fault, what flags make of it is theirs.
+            let of_file = file.map(RawIntent::parse).and_then(Result::err);
             let failure = match &self.config {
-                Some(path) => Failure::new(format!("{}: {error}", path.display())).exit(Exit::BadFile),
-                None => Failure::new(error.to_string()).exit(Exit::No),
+                Some(path) if of_file.as_ref() == Some(&error) => {
+                    Failure::new(format!("{}: {error}", path.display())).exit(Exit::BadFile)
+                }
+                _ => Failure::new(error.to_string()).exit(Exit::Usage),
             };
             failure.hint(error.hint())
         })
@@ -367,17 +369,28 @@ fn set<T: Clone>(setting: &mut T, flag: Option<&T>) {
 /// # Errors
 /// It cannot be read, or is wrong; with file, line and column.
 pub fn read(path: &Path) -> Result<RawIntent, Failure> {
-    let text = std::fs::read_to_string(path).map_err(|error| {
-        Failure::new(format!("{}: {error}", path.display()))
-            .exit(Exit::BadFile)
-            .hint("see docs/redirect.md for its settings")
-    })?;
-    toml::from_str(&text).map_err(|error| {
-        let (line, column) = place(&text, error.span().map_or(0, |span| span.start));
-        let message = error.message().replace('\n', " ");
-        Failure::new(format!("{}:{line}:{column}: {message}", path.display()))
-            .exit(Exit::BadFile)
-            .hint("see docs/redirect.md for its settings")
+    let text =
+        std::fs::read_to_string(path).map_err(|error| bad_file(format!("{}: {error}", path.display())))?;
+    parse(&text).map_err(|((line, column), message)| {
+        bad_file(format!("{}:{line}:{column}: {message}", path.display()))
+    })
+}
+
+/// What to do about a redirect file.
+pub const FILE_HINT: &str = "see docs/redirect.md for its settings";
+
+fn bad_file(message: String) -> Failure {
+    Failure::new(message).exit(Exit::BadFile).hint(FILE_HINT)
+}
+
+/// Reads the text of a redirect file, not yet checked as a whole.
+///
+/// # Errors
+/// Line and column (from 1) of what is wrong, and what it is.
+pub fn parse(text: &str) -> Result<RawIntent, ((usize, usize), String)> {
+    toml::from_str(text).map_err(|error| {
+        let start = error.span().map_or(0, |span| span.start);
+        (place(text, start), error.message().replace('\n', " "))
     })
 }
 

@@ -7,13 +7,16 @@ mod doctor;
 mod iptables;
 mod policy;
 mod process;
+mod shell;
 mod sidecar;
 mod svid;
+mod token;
 mod ui;
+mod usage;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use ui::{Exit, Failure, Output, Ui};
 
 /// Memory that a burst took is given back (the system allocator gives back nothing).
@@ -23,17 +26,21 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 /// A zero-trust sidecar with workload identity: on every hop, the calling workload and the user it acts for are both
 /// proven, and both must be allowed.
 #[derive(Parser)]
-#[command(name = "hopguard", version, propagate_version = true, after_help = AFTER_HELP)]
+#[command(name = "hopguard", version, propagate_version = true, after_help = Exit::help())]
 struct Cli {
-    /// How results are printed
-    #[arg(short, long, global = true, value_enum, default_value = "text")]
+    /// How results are printed, and errors on stderr: text or json
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_enum,
+        default_value = "text",
+        hide_possible_values = true
+    )]
     output: Output,
     #[command(subcommand)]
     verb: Verb,
 }
-
-const AFTER_HELP: &str = "Exit codes: 0 done or healthy, 1 the answer is no or the operation failed, 2 usage, 3 a file is wrong, \
-4 not permitted or not possible here.";
 
 #[derive(Subcommand)]
 enum Verb {
@@ -45,6 +52,8 @@ enum Verb {
     Iptables(iptables::Args),
     /// Fetch or inspect SVIDs
     Svid(svid::Args),
+    /// Inspect tokens
+    Token(token::Args),
     /// Check policies
     Policy(policy::Args),
     /// Check configuration files, or write first ones
@@ -53,18 +62,25 @@ enum Verb {
     Demo(demo::Args),
     /// Look for what keeps hopguard from working here
     Doctor(doctor::Args),
+    /// Print the completions of this command line for a shell
+    Completions(shell::Completions),
+    /// Print the manual page, or write one for each verb
+    Man(shell::Man),
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let ui = Ui::new(cli.output);
-    match run(cli.verb, &ui) {
-        Ok(exit) => code(exit),
-        Err(failure) => {
-            ui.failure(&failure);
-            code(failure.exit)
+    let exit = match Cli::try_parse() {
+        Ok(cli) => {
+            let ui = Ui::new(cli.output);
+            let exit = run(cli.verb, &ui).unwrap_or_else(|failure| {
+                ui.failure(&failure);
+                failure.exit
+            });
+            ui.ended(exit)
         }
-    }
+        Err(error) => usage::tell(&error, std::env::args_os()),
+    };
+    ExitCode::from(exit as u8)
 }
 
 fn run(verb: Verb, ui: &Ui) -> Result<Exit, Failure> {
@@ -73,13 +89,12 @@ fn run(verb: Verb, ui: &Ui) -> Result<Exit, Failure> {
         Verb::Sidecar(args) => sidecar::run(args, ui),
         Verb::Iptables(args) => iptables::run(args, ui),
         Verb::Svid(args) => svid::run(args, ui),
+        Verb::Token(args) => token::run(args, ui),
         Verb::Policy(args) => policy::run(args, ui),
         Verb::Config(args) => config::run(args, ui),
         Verb::Demo(args) => demo::run(args, ui),
         Verb::Doctor(args) => doctor::run(args, ui),
+        Verb::Completions(args) => shell::completions(&args, Cli::command(), ui),
+        Verb::Man(args) => shell::man(&args, Cli::command(), ui),
     }
-}
-
-fn code(exit: Exit) -> ExitCode {
-    ExitCode::from(exit as u8)
 }

@@ -5,16 +5,17 @@ use std::io::IsTerminal;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing_subscriber::EnvFilter;
 
-use crate::ui::Failure;
+use crate::ui::{Exit, Failure, may_color};
 
 /// Starts the log: people read lines, collectors read JSON.
 pub fn start_log(filter: &str) -> Result<(), Failure> {
     let filter = EnvFilter::try_new(filter).map_err(|error| {
         Failure::new(format!("--log `{filter}`: {error}"))
             .hint("try `info`, `debug` or `warn,hopguard_sidecar=debug`")
+            .exit(Exit::Usage)
     })?;
     let terminal = std::io::stderr().is_terminal();
-    let color = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let color = terminal && may_color();
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -7,7 +7,7 @@ use hopguard_sidecar::config::{Rendering, render};
 use hopguard_sidecar::server::{self, ServerError};
 
 use crate::process::{raise_descriptors, start_log};
-use crate::ui::{Exit, Failure, Ui};
+use crate::ui::{Exit, Failure, Ui, may_color};
 
 /// Arguments of the verb.
 #[derive(clap::Args)]
@@ -35,7 +35,7 @@ fn failure(error: ServerError, ui: &Ui) -> Failure {
     match error {
         ServerError::Config(problems) => {
             let fancy = std::io::stderr().is_terminal() && !ui.is_json();
-            let color = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+            let color = may_color();
             let text = render(
                 &problems,
                 if fancy {

@@ -1,6 +1,8 @@
 //! `hopguard svid inspect|fetch`: what an SVID says, which rules it breaks, and what a Workload API would give this
 //! process. Private keys are written to files of mode 0600 when asked for, and never shown.
 
+mod profile;
+
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -15,7 +17,7 @@ use rustls_pki_types::pem::PemObject;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
-use crate::ui::{Exit, Failure, Ui};
+use crate::ui::{Exit, Failure, Ui, printable};
 
 /// A chain is a few KiB.
 const MAX_INPUT: u64 = 1 << 20;
@@ -30,7 +32,10 @@ pub struct Args {
 
 #[derive(clap::Subcommand)]
 enum What {
-    /// Say what an X.509-SVID holds and which rules it breaks (exit 1 if any)
+    /// Say what an X.509-SVID holds and which rules it breaks (exit 1 if any); whether it is trusted is not asked
+    #[command(after_help = "\
+Examples: hopguard svid inspect svid.0.pem
+          openssl s_client -connect HOST:15008 -showcerts </dev/null | hopguard svid inspect -")]
     Inspect(Inspect),
     /// Fetch what a SPIFFE Workload API gives this process
     Fetch(Fetch),
@@ -69,13 +74,14 @@ pub fn run(args: Args, ui: &Ui) -> Result<Exit, Failure> {
 }
 
 fn inspect_file(file: &Path, ui: &Ui) -> Result<Exit, Failure> {
-    let bytes = read(file).map_err(|error| Failure::new(format!("`{}`: {error}", file.display())))?;
-    let chain = chain(&bytes).map_err(|problem| {
+    let bad = |problem: String| {
         Failure::new(format!("`{}`: {problem}", file.display()))
             .hint("an X.509-SVID is a certificate chain, leaf first, as PEM or DER")
-    })?;
-    let mut said = describe(&chain, SystemTime::now());
-    said.problems.extend(unlinked(&chain));
+            .exit(Exit::BadFile)
+    };
+    let bytes = read(file).map_err(|error| bad(error.to_string()))?;
+    let chain = chain(&bytes).map_err(bad)?;
+    let said = examined(&chain);
     if ui.is_json() {
         ui.json(&said);
     } else {
@@ -86,6 +92,15 @@ fn inspect_file(file: &Path, ui: &Ui) -> Result<Exit, Failure> {
     } else {
         Exit::No
     })
+}
+
+/// What the chain says, and every rule of the profile that it breaks.
+fn examined(chain: &[CertificateDer<'_>]) -> Description {
+    let now = SystemTime::now();
+    let mut said = describe(chain, now);
+    said.problems = profile::problems(chain, now);
+    said.problems.extend(unlinked(chain));
+    said
 }
 
 fn read(file: &Path) -> std::io::Result<Vec<u8>> {
@@ -165,7 +180,7 @@ fn fetch_all(fetch: &Fetch, ui: &Ui) -> Result<Exit, Failure> {
         .block_on(identity::fetch(&fetch.socket, Duration::from_secs(fetch.timeout)))
         .map_err(|error| refused(&error))?;
     for (at, one) in fetched.iter().enumerate() {
-        let said = describe(&one.identity.chain, SystemTime::now());
+        let said = examined(&one.identity.chain);
         let written = match &fetch.write {
             Some(dir) => write(dir, at, one).map_err(|error| {
                 Failure::new(error)
@@ -192,9 +207,10 @@ fn refused(error: &IdentityError) -> Failure {
             Exit::No,
             "no entry grants an identity to this process: the authority's log says what was missing",
         ),
-        IdentityError::Endpoint { .. } => {
-            (Exit::No, "set --socket or SPIFFE_ENDPOINT_SOCKET to unix:///PATH")
-        }
+        IdentityError::Endpoint { .. } => (
+            Exit::Usage,
+            "set --socket or SPIFFE_ENDPOINT_SOCKET to unix:///PATH",
+        ),
         _ => (
             Exit::NotHere,
             "is the authority running (`hopguard ca serve`), and may this user reach its socket?",
@@ -214,7 +230,7 @@ fn show(said: &Description, hint: Option<&str>, ui: &Ui) {
     } else {
         &said.spiffe_id
     };
-    ui.line(ui.paint("1", id));
+    ui.line(ui.paint("1", &printable(id)));
     for (name, value) in [
         ("hint", hint.unwrap_or_default().to_owned()),
         ("serial", said.serial.clone()),
@@ -234,11 +250,15 @@ fn show(said: &Description, hint: Option<&str>, ui: &Ui) {
         ),
     ] {
         if !value.is_empty() {
-            ui.line(format!("  {name:<11} {value}"));
+            ui.line(format!("  {name:<11} {}", printable(&value)));
         }
     }
     for problem in &said.problems {
-        ui.line(format!("  {:<11} {}", ui.paint("31", "problem"), problem));
+        ui.line(format!(
+            "  {}     {}",
+            ui.paint("31", "problem"),
+            printable(problem)
+        ));
     }
 }
 

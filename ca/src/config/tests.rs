@@ -151,7 +151,10 @@ fn either_file_is_recognized_and_checked() {
     };
     let entry = "[[entry]]\nspiffe_id = \"spiffe://mesh.local/a\"\nselectors = [\"unix:uid:1\"]\n";
     let entries = file("entries.toml", entry);
-    let ca = file("ca.toml", GOOD);
+    let here = GOOD
+        .replace("/run/hopguard/", "")
+        .replace("/var/lib/hopguard", "data");
+    let ca = file("ca.toml", &here);
     check_file(&entries).unwrap();
     check_file(&ca).unwrap();
     file("entries.toml", &entry.replace("mesh.local", "other"));
@@ -170,4 +173,108 @@ fn either_file_is_recognized_and_checked() {
     assert!(check_file(&file("y", "a = \n")).is_err());
     assert!(check_file(&dir.path().join("missing")).is_err());
     assert!(check_file(dir.path()).is_err());
+}
+
+/// The keys that a table takes, as its reader names them when it meets one that it does not know.
+fn keys_of(text: &str) -> Vec<String> {
+    let problem = parse_text(text).unwrap_err().remove(0).message;
+    assert!(problem.starts_with("unknown field `zzz`"), "{problem}");
+    let keys = problem.split('`').skip(3).step_by(2);
+    keys.map(str::to_owned).collect()
+}
+
+/// The keys of the table below a heading of docs/ca.md, with what holds without them.
+fn documented(heading: &str) -> Vec<(String, String)> {
+    let docs = include_str!("../../../docs/ca.md");
+    let (_, below) = docs.split_once(&format!("\n{heading}\n")).unwrap();
+    let section = below.split("\n#").next().unwrap();
+    let row = |line: &str| {
+        let mut cells = line.split(" | ");
+        let key = cells.next()?.strip_prefix("| `")?.strip_suffix('`')?;
+        Some((key.to_owned(), cells.next()?.trim_matches('`').to_owned()))
+    };
+    section.lines().filter_map(row).collect()
+}
+
+#[test]
+fn the_reference_has_every_key_and_no_other() {
+    let unknown = "zzz = 1\n";
+    let of_socket = GOOD.replace("name =", "zzz =");
+    let of_limits = format!("{GOOD}[limits]\n{unknown}");
+    for (heading, text) in [
+        ("## ca.toml", format!("{unknown}{GOOD}")),
+        ("### `[[workload_api]]`", of_socket),
+        ("### `[limits]`", of_limits),
+    ] {
+        let mut read = keys_of(&text);
+        let mut told: Vec<String> = documented(heading).into_iter().map(|(key, _)| key).collect();
+        read.sort();
+        told.sort();
+        assert_eq!(told, read, "docs/ca.md, {heading}");
+    }
+}
+
+#[test]
+fn the_defaults_of_the_reference_and_of_the_example_are_the_real_ones() {
+    let with = |keys: &[(String, String)]| -> String {
+        let given = keys
+            .iter()
+            .filter(|(_, value)| !value.contains(' ') && !value.contains('*'));
+        given.map(|(key, value)| format!("{key} = {value}\n")).collect()
+    };
+    let [top, socket, limits] =
+        ["## ca.toml", "### `[[workload_api]]`", "### `[limits]`"].map(|heading| with(&documented(heading)));
+    let short = "trust_domain = \"td\"\ndata_dir = \"d\"\nentries = \"e\"\n";
+    let bare = parse_text(&format!("{short}[[workload_api]]\nsocket = \"s\"\n")).unwrap();
+    let spelt = format!("{short}{top}[[workload_api]]\nsocket = \"s\"\n{socket}[limits]\n{limits}");
+    assert_eq!(parse_text(&spelt).unwrap(), bare, "{spelt}");
+    let example = parse_text(include_str!("../../../examples/local/ca.toml")).unwrap();
+    assert_eq!(
+        (example.svid_ttl, example.ca_ttl, &example.limits),
+        (bare.svid_ttl, bare.ca_ttl, &bare.limits)
+    );
+    // Somebody who changes a limit finds all of them there.
+    let example = include_str!("../../../examples/local/ca.toml");
+    for (key, _) in documented("### `[limits]`") {
+        assert!(example.contains(&format!("\n{key} = ")), "{key}");
+    }
+}
+
+#[test]
+fn a_socket_is_a_path_and_its_place_is_checked_where_it_will_be() {
+    let url = GOOD.replace("\"/run/hopguard/workload.sock\"", "\"unix:///run/w.sock\"");
+    let problem = parse_text(&url).unwrap_err().remove(0);
+    assert!(
+        problem.line == 8 && problem.message.contains("is a URL"),
+        "{problem}"
+    );
+
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("entries.toml"), "").unwrap();
+    std::fs::write(dir.path().join("file"), "").unwrap();
+    let checked = |socket: &str, data: &str| {
+        let path = dir.path().join("ca.toml");
+        let text = format!(
+            "trust_domain = \"td\"\ndata_dir = {data:?}\nentries = \"entries.toml\"\n[[workload_api]]\nsocket = {socket:?}\n"
+        );
+        std::fs::write(&path, text).unwrap();
+        check_file(&path).map_err(|mut problems| problems.remove(0))
+    };
+    checked("w.sock", "data").unwrap();
+    checked("/tmp/w.sock", dir.path().to_str().unwrap()).unwrap();
+    let long = "x".repeat(120);
+    for (socket, data, line, word) in [
+        ("no/w.sock", "data", 5, "no directory that exists"),
+        ("file/w.sock", "data", 5, "no directory that exists"),
+        (".", "data", 5, "is not a socket"),
+        (long.as_str(), "data", 5, "longer than 107 bytes"),
+        ("w.sock", "no/data", 2, "no directory that exists"),
+        ("w.sock", "file", 2, "not a directory"),
+    ] {
+        let problem = checked(socket, data).unwrap_err();
+        assert!(
+            problem.line == line && problem.message.contains(word) && problem.hint.is_some(),
+            "{socket} {data}: {problem}"
+        );
+    }
 }

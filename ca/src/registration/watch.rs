@@ -53,6 +53,8 @@ pub async fn watch(file: PathBuf, scope: Scope, entries: watch::Sender<Arc<Entri
         polls: 0,
         unreadable: false,
     };
+    // Whether the last state of the file was refused: the next good one is told, also when it changes nothing.
+    let mut refused = false;
     let mut timer = tokio::time::interval(POLL);
     timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -71,8 +73,14 @@ pub async fn watch(file: PathBuf, scope: Scope, entries: watch::Sender<Arc<Entri
         follower = back;
         match news {
             News::None => {}
-            News::Entries(new) => publish(&entries, new, &follower.file),
-            News::Problems(problems) => complain(&problems),
+            News::Entries(new) => {
+                publish(&entries, new, &follower.file, refused);
+                refused = false;
+            }
+            News::Problems(problems) => {
+                complain(&problems);
+                refused = true;
+            }
         }
     }
 }
@@ -146,7 +154,7 @@ impl Follower {
     }
 }
 
-fn publish(entries: &watch::Sender<Arc<Entries>>, new: Entries, file: &Path) {
+fn publish(entries: &watch::Sender<Arc<Entries>>, new: Entries, file: &Path, refused_before: bool) {
     let count = new.len();
     let changed = entries.send_if_modified(|held| {
         let changed = **held != new;
@@ -155,8 +163,11 @@ fn publish(entries: &watch::Sender<Arc<Entries>>, new: Entries, file: &Path) {
         }
         changed
     });
+    let file = file.display();
     if changed {
-        tracing::info!(file = %file.display(), entries = count, "entries are in force");
+        tracing::info!(%file, entries = count, "entries are in force");
+    } else if refused_before {
+        tracing::info!(%file, entries = count, "the entries file is good again, and its entries are those in force");
     }
 }
 

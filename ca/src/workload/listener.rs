@@ -37,7 +37,7 @@ pub enum SocketError {
     #[error("the socket path `{0}` is longer than {MAX_PATH} bytes")]
     TooLong(PathBuf),
     /// Its directory is missing.
-    #[error("the directory of the socket `{0}` does not exist")]
+    #[error("the socket `{0}` is in no directory that exists")]
     NoDirectory(PathBuf),
     /// Somebody listens on it.
     #[error("the socket `{0}` is in use by another process")]
@@ -53,6 +53,36 @@ pub enum SocketError {
         /// What the system said.
         source: std::io::Error,
     },
+}
+
+impl Socket {
+    /// Whether the machine is ready for the socket; makes nothing.
+    ///
+    /// # Errors
+    /// What would keep it from being made here: the path's length, its directory, or something else that lies there.
+    pub fn check(&self) -> Result<(), SocketError> {
+        let path = &self.path;
+        if path.as_os_str().len() > MAX_PATH {
+            return Err(SocketError::TooLong(path.clone()));
+        }
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        match parent.map(std::fs::metadata) {
+            None => {}
+            Some(Ok(found)) if found.is_dir() => {}
+            Some(Ok(_)) => return Err(SocketError::NoDirectory(path.clone())),
+            Some(Err(source)) if source.kind() == std::io::ErrorKind::PermissionDenied => {
+                return Err(SocketError::Io {
+                    path: path.clone(),
+                    source,
+                });
+            }
+            Some(Err(_)) => return Err(SocketError::NoDirectory(path.clone())),
+        }
+        match std::fs::symlink_metadata(path) {
+            Ok(found) if !found.file_type().is_socket() => Err(SocketError::NotASocket(path.clone())),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl SocketError {
@@ -86,15 +116,7 @@ impl Bound {
             path: path.clone(),
             source,
         };
-        if path.as_os_str().len() > MAX_PATH {
-            return Err(SocketError::TooLong(path.clone()));
-        }
-        if !path
-            .parent()
-            .is_some_and(|parent| parent.as_os_str().is_empty() || parent.is_dir())
-        {
-            return Err(SocketError::NoDirectory(path.clone()));
-        }
+        socket.check()?;
         remove_stale(path)?;
         let unix = UnixSocket::new_stream().map_err(io)?;
         unix.bind(path).map_err(io)?;

@@ -4,6 +4,7 @@
 
 mod connection;
 mod frames;
+mod grpc_only;
 mod headers;
 mod issuer;
 mod limits;

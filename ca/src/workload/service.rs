@@ -10,10 +10,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
+use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
 use super::connection::Caller;
+use super::grpc_only::GrpcOnly;
 use super::issuer::Issuer;
 use super::limits::{Admission, Limits};
 use super::listener::Bound;
@@ -103,8 +105,8 @@ pub async fn serve(shared: Arc<Shared>, sockets: Vec<Bound>) -> Result<(), tonic
         .http2_keepalive_timeout(Some(PONG))
         .http2_max_header_list_size(MAX_HEADERS)
         .http2_max_pending_accept_reset_streams(Some(RESETS))
-        .add_service(service)
         .serve_with_incoming_shutdown(
+            GrpcOnly(Routes::new(service).prepare()),
             ReceiverStream::new(connections).map(Ok::<_, std::convert::Infallible>),
             until,
         );

@@ -10,6 +10,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 
 use super::client::{Answer, Refused, Request, send};
 use super::namespaces::Namespaces;
@@ -31,8 +32,35 @@ pub struct Cluster {
 struct Running {
     namespaces: Arc<Namespaces>,
     first_process: u32,
-    _holder: Child,
-    _stdin: ChildStdin,
+}
+
+/// The processes that hold the pods: they end with this value, and it notices when one ends before.
+pub struct Watched {
+    ended: JoinSet<&'static str>,
+}
+
+impl Watched {
+    /// Waits until a pod has ended, which none does by itself: its application is gone and its network with it.
+    pub async fn died(&mut self) -> Failure {
+        let pod = match self.ended.join_next().await {
+            Some(Ok(pod)) => pod,
+            // Nothing to wait for, or a task that was taken away: then all is ending.
+            Some(Err(_)) | None => return std::future::pending().await,
+        };
+        Failure::new(format!(
+            "the pod `{pod}` has ended: its first process was killed, so its application and its network are gone"
+        ))
+        .hint("the demo ends with it; start it again, and stop single parts with `hopguard demo ctl stop PART`")
+    }
+
+    fn watch(&mut self, pod: &'static str, mut holder: Child, stdin: ChildStdin) {
+        self.ended.spawn(async move {
+            // Its answer says nothing: whatever it is, the pod is no more.
+            let _however = holder.wait().await;
+            drop(stdin);
+            pod
+        });
+    }
 }
 
 /// A pod whose namespaces exist.
@@ -45,7 +73,7 @@ struct Starting {
 
 impl Cluster {
     /// Makes the network and every pod.
-    pub async fn up(families: Families) -> Result<Self, Failure> {
+    pub async fn up(families: Families) -> Result<(Self, Watched), Failure> {
         fabric::bridge(families)?;
         let mut starting = PODS
             .iter()
@@ -65,16 +93,20 @@ impl Cluster {
                 .await
                 .map_err(failed("speaking to a pod"))?;
         }
+        let mut watched = Watched {
+            ended: JoinSet::new(),
+        };
         let mut pods = BTreeMap::new();
         for pod in starting {
-            pods.insert(pod.pod.name, pod.ready().await?);
+            pods.insert(pod.pod.name, pod.ready(&mut watched).await?);
         }
         let fabric = Namespaces::of(1).map_err(failed("opening the network's namespaces"))?;
-        Ok(Self {
+        let cluster = Self {
             families,
             pods,
             fabric: Arc::new(fabric),
-        })
+        };
+        Ok((cluster, watched))
     }
 
     /// The namespaces of a pod, or of the network between them.
@@ -178,18 +210,17 @@ impl Starting {
         }
     }
 
-    async fn ready(mut self) -> Result<Running, Failure> {
+    async fn ready(mut self, watched: &mut Watched) -> Result<Running, Failure> {
         let first_process = self
             .says("ready")
             .await?
             .parse()
             .map_err(failed("reading a process number"))?;
         let namespaces = Namespaces::of(first_process).map_err(failed("opening a pod's namespaces"))?;
+        watched.watch(self.pod.name, self.holder, self.stdin);
         Ok(Running {
             namespaces: Arc::new(namespaces),
             first_process,
-            _holder: self.holder,
-            _stdin: self.stdin,
         })
     }
 }

@@ -10,20 +10,31 @@ use nix::sys::signal::{SigSet, Signal};
 use super::cluster::FABRIC;
 use super::control::{Action, Reply, Request, ask};
 use super::namespaces::Namespaces;
-use super::spec::DEFAULT_NAME;
+use super::pods::PODS;
+use super::spec::{DEFAULT_NAME, valid_name};
 use super::{failed, host_pids, outer};
 use crate::ui::{Exit, Failure, Ui};
 
 /// Arguments of `hopguard demo exec`.
 #[derive(clap::Args)]
-#[command(after_help = "Example: hopguard demo exec web -- curl -i http://orders:8080/")]
+#[command(after_help = "\
+Example: hopguard demo exec web -- curl -i http://orders:8080/
+
+A pod has a network, a host name, processes, /run, /tmp and /dev of its own; of the rest of the file system it sees this
+machine's, read-only. The command ends as it ends: 127 there is no such command, 126 it cannot be executed, 128 + N it was
+ended by signal N.")]
 pub struct ExecArgs {
     #[command(flatten)]
     demo: DemoArg,
-    /// As the pod's root, with every capability in it, instead of as its application, which has none
+    /// As the pod's root instead of as its application: with CAP_NET_ADMIN and CAP_NET_RAW in the pod's network, for
+    /// iptables, ip and packet captures, and nothing else
+    ///
+    /// It cannot mount, write the machine's files, reach its devices or settings, nor get another capability; the same
+    /// when the demo runs as root.
     #[arg(long)]
     root: bool,
-    /// web, orders, payments, idp, stranger, laptop, or fabric (the network between them; root only)
+    /// The pod, or the network between them (`fabric`, with --root only)
+    #[arg(value_parser = PossibleValuesParser::new(places()))]
     pod: String,
     /// The command, with its arguments
     #[arg(last = true, required = true)]
@@ -35,7 +46,8 @@ pub struct ExecArgs {
 pub struct TokenArgs {
     #[command(flatten)]
     demo: DemoArg,
-    /// alice (a clerk) or bob (who has no role)
+    /// alice is a clerk, bob has no role
+    #[arg(value_parser = PossibleValuesParser::new(super::idp::names()))]
     user: String,
     /// Forge it
     #[arg(long, default_value = "none", value_parser = PossibleValuesParser::new(super::idp::FLAWS))]
@@ -50,21 +62,28 @@ pub struct CtlArgs {
     /// What to do; without it, what runs is shown
     #[arg(requires = "part")]
     action: Option<Action>,
-    /// ca, idp, a sidecar (web, orders, payments) or an application (app:web, app:orders, app:payments)
+    /// A sidecar has the name of its pod, an application app:NAME
+    #[arg(value_parser = PossibleValuesParser::new(super::parts::names()))]
     part: Option<String>,
 }
 
 #[derive(clap::Args)]
 struct DemoArg {
     /// The demo's name
-    #[arg(long, default_value = DEFAULT_NAME)]
+    #[arg(long, default_value = DEFAULT_NAME, value_parser = valid_name)]
     name: String,
 }
 
+fn places() -> Vec<&'static str> {
+    PODS.iter().map(|pod| pod.name).chain([FABRIC]).collect()
+}
+
 /// Runs a command in a pod and ends as it ends.
-pub fn exec(args: ExecArgs) -> Result<Exit, Failure> {
+pub fn exec(args: ExecArgs, ui: &Ui) -> Result<Exit, Failure> {
     if args.pod == FABRIC && !args.root {
-        return Err(Failure::new("no application runs in the fabric").hint("use --root"));
+        return Err(Failure::new("no application runs in the fabric")
+            .hint("use --root")
+            .exit(Exit::Usage));
     }
     let answer = ask(&args.demo.name, &Request::Join { pod: args.pod })?;
     let namespaces =
@@ -77,10 +96,20 @@ pub fn exec(args: ExecArgs) -> Result<Exit, Failure> {
     typed
         .thread_block()
         .map_err(failed("leaving signals to the command"))?;
-    let keep = if args.root { "all" } else { "nothing" };
+    let keep = if args.root { "pod-root" } else { "nothing" };
+    let output = if ui.is_json() { "json" } else { "text" };
     let mut command = Command::new("/proc/self/exe");
     command
-        .args(["demo", "run-as", "--with-parent", "--keep", keep, "--"])
+        .args([
+            "-o",
+            output,
+            "demo",
+            "run-as",
+            "--with-parent",
+            "--keep",
+            keep,
+            "--",
+        ])
         .args(args.command)
         .env_clear()
         .envs(environment());

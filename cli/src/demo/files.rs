@@ -177,10 +177,10 @@ fn assign(kind: &str, text: String, set: &[Assignment]) -> Result<String, Failur
     if for_this.peek().is_none() {
         return Ok(text);
     }
-    let bad = |what: String| Failure::new(format!("--set for {kind}: {what}")).exit(Exit::BadFile);
+    let bad = |what: String| Failure::new(format!("--set for {kind}: {what}")).exit(Exit::Usage);
     let mut document: Table = text
         .parse()
-        .map_err(|e| bad(format!("the file is not TOML: {e}")))?;
+        .map_err(|e| bad(format!("the file is not TOML: {e}")).exit(Exit::BadFile))?;
     for assignment in for_this {
         let wrapped: Table = format!("v = {}", assignment.value)
             .parse()
@@ -194,7 +194,10 @@ fn assign(kind: &str, text: String, set: &[Assignment]) -> Result<String, Failur
         if let Value::Table(table) = place {
             document = table;
         }
-        whole.ok_or_else(|| bad(format!("no such place: {}", assignment.path.join("."))))?;
+        whole.ok_or_else(|| {
+            bad(format!("no such place: {}", assignment.path.join(".")))
+                .hint("keys and indices from 0, outermost first: service.2.port.0.mode")
+        })?;
     }
     toml::to_string(&document).map_err(|e| bad(e.to_string()))
 }

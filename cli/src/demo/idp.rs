@@ -27,8 +27,8 @@ use super::failed;
 use super::pods::IDP_PORT;
 use super::wire::{self, Answer};
 use crate::ui::{Exit, Failure};
-pub use tokens::FLAWS;
 use tokens::Keys;
+pub use tokens::{FLAWS, names};
 
 /// The issuer, as tokens and discovery name it.
 pub const ISSUER: &str = "https://idp:8443";

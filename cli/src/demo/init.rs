@@ -9,6 +9,7 @@ use std::sync::Arc;
 use hyper::Method;
 use nix::sys::prctl::set_name;
 use serde_json::Value;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
 use super::client::{Request, Security};
@@ -48,8 +49,9 @@ pub fn run(ui: &Ui) -> Result<Exit, Failure> {
 /// Nothing that happens in here is written outside of memory.
 fn file_system(spec: &Spec) -> Result<(), Failure> {
     mounts::detach()?;
+    mounts::devices()?;
     mounts::host_read_only()?;
-    mounts::proc()?;
+    mounts::proc(mounts::NetworkSettings::Writable)?;
     for (path, megabytes) in IN_MEMORY {
         mounts::memory_around_program(path, megabytes)?;
     }
@@ -85,24 +87,32 @@ fn end_of(control: &UnixStream) -> Result<oneshot::Receiver<()>, Failure> {
 async fn mesh(spec: &Spec, listener: UnixListener, control: &UnixStream, ui: &Ui) -> Result<Exit, Failure> {
     let (provider_ca, secrets) = idp::secrets()?;
     files::write_all(spec, &provider_ca)?;
-    let cluster = Arc::new(Cluster::up(spec.families).await?);
+    let (cluster, mut watched) = Cluster::up(spec.families).await?;
+    let cluster = Arc::new(cluster);
     let mut mesh = Mesh {
         spec,
         parts: Parts::new(Arc::clone(&cluster), secrets),
         cluster: Arc::clone(&cluster),
         provider_ca,
     };
-    mesh.parts.start_all().await?;
+    tokio::select! {
+        started = mesh.parts.start_all() => started?,
+        died = watched.died() => return Err(died),
+    }
     let (jobs, wanted) = mpsc::channel(16);
     control::serve(listener, jobs)?;
     if spec.mode == Mode::Bare {
         message::send(control, &mesh.status(), &[]).map_err(failed("saying that the demo is ready"))?;
-        return Err(mesh.serve(wanted).await);
+        return tokio::select! {
+            failure = mesh.serve(wanted) => Err(failure),
+            died = watched.died() => Err(died),
+        };
     }
     let provider_ca = mesh.provider_ca.clone();
     let story = story::tell(spec, &cluster, &provider_ca, ui);
     tokio::select! {
         failure = mesh.serve(wanted) => Err(failure),
+        died = watched.died() => Err(died),
         told = story => told,
     }
 }
@@ -118,7 +128,23 @@ struct Mesh<'a> {
 impl Mesh<'_> {
     /// Does what callers want, one after the other, until nobody can want anything any more.
     async fn serve(&mut self, mut wanted: mpsc::Receiver<Job>) -> Failure {
-        while let Some(job) = wanted.recv().await {
+        let mut children = match signal(SignalKind::child()) {
+            Ok(children) => children,
+            Err(error) => return Failure::new(format!("watching processes: {error}")),
+        };
+        loop {
+            let job = tokio::select! {
+                job = wanted.recv() => job,
+                // The first process of a pod that was killed is not gone before everything in its process namespace is
+                // collected, and the application there is a child of this process.
+                Some(()) = children.recv() => {
+                    self.parts.collect();
+                    continue;
+                }
+            };
+            let Some(job) = job else {
+                return Failure::new("the demo's socket is closed");
+            };
             let answer = self.answer(job.request).await;
             let answer = answer.unwrap_or_else(|failure| {
                 (
@@ -130,7 +156,6 @@ impl Mesh<'_> {
             });
             let _caller_is_gone = job.answer.send(answer);
         }
-        Failure::new("the demo's socket is closed")
     }
 
     async fn answer(

@@ -24,17 +24,7 @@ pub fn run(ui: &Ui) -> Result<Exit, Failure> {
         .arg0("hopguard")
         .status()
         .map_err(failed("starting the first process of the demo"))?;
-    Ok(exit_of(status.code()))
-}
-
-/// The exit that a process of ours meant by its code.
-pub fn exit_of(code: Option<i32>) -> Exit {
-    match code {
-        Some(0) => Exit::Done,
-        Some(3) => Exit::BadFile,
-        Some(4) => Exit::NotHere,
-        _ => Exit::No,
-    }
+    Ok(Exit::of_code(status.code()))
 }
 
 /// Asks the kernel to kill this process when its parent ends, and makes sure that the parent has not ended before.

@@ -85,7 +85,7 @@ pub fn run(args: Args, ui: &Ui) -> Result<Exit, Failure> {
     match args.verb {
         None => outer::run(args.tell.into_spec()?, ui),
         Some(Verb::Up(up)) => outer::run(up.into_spec()?, ui),
-        Some(Verb::Exec(exec)) => exec::exec(exec),
+        Some(Verb::Exec(exec)) => exec::exec(exec, ui),
         Some(Verb::Token(token)) => exec::token(&token, ui),
         Some(Verb::Ctl(ctl)) => exec::ctl(&ctl, ui),
         Some(Verb::Launch) => launch::run(ui),

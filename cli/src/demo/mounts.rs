@@ -3,14 +3,22 @@
 
 use std::fs;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::{OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::failed;
-use crate::ui::Failure;
+use crate::ui::{Exit, Failure};
 
 const NONE: Option<&str> = None;
+/// The devices that any program expects, and no other.
+const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
+/// What of `/proc` is the kernel's and not a process's. For the kernel, uid 0 in here may be the root of the host, who needs
+/// no capability to write there.
+const OF_THE_KERNEL: [&str; 6] = ["sys", "sysrq-trigger", "irq", "bus", "fs", "acpi"];
 
 /// Cuts this mount namespace off from the one it was copied from.
 pub fn detach() -> Result<(), Failure> {
@@ -18,14 +26,79 @@ pub fn detach() -> Result<(), Failure> {
         .map_err(failed("making the mounts private"))
 }
 
-/// `/proc` of the process namespace that this process lives in.
-pub fn proc() -> Result<(), Failure> {
+/// Whether the network's settings, which each pod has of its own, may be changed through a `/proc`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NetworkSettings {
+    /// By whoever may: while the network is made.
+    Writable,
+    /// By nobody.
+    ReadOnly,
+}
+
+/// `/proc` of the process namespace that this process lives in. The kernel's own settings are not to be written through it.
+pub fn proc(network: NetworkSettings) -> Result<(), Failure> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("proc"), "/proc", Some("proc"), flags, NONE).map_err(|error| {
         Failure::new(format!("mounting /proc: {error}")).hint(
             "in a container whose /proc is masked this is not possible (Docker: `--security-opt systempaths=unconfined`)",
         )
-    })
+    })?;
+    for name in OF_THE_KERNEL {
+        let path = Path::new("/proc").join(name);
+        if path.exists() {
+            bind_read_only(&path, &path)?;
+        }
+    }
+    if network == NetworkSettings::Writable {
+        let net = Path::new("/proc/sys/net");
+        bind(net, net)?;
+        let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+        mount(NONE, net, NONE, flags | MsFlags::MS_NOEXEC, NONE)
+            .map_err(failed("making the network's settings writable"))?;
+    }
+    Ok(())
+}
+
+/// A `/dev` with the devices that any program expects, terminals of its own, and nothing of the machine: its disks belong to
+/// its root, whom uid 0 in here may be.
+pub fn devices() -> Result<(), Failure> {
+    let making = || failed::<std::io::Error>("making /dev");
+    // Held open, because their paths lead nowhere once something is mounted over them. Without a controlling terminal
+    // `tty` can be named, but not opened.
+    let open = |name: &str| {
+        let mut options = fs::OpenOptions::new();
+        options.read(true).custom_flags(OFlag::O_PATH.bits());
+        Some((name.to_owned(), options.open(Path::new("/dev").join(name)).ok()?))
+    };
+    let held: Vec<_> = DEVICES.into_iter().filter_map(open).collect();
+    memory("/dev", 1)?;
+    for (name, device) in held {
+        let path = Path::new("/dev").join(name);
+        fs::write(&path, "").map_err(making())?;
+        bind(Path::new(&format!("/proc/self/fd/{}", device.as_raw_fd())), &path)?;
+    }
+    for (name, target) in [
+        ("fd", "/proc/self/fd"),
+        ("stdin", "/proc/self/fd/0"),
+        ("stdout", "/proc/self/fd/1"),
+        ("stderr", "/proc/self/fd/2"),
+        ("ptmx", "pts/ptmx"),
+    ] {
+        symlink(target, Path::new("/dev").join(name)).map_err(making())?;
+    }
+    for folder in ["/dev/shm", "/dev/pts"] {
+        fs::create_dir(folder).map_err(making())?;
+    }
+    memory("/dev/shm", 16)?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+    mount(
+        Some("devpts"),
+        "/dev/pts",
+        Some("devpts"),
+        flags,
+        Some("newinstance,ptmxmode=0666,mode=0620"),
+    )
+    .map_err(failed("making terminals"))
 }
 
 /// An empty file system in memory at `target`, of at most `megabytes`.
@@ -88,29 +161,43 @@ pub fn bind_read_only(source: &Path, target: &Path) -> Result<(), Failure> {
     mount(NONE, target, NONE, flags, NONE).map_err(failed(&format!("making {} read-only", target.display())))
 }
 
-/// Makes every mount of the host read-only in this mount namespace, so that even a program run by `demo exec` leaves
-/// nothing behind. Mounts that are covered by others cannot be reached and need not be.
+/// Makes every mount of the host read-only and without devices in this mount namespace, so that even a program run by
+/// `demo exec` leaves nothing behind. Only who has `CAP_SYS_ADMIN` could take that back; see
+/// [`super::privileges::Keep`]. Must follow [`devices`].
 pub fn host_read_only() -> Result<(), Failure> {
     let table = fs::read_to_string("/proc/self/mountinfo").map_err(failed("reading the mounts"))?;
     for (path, flags) in table.lines().filter_map(read_only_line) {
-        let remount = mount(NONE, &path, NONE, flags, NONE);
-        if path == Path::new("/") {
-            remount.map_err(failed("making / read-only"))?;
+        if path.starts_with("/dev") {
+            continue;
+        }
+        match mount(NONE, &path, NONE, flags, NONE) {
+            Ok(()) => {}
+            // What is covered by another mount, or not to be found by us, cannot be reached and need not be.
+            Err(Errno::EINVAL | Errno::ENOENT | Errno::EACCES | Errno::ENOTDIR) if path != Path::new("/") => {
+            }
+            Err(error) => {
+                return Err(
+                    Failure::new(format!("making {} read-only: {error}", path.display()))
+                        .hint(
+                            "what runs in the demo could write there: unmount it, or run the demo elsewhere",
+                        )
+                        .exit(Exit::NotHere),
+                );
+            }
         }
     }
     Ok(())
 }
 
-/// Mount point of a line of `mountinfo` and the flags that keep it as it is, but read-only (a flag that the host set is
-/// locked in a user namespace, so it must be repeated).
+/// Mount point of a line of `mountinfo` and the flags that keep it as it is, but read-only and without devices (a flag that
+/// the host set is locked in a user namespace, so it must be repeated).
 fn read_only_line(line: &str) -> Option<(PathBuf, MsFlags)> {
     let mut fields = line.split(' ');
     let path = unescape(fields.nth(4)?);
-    let mut flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+    let mut flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | MsFlags::MS_NODEV;
     for option in fields.next()?.split(',') {
         flags |= match option {
             "nosuid" => MsFlags::MS_NOSUID,
-            "nodev" => MsFlags::MS_NODEV,
             "noexec" => MsFlags::MS_NOEXEC,
             "noatime" => MsFlags::MS_NOATIME,
             "nodiratime" => MsFlags::MS_NODIRATIME,
@@ -139,9 +226,13 @@ mod tests {
         let line = r"36 35 98:0 /mnt1 /mnt/two\040words rw,nosuid,noatime master:1 - ext3 /dev/root rw,errors=continue";
         let (path, flags) = read_only_line(line).unwrap();
         assert_eq!(path, Path::new("/mnt/two words"));
-        assert!(
-            flags.contains(MsFlags::MS_NOSUID | MsFlags::MS_NOATIME | MsFlags::MS_RDONLY | MsFlags::MS_BIND)
-        );
-        assert!(!flags.contains(MsFlags::MS_NODEV));
+        assert!(flags.contains(
+            MsFlags::MS_NOSUID
+                | MsFlags::MS_NOATIME
+                | MsFlags::MS_RDONLY
+                | MsFlags::MS_BIND
+                | MsFlags::MS_NODEV
+        ));
+        assert!(!flags.contains(MsFlags::MS_NOEXEC));
     }
 }

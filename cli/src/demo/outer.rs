@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 
 use super::control::{self, Status};
 use super::spec::{Mode, Spec};
-use super::{failed, host_pids, launch, message};
+use super::{failed, host_pids, message};
 use crate::ui::{Exit, Failure, Ui};
 
 /// How long everything may take to end by itself.
@@ -33,8 +33,15 @@ pub fn run(spec: Spec, ui: &Ui) -> Result<Exit, Failure> {
         .build()
         .map_err(failed("starting"))?;
     let ended = runtime.block_on(async {
-        let child = launcher(far, ui)?;
-        message::send(&near, &spec, &[listener.as_fd()]).map_err(failed("starting the demo"))?;
+        let mut child = launcher(far, ui)?;
+        if let Err(error) = message::send(&near, &spec, &[listener.as_fd()]) {
+            // It ended before it heard us, and has said why.
+            let ended = tokio::time::timeout(ENDING, child.wait()).await;
+            return match ended {
+                Ok(Ok(status)) if !status.success() => Ok(Exit::of_code(status.code())),
+                _ => Err(failed("starting the demo")(error)),
+            };
+        }
         drop(listener);
         watch(child, near, spec.mode, ui).await
     });
@@ -120,7 +127,7 @@ async fn watch(mut child: Child, control: UnixStream, mode: Mode, ui: &Ui) -> Re
     };
     loop {
         tokio::select! {
-            status = child.wait() => return Ok(launch::exit_of(status.map_err(failed("waiting for the demo"))?.code())),
+            status = child.wait() => return Ok(Exit::of_code(status.map_err(failed("waiting for the demo"))?.code())),
             Some(status) = events.recv() => ui.json(&Status::seen_from_host(status, &host_pids::below(launcher))),
             _ = interrupt.recv() => break,
             _ = terminate.recv() => break,
@@ -129,7 +136,7 @@ async fn watch(mut child: Child, control: UnixStream, mode: Mode, ui: &Ui) -> Re
     }
     tell_to_end(&control);
     let ended = match tokio::time::timeout(ENDING, child.wait()).await {
-        Ok(status) => launch::exit_of(status.map_err(failed("waiting for the demo"))?.code()),
+        Ok(status) => Exit::of_code(status.map_err(failed("waiting for the demo"))?.code()),
         Err(_) => {
             child.kill().await.map_err(failed("ending the demo"))?;
             Exit::No

@@ -53,21 +53,30 @@ enum Kind {
     Application(&'static Pod, Option<&'static str>),
 }
 
+/// The names of all parts.
+pub fn names() -> Vec<String> {
+    kinds().into_iter().map(|(name, _)| name).collect()
+}
+
+fn kinds() -> Vec<(String, Kind)> {
+    let mut kinds = vec![
+        ("ca".to_owned(), Kind::Authority),
+        ("idp".to_owned(), Kind::Provider),
+    ];
+    for pod in meshed() {
+        let Role::Service { next } = pod.role else {
+            continue;
+        };
+        kinds.push((pod.name.to_owned(), Kind::Sidecar(pod)));
+        kinds.push((format!("app:{}", pod.name), Kind::Application(pod, next)));
+    }
+    kinds
+}
+
 impl Parts {
     /// All parts, none of them started.
     pub fn new(cluster: Arc<Cluster>, secrets: Secrets) -> Self {
-        let mut kinds = vec![
-            ("ca".to_owned(), Kind::Authority),
-            ("idp".to_owned(), Kind::Provider),
-        ];
-        for pod in meshed() {
-            let Role::Service { next } = pod.role else {
-                continue;
-            };
-            kinds.push((pod.name.to_owned(), Kind::Sidecar(pod)));
-            kinds.push((format!("app:{}", pod.name), Kind::Application(pod, next)));
-        }
-        let parts = kinds
+        let parts = kinds()
             .into_iter()
             .map(|(name, kind)| (name, Part { kind, child: None }))
             .collect();
@@ -131,6 +140,11 @@ impl Parts {
             Action::Freeze => self.signal(name, Signal::SIGSTOP),
             Action::Thaw => self.signal(name, Signal::SIGCONT),
         }
+    }
+
+    /// Takes note of parts that have ended, so that the kernel can let them go.
+    pub fn collect(&mut self) {
+        let _those_that_run = self.pids();
     }
 
     /// The process of each running part.

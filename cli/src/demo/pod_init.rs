@@ -11,6 +11,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, sethostname};
 
+use super::mounts::NetworkSettings;
 use super::pods::{Families, MARK, Pod};
 use super::privileges::{self, Keep};
 use super::{fabric, failed, mounts};
@@ -119,7 +120,7 @@ fn first_process(ui: &Ui) -> Result<Exit, Failure> {
 
 /// The first process of a pod's process namespace: collects what its application leaves behind, and nothing else.
 pub fn pause(ui: &Ui) -> Result<Exit, Failure> {
-    mounts::proc()?;
+    mounts::proc(NetworkSettings::ReadOnly)?;
     let mut children = SigSet::empty();
     children.add(Signal::SIGCHLD);
     children.thread_block().map_err(failed("waiting for signals"))?;

@@ -1,6 +1,7 @@
 //! Giving up privileges before another program runs: a choice of what to keep enters, a process that can never get more
 //! leaves. It never runs with more than was chosen.
 
+use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -22,8 +23,9 @@ pub enum Keep {
     Nothing,
     /// `CAP_NET_ADMIN`, to mark its own connections: a sidecar.
     NetAdmin,
-    /// Everything that root has in these namespaces.
-    All,
+    /// `CAP_NET_ADMIN` and `CAP_NET_RAW`: the pod's root, who may change its network and see its packets. Nothing by which
+    /// a mount, a device or a process of others could be reached: for the kernel he may be the root of the host.
+    PodRoot,
 }
 
 /// Arguments of `demo run-as`.
@@ -39,7 +41,7 @@ pub struct Args {
     command: Vec<String>,
 }
 
-/// Drops everything but `keep` and becomes the command. Returns only on failure.
+/// Drops everything but `keep` and becomes the command. Returns only on failure, with the exit code of shells for it.
 pub fn run(args: &Args) -> Result<Exit, Failure> {
     drop_to(args.keep)?;
     if args.with_parent {
@@ -55,22 +57,38 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
         program
     };
     let error = Command::new(program).arg0(name).args(arguments).exec();
-    Err(Failure::new(format!("{program} cannot be run: {error}")))
+    Err(not_run(program, &error))
+}
+
+fn not_run(program: &str, error: &io::Error) -> Failure {
+    // A folder of the path that may not be searched is told as EACCES, also where the command is nowhere.
+    let found = program.contains('/')
+        || std::env::var_os("PATH")
+            .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(program).is_file()));
+    match error.kind() {
+        io::ErrorKind::NotFound => Failure::new(format!("`{program}`: there is no such command"))
+            .hint("the pod has the files of this machine: is it installed here, and in the PATH?")
+            .exit(Exit::NoCommand),
+        _ if !found => Failure::new(format!("`{program}`: there is no such command in the PATH"))
+            .hint("the pod has the files of this machine: is it installed here?")
+            .exit(Exit::NoCommand),
+        _ => Failure::new(format!("`{program}` cannot be executed: {error}"))
+            .hint("it must be a program, or a script with a first line `#!`, that this user may execute")
+            .exit(Exit::NotExecutable),
+    }
 }
 
 /// Drops everything but `keep`, for this process and whatever it becomes: bounding set, ambient and inheritable sets,
 /// and `no_new_privs`, so that neither being uid 0 nor a setuid program gives anything back.
 pub fn drop_to(keep: Keep) -> Result<(), Failure> {
-    if keep == Keep::All {
-        return Ok(());
-    }
     let kept = match keep {
+        Keep::Nothing => CapabilitySet::empty(),
         Keep::NetAdmin => CapabilitySet::NET_ADMIN,
-        Keep::Nothing | Keep::All => CapabilitySet::empty(),
+        Keep::PodRoot => CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW,
     };
     // The kernel refuses the first number that it does not know.
     for capability in (0..64).map(|bit| CapabilitySet::from_bits_retain(1 << bit)) {
-        if capability != kept && remove_capability_from_bounding_set(capability).is_err() {
+        if !kept.contains(capability) && remove_capability_from_bounding_set(capability).is_err() {
             break;
         }
     }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::failed;
-use super::pods::Families;
+use super::pods::{Families, meshed};
 use crate::ui::{Exit, Failure};
 
 /// Everything that the first process of the namespaces must know.
@@ -54,11 +54,11 @@ pub struct Assignment {
 /// Arguments of `hopguard demo`.
 #[derive(clap::Args)]
 pub struct TellArgs {
-    /// End after the six scenarios; exit code 0 only if each went as it must
+    /// End after the last scenario; exit code 0 only if each went as it must
     #[arg(long)]
     once: bool,
-    /// The demo's name, by which `demo exec` finds it
-    #[arg(long)]
+    /// The demo's name, by which `demo exec` finds it [default: demo; with --once one that nobody else has]
+    #[arg(long, value_parser = valid_name)]
     name: Option<String>,
     #[command(flatten)]
     family: FamilyArgs,
@@ -73,7 +73,7 @@ pub struct UpArgs {
     #[arg(long)]
     bare: bool,
     /// The demo's name, by which `demo exec` finds it
-    #[arg(long, default_value = DEFAULT_NAME)]
+    #[arg(long, default_value = DEFAULT_NAME, value_parser = valid_name)]
     name: String,
     #[command(flatten)]
     family: FamilyArgs,
@@ -87,7 +87,7 @@ struct OverrideArgs {
     #[arg(long)]
     dir: Option<PathBuf>,
     /// The life of an SVID, such as 5s
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", value_parser = svid_ttl)]
     svid_ttl: Option<String>,
     /// Replace one value: mesh:service.2.port.0.mode="permissive", ca:svid_ttl="5s", sidecar.web:limits.headers=10
     #[arg(long, value_name = "FILE:PATH=VALUE", value_parser = assignment)]
@@ -127,9 +127,9 @@ impl UpArgs {
     /// A demo that tells nothing.
     pub fn into_spec(self) -> Result<Spec, Failure> {
         if !self.bare {
-            return Err(Failure::new(
-                "`hopguard demo up` needs --bare; `hopguard demo` tells the story",
-            ));
+            return Err(Failure::new("`hopguard demo up` needs --bare")
+                .hint("`hopguard demo` tells the story")
+                .exit(Exit::Usage));
         }
         self.overrides.into_spec(self.name, &self.family, Mode::Bare)
     }
@@ -143,7 +143,7 @@ impl OverrideArgs {
             value: format!("{ttl:?}"),
         });
         Ok(Spec {
-            name: valid_name(name)?,
+            name,
             program: std::env::args().next().unwrap_or_else(|| "hopguard".to_owned()),
             families: family.families()?,
             mode,
@@ -172,20 +172,40 @@ impl FamilyArgs {
     }
 }
 
-fn valid_name(name: String) -> Result<String, Failure> {
+/// A name that is safe to print and to bind, as a parser of arguments.
+pub fn valid_name(name: &str) -> Result<String, String> {
     let fine = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     if (1..=48).contains(&name.len()) && name.chars().all(fine) {
-        return Ok(name);
+        return Ok(name.to_owned());
     }
-    Err(Failure::new(format!(
-        "`{name}` is no name for a demo: 1 to 48 letters, digits, - and _"
-    )))
+    Err("a demo's name is 1 to 48 letters, digits, - and _".to_owned())
+}
+
+/// As the authority will read it.
+fn svid_ttl(text: &str) -> Result<String, String> {
+    hopguard_ca::config::svid_ttl(text).map(|_| text.to_owned())
 }
 
 fn assignment(text: &str) -> Result<Assignment, String> {
     let wrong = || "must be FILE:PATH=VALUE, such as ca:svid_ttl=\"5s\"".to_owned();
     let (target, value) = text.split_once('=').ok_or_else(wrong)?;
     let (file, path) = target.split_once(':').ok_or_else(wrong)?;
+    let sidecar = |pod: &str| meshed().any(|known| known.name == pod);
+    if !["mesh", "ca", "entries", "sidecar"].contains(&file)
+        && !file.strip_prefix("sidecar.").is_some_and(sidecar)
+    {
+        return Err(format!(
+            "no file `{file}`; there are mesh, ca, entries, sidecar (all of them) and sidecar.POD"
+        ));
+    }
+    if path.split('.').any(str::is_empty) {
+        return Err(wrong());
+    }
+    format!("v = {value}")
+        .parse::<toml::Table>()
+        .ok()
+        .filter(|table| table.len() == 1)
+        .ok_or_else(|| format!("`{value}` is no TOML value; a text is written with its quotes"))?;
     Ok(Assignment {
         file: file.to_owned(),
         path: path.split('.').map(str::to_owned).collect(),
@@ -200,14 +220,16 @@ fn read_folder(root: &Path) -> Result<BTreeMap<PathBuf, String>, Failure> {
     while let Some(folder) = folders.pop() {
         let here = root.join(&folder);
         let reading = || format!("reading {}", here.display());
-        for entry in fs::read_dir(&here).map_err(failed(&reading()))? {
-            let entry = entry.map_err(failed(&reading()))?;
+        let bad = |failure: Failure| failure.exit(Exit::BadFile);
+        for entry in fs::read_dir(&here).map_err(failed(&reading())).map_err(bad)? {
+            let entry = entry.map_err(failed(&reading())).map_err(bad)?;
             let path = folder.join(entry.file_name());
             if entry.path().is_dir() && folder.components().count() < 2 {
                 folders.push(path);
             } else {
                 let text = fs::read_to_string(entry.path())
-                    .map_err(failed(&format!("reading {}", entry.path().display())))?;
+                    .map_err(failed(&format!("reading {}", entry.path().display())))
+                    .map_err(bad)?;
                 files.insert(path, text);
             }
         }
@@ -225,14 +247,26 @@ mod tests {
         assert_eq!(read.file, "mesh");
         assert_eq!(read.path, ["service", "2", "port", "0", "mode"]);
         assert_eq!(read.value, r#""permissive""#);
-        assert!(assignment("mesh").is_err() && assignment("a=b").is_err());
+        for bad in [
+            "mesh",
+            "a=b",
+            "mash:a=1",
+            "sidecar.laptop:a=1",
+            "mesh:a..b=1",
+            "mesh:=1",
+            "mesh:a=b",
+            "mesh:a=1\nb=2",
+        ] {
+            assert!(assignment(bad).is_err(), "{bad}");
+        }
+        assert!(assignment("sidecar.web:limits.headers=7").is_ok());
     }
 
     #[test]
     fn a_name_is_safe_to_print_and_to_bind() {
-        assert!(valid_name("a-b_1".into()).is_ok());
+        assert!(valid_name("a-b_1").is_ok());
         for bad in ["", "a b", "a/b", "ä", &"x".repeat(49)] {
-            assert!(valid_name(bad.into()).is_err(), "{bad}");
+            assert!(valid_name(bad).is_err(), "{bad}");
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The machine: kernel, namespaces, privilege, clock, limits. Facts are read here and judged by functions that take them.
 
 use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
@@ -24,7 +25,7 @@ pub fn group(settings: &Settings) -> Group {
             kernel(&release),
             namespaces(&Namespaces::here()),
             privilege(effective_capabilities(), settings),
-            clock(SystemTime::now(), built),
+            clock(SystemTime::now(), built, synchronized()),
             open_files(limit.current, limit.maximum, settings.connections),
         ],
     )
@@ -145,22 +146,52 @@ fn privilege(capabilities: Option<u64>, settings: &Settings) -> Check {
     }
 }
 
-fn clock(now: SystemTime, built: Option<SystemTime>) -> Check {
+/// Whether the clock is kept by NTP: `None` when nobody here could be asked.
+fn synchronized() -> Option<bool> {
+    // As sd_booted(3): without systemd, timedatectl would wait for a bus that never answers.
+    if !Path::new("/run/systemd/system").is_dir() {
+        return None;
+    }
+    let asked = Command::new("timedatectl")
+        .args(["show", "--property=NTPSynchronized", "--value"])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output()
+        .ok()?;
+    match String::from_utf8_lossy(&asked.stdout).trim() {
+        "yes" => Some(true),
+        "no" => Some(false),
+        _ => None,
+    }
+}
+
+/// The clock against what there is to compare it with: the day on which this program was built, and what the system says of
+/// NTP. An SVID's validity is compared elsewhere, where one is had.
+fn clock(now: SystemTime, built: Option<SystemTime>, synchronized: Option<bool>) -> Check {
     const NAME: &str = "clock";
     let hint = "set the clock (timedatectl set-ntp true): certificates and tokens are judged by it";
     let whole = time::OffsetDateTime::from(now).truncate_to_second();
     let now_text = whole.format(&time::format_description::well_known::Rfc3339);
     let now_text = now_text.unwrap_or_default();
-    match built {
-        Some(built) if now < built => {
+    match (built, synchronized) {
+        (Some(built), _) if now < built => {
             Check::fail(NAME, format!("{now_text} is before this program was built"), hint)
         }
-        Some(built) if now > built + Duration::from_secs(20 * 366 * 86_400) => Check::warn(
+        (Some(built), _) if now > built + Duration::from_secs(20 * 366 * 86_400) => Check::warn(
             NAME,
             format!("{now_text} is twenty years after this program was built"),
             hint,
         ),
-        _ => Check::ok(NAME, now_text),
+        (_, Some(true)) => Check::ok(NAME, format!("{now_text}, kept by NTP as timedatectl says")),
+        (_, Some(false)) => Check::warn(
+            NAME,
+            format!("{now_text}, not kept by NTP as timedatectl says"),
+            hint,
+        ),
+        (_, None) => Check::ok(
+            NAME,
+            format!("{now_text}; not checked against another clock: there is no timedatectl to ask"),
+        ),
     }
 }
 
@@ -271,17 +302,32 @@ mod tests {
     fn a_clock_before_the_build_is_wrong() {
         let built = SystemTime::UNIX_EPOCH + Duration::from_secs(1_790_000_000);
         assert_eq!(
-            clock(built + Duration::from_secs(1), Some(built)).state,
+            clock(built + Duration::from_secs(1), Some(built), Some(true)).state,
             State::Ok
         );
         assert_eq!(
-            clock(built - Duration::from_secs(1), Some(built)).state,
+            clock(built - Duration::from_secs(1), Some(built), Some(true)).state,
             State::Fail
         );
-        assert_eq!(clock(SystemTime::UNIX_EPOCH, Some(built)).state, State::Fail);
         assert_eq!(
-            clock(built + Duration::from_secs(30 * 366 * 86_400), Some(built)).state,
+            clock(SystemTime::UNIX_EPOCH, Some(built), None).state,
+            State::Fail
+        );
+        assert_eq!(
+            clock(built + Duration::from_secs(30 * 366 * 86_400), Some(built), None).state,
             State::Warn
+        );
+    }
+
+    #[test]
+    fn a_clock_that_nobody_keeps_is_told_and_so_is_what_was_not_checked() {
+        let now = SystemTime::now();
+        assert_eq!(clock(now, None, Some(false)).state, State::Warn);
+        assert!(clock(now, None, Some(true)).detail.contains("kept by NTP"));
+        assert!(
+            clock(now, None, None)
+                .detail
+                .contains("not checked against another clock")
         );
     }
 

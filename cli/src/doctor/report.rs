@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::json;
 
-use crate::ui::Ui;
+use crate::ui::{Ui, printable};
 
 /// How a check ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -27,7 +27,6 @@ pub struct Check {
     /// What was seen.
     pub detail: String,
     /// What to do.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
 }
 
@@ -46,7 +45,7 @@ impl Check {
     pub fn warn(name: impl Into<String>, detail: impl Into<String>, hint: impl Into<String>) -> Self {
         Self {
             state: State::Warn,
-            hint: Some(hint.into()),
+            hint: Some(hint.into()).filter(|hint| !hint.is_empty()),
             ..Self::ok(name, detail)
         }
     }
@@ -55,7 +54,7 @@ impl Check {
     pub fn fail(name: impl Into<String>, detail: impl Into<String>, hint: impl Into<String>) -> Self {
         Self {
             state: State::Fail,
-            hint: Some(hint.into()),
+            hint: Some(hint.into()).filter(|hint| !hint.is_empty()),
             ..Self::ok(name, detail)
         }
     }
@@ -102,8 +101,8 @@ pub fn show(groups: &[Group], ui: &Ui) {
             ui.line(format!(
                 "  {} {}: {}",
                 ui.paint(colour, mark),
-                check.name,
-                check.detail
+                printable(&check.name),
+                printable(&check.detail)
             ));
             if let Some(hint) = &check.hint {
                 ui.line(format!("      hint: {hint}"));

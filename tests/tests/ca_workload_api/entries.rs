@@ -92,3 +92,16 @@ fn a_bad_file_is_named_with_its_line_and_the_old_entries_stay() {
         "the next good one is in force"
     );
 }
+
+#[test]
+fn a_file_that_is_put_right_again_is_told() {
+    let good = for_us("a");
+    let authority = Authority::start(&good);
+    authority.logged(&["entries are in force"]);
+    authority.write_entries("[[entry]]\n");
+    authority.logged(&["the entries file is refused"]);
+    // Exactly what was in force before: nothing changes, and whoever reads the log must know that all is well.
+    authority.write_entries(&good);
+    authority.logged(&["the entries file is good again", "\"entries\":1"]);
+    assert_eq!(first(&authority, &[])["ids"][0], "spiffe://mesh.local/a");
+}

@@ -198,4 +198,67 @@ fn a_living_socket_is_not_taken_over() {
     let (code, error) = fails(&other);
     assert_eq!(code, Some(4), "{error}");
     assert!(error.contains("in use by another process"), "{error}");
+    assert!(!error.contains("ready"), "it has no socket: {error}");
+}
+
+#[test]
+fn it_is_ready_when_its_sockets_listen() {
+    let authority = Authority::start(&for_us("a"));
+    let said = authority.logged(&["the authority is ready"]);
+    let socket = authority.path("w.sock").display().to_string();
+    assert!(said.to_string().contains(&socket), "{said}");
+}
+
+#[test]
+fn a_shared_directory_is_not_taken_from_others() {
+    let authority = Authority::files("", "1h", "");
+    let shared = authority.path("shared");
+    std::fs::create_dir(&shared).unwrap();
+    std::fs::set_permissions(&shared, std::fs::Permissions::from_mode(0o1777)).unwrap();
+    let config = std::fs::read_to_string(authority.path("ca.toml")).unwrap();
+    let config = config.replace("data_dir = \"data\"", "data_dir = \"shared\"");
+    std::fs::write(authority.path("ca.toml"), config).unwrap();
+    let (code, error) = fails(&authority);
+    assert_eq!(code, Some(4), "{error}");
+    assert!(
+        error.contains("shared/hopguard-ca") && !error.contains("chmod"),
+        "{error}"
+    );
+}
+
+#[test]
+fn what_is_no_grpc_is_answered_as_grpc_servers_do() {
+    let authority = Authority::start(&for_us("a"));
+    let status = |content_type: Option<&str>| {
+        let socket = authority.path("w.sock");
+        let mut request = http::Request::get("http://workload/");
+        if let Some(kind) = content_type {
+            request = request.header("content-type", kind);
+        }
+        let request = request.body(()).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async move {
+            let stream = tokio::net::UnixStream::connect(socket).await.unwrap();
+            let (mut client, connection) = h2::client::handshake(stream).await.unwrap();
+            tokio::spawn(connection);
+            let (response, _) = client.send_request(request, true).unwrap();
+            let answered = tokio::time::timeout(DEADLINE, response).await.unwrap();
+            answered.unwrap().status().as_u16()
+        })
+    };
+    for kind in [
+        None,
+        Some("text/html"),
+        Some("application/grpc-web"),
+        Some("application/json"),
+    ] {
+        assert_eq!(status(kind), 415, "{kind:?}");
+    }
+    // The router's own answer: Unimplemented, in gRPC.
+    for kind in ["application/grpc", "application/grpc+proto"] {
+        assert_eq!(status(Some(kind)), 200, "{kind}");
+    }
 }

@@ -16,6 +16,11 @@ pub const LIFE: i64 = 600;
 /// Who can sign in, and with which roles.
 const USERS: [(&str, &[&str]); 2] = [("alice", &["clerk"]), ("bob", &[])];
 
+/// The names of those who can sign in.
+pub fn names() -> [&'static str; USERS.len()] {
+    USERS.map(|(name, _)| name)
+}
+
 /// The ways in which a token can be forged, all but the first.
 pub const FLAWS: [&str; 8] = [
     "none",
