@@ -54,7 +54,7 @@ pub struct Assignment {
 /// Arguments of `hopguard demo`.
 #[derive(clap::Args)]
 pub struct TellArgs {
-    /// End after the six scenarios; exit code 0 only if each went as it must
+    /// End after the seven scenarios; exit code 0 only if each went as it must
     #[arg(long)]
     once: bool,
     /// The demo's name, by which `demo exec` finds it
