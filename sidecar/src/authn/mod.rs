@@ -41,7 +41,7 @@ pub use binding::{Binding, Demand, Demands, Dpop, Sender};
 pub use claim_path::ClaimPath;
 pub use counts::{Counters, FetchCount, TokenCount};
 pub use error::{AuthnError, Blame, FetchError, FetchFault, Rejection};
-pub use hopguard_jose::{Algorithm, HttpUri, Thumbprint};
+pub use hopguard_jose::{Algorithm, HttpUri, Proof, Thumbprint};
 pub use options::{AuthnOptions, CacheLimits, ClaimKind, ClaimOptions, IssuerOptions};
 pub use proofs::{ProofRefusal, Proofs, Proven};
 pub use status::{IssuerState, IssuerStatus, probe};
