@@ -1,4 +1,4 @@
-//! The six scenarios, played by the real binary in namespaces with real iptables; each one asserted for itself, with both
+//! The seven scenarios, played by the real binary in namespaces with real iptables; each one asserted for itself, with both
 //! address families and in a network that has no IPv4 address at all.
 
 #![cfg(test)]
@@ -29,7 +29,7 @@ fn told(arguments: &[&str]) -> Value {
         Some(if said["ok"] == true { 0 } else { 1 }),
         "{said}{stderr}"
     );
-    assert_eq!(said["scenarios"].as_array().unwrap().len(), 6);
+    assert_eq!(said["scenarios"].as_array().unwrap().len(), 7);
     said
 }
 
@@ -150,6 +150,21 @@ fn forged_tokens_are_answered_with_401() {
     each_network(6, |scenario| {
         assert_eq!(statuses(scenario), [Some(401); 3], "{scenario}");
         assert_eq!(hops(scenario), ["laptop>web deny"; 3], "{scenario}");
+        assert_eq!(scenario["observed"]["application_requests"], 0, "{scenario}");
+    });
+}
+
+#[test]
+fn a_token_taken_from_one_pod_and_replayed_from_another_is_refused() {
+    each_network(7, |scenario| {
+        assert_eq!(statuses(scenario), [Some(401)], "{scenario}");
+        assert_eq!(hops(scenario), ["payments>orders deny"], "{scenario}");
+        let hop = &scenario["observed"]["hops"][0];
+        assert_eq!(
+            (&hop["reason"], &hop["identity"]),
+            (&"not_bound_to_caller".into(), &true.into()),
+            "{scenario}"
+        );
         assert_eq!(scenario["observed"]["application_requests"], 0, "{scenario}");
     });
 }

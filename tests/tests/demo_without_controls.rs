@@ -49,6 +49,18 @@ fn a_permissive_port_fails_the_plaintext_scenario() {
 }
 
 #[test]
+fn a_token_that_is_bound_to_nobody_fails_the_replay_scenario() {
+    let said = told_wrong(&hopguard_bin(), &["--set", "mesh:service.1.port.0.bind=\"none\""]);
+    assert_eq!(failed(&said), [7], "{said}");
+    let seen = &said["scenarios"][6]["observed"];
+    assert_eq!(
+        (&seen["status"], &seen["application_requests"]),
+        (&200.into(), &1.into()),
+        "{said}"
+    );
+}
+
+#[test]
 fn a_policy_that_allows_all_fails_the_scenarios_of_users_and_peers() {
     let folder = tempfile::tempdir().unwrap();
     let policies = folder.path().join("policies");
@@ -70,7 +82,7 @@ fn a_policy_that_allows_all_fails_the_scenarios_of_users_and_peers() {
     }
     // Whoever is nobody is stopped before any policy.
     assert!(
-        !failed.contains(&4) && !failed.contains(&5) && !failed.contains(&6),
+        [4, 5, 6, 7].iter().all(|scenario| !failed.contains(scenario)),
         "{said}"
     );
 }

@@ -47,6 +47,8 @@ pub enum Request {
         user: String,
         /// How it is forged; `none` for a good one.
         flaw: String,
+        /// JSON whose members replace those of the token.
+        claims: Option<String>,
     },
     /// What runs.
     Status,

@@ -52,6 +52,9 @@ pub struct TokenArgs {
     /// Forge it
     #[arg(long, default_value = "none", value_parser = PossibleValuesParser::new(super::idp::FLAWS))]
     flaw: String,
+    /// Claims that replace those of the token, as a JSON object; `null` takes one out
+    #[arg(long, value_name = "JSON")]
+    claims: Option<String>,
 }
 
 /// Arguments of `hopguard demo ctl`.
@@ -148,6 +151,7 @@ pub fn token(args: &TokenArgs, ui: &Ui) -> Result<Exit, Failure> {
     let request = Request::Token {
         user: args.user.clone(),
         flaw: args.flaw.clone(),
+        claims: args.claims.clone(),
     };
     match ask(&args.demo.name, &request)?.reply {
         Reply::Token(token) if ui.is_json() => ui.json(&serde_json::json!({"access_token": token})),

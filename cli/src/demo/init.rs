@@ -6,6 +6,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hyper::Method;
 use nix::sys::prctl::set_name;
 use serde_json::Value;
@@ -170,8 +172,16 @@ impl Mesh<'_> {
                 self.parts.act(action, &name).await?;
                 (Reply::Done, None)
             }
-            control::Request::Token { user, flaw } => (
-                Reply::Token(token(&self.cluster, &self.provider_ca, &user, &flaw).await?),
+            control::Request::Token { user, flaw, claims } => (
+                Reply::Token(
+                    token(
+                        &self.cluster,
+                        &self.provider_ca,
+                        (&user, &flaw),
+                        claims.as_deref(),
+                    )
+                    .await?,
+                ),
                 None,
             ),
             control::Request::Status => (Reply::Status(Box::new(self.status())), None),
@@ -208,7 +218,13 @@ impl Mesh<'_> {
 }
 
 /// A token of the demo's provider, asked for from the laptop.
-pub async fn token(cluster: &Cluster, provider_ca: &str, user: &str, flaw: &str) -> Result<String, Failure> {
+/// `claims` is JSON whose members replace those of the token.
+pub async fn token(
+    cluster: &Cluster,
+    provider_ca: &str,
+    (user, flaw): (&str, &str),
+    claims: Option<&str>,
+) -> Result<String, Failure> {
     let provider = Pod::named("idp").ok_or_else(|| Failure::new("the demo has no provider"))?;
     let request = Request {
         method: Method::POST,
@@ -216,7 +232,15 @@ pub async fn token(cluster: &Cluster, provider_ca: &str, user: &str, flaw: &str)
         host: "idp".to_owned(),
         path: "/token".to_owned(),
         headers: vec![("content-type", "application/x-www-form-urlencoded".to_owned())],
-        body: format!("user={user}&flaw={flaw}"),
+        body: claims.map_or_else(
+            || format!("user={user}&flaw={flaw}"),
+            |claims| {
+                format!(
+                    "user={user}&flaw={flaw}&claims={}",
+                    URL_SAFE_NO_PAD.encode(claims)
+                )
+            },
+        ),
         security: Security::Trusting(provider_ca.to_owned()),
     };
     let answer = cluster

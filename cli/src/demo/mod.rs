@@ -1,11 +1,11 @@
-//! `hopguard demo`: a mesh of three services on this machine, in namespaces of its own, and the story of six requests that
+//! `hopguard demo`: a mesh of three services on this machine, in namespaces of its own, and the story of seven requests that
 //! cross it. A verb enters, processes that end with it leave; it writes nothing outside of a tmpfs of its own.
 //!
 //! ```text
 //!  outer    in the host's namespaces: the socket by which `demo exec` finds it, signals, cleaning up by ending
 //!  launch   makes user, network, mount and process namespaces
 //!  init     process 1 there: fabric, cluster (the pods), files (configuration), parts (CA, sidecars, applications, idp)
-//!  story    the six scenarios: client calls, records of the sidecars tell what was decided, map draws it
+//!  story    the seven scenarios: client calls, records of the sidecars tell what was decided, map draws it
 //! ```
 
 mod app;

@@ -1,4 +1,4 @@
-//! The six scenarios, as data: who calls whom with what, and what must come of it. Nothing is done here.
+//! The seven scenarios, as data: who calls whom with what, and what must come of it. Nothing is done here.
 
 use serde::Serialize;
 
@@ -73,6 +73,9 @@ pub struct ExpectedHop {
     /// The rule that decided, or would have been needed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<&'static str>,
+    /// Why, in the record's stable word.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'static str>,
 }
 
 impl Scenario {
@@ -124,6 +127,7 @@ const fn hop(src: &'static str, dst: &'static str, verdict: &'static str) -> Exp
         verdict,
         user: None,
         rule: None,
+        reason: None,
     }
 }
 
@@ -136,7 +140,7 @@ const fn decided(hop: ExpectedHop, user: &'static str, rule: &'static str) -> Ex
 }
 
 /// All of them, in the order in which they are told.
-pub const SCENARIOS: [Scenario; 6] = [
+pub const SCENARIOS: [Scenario; 7] = [
     Scenario {
         id: 1,
         title: "alice, who is a clerk, orders: web, orders and payments each prove who they are, and for whom they call",
@@ -222,5 +226,24 @@ pub const SCENARIOS: [Scenario; 6] = [
         ],
         expected: Expected::Status(401),
         hops: &[hop("laptop", "web", "deny")],
+    },
+    Scenario {
+        id: 7,
+        title: "payments, whose identity is good and whom the policy allows, replays alice's token at orders: it is web's",
+        attempts: &[Attempt {
+            how: "alice's token, taken from web",
+            from: "payments",
+            to: "orders",
+            port: 8080,
+            path: "/order",
+            user: "alice",
+            flaw: "none",
+            below: Below::Plain,
+        }],
+        expected: Expected::Status(401),
+        hops: &[ExpectedHop {
+            reason: Some("not_bound_to_caller"),
+            ..hop("payments", "orders", "deny")
+        }],
     },
 ];

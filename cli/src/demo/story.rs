@@ -123,7 +123,8 @@ impl Teller<'_> {
         let mut traces = Vec::new();
         for attempt in scenario.attempts {
             let trace = trace_id()?;
-            let token = init::token(self.cluster, self.provider_ca, attempt.user, attempt.flaw).await?;
+            let token =
+                init::token(self.cluster, self.provider_ca, (attempt.user, attempt.flaw), None).await?;
             let request = self.request(attempt, &token, &trace)?;
             attempts.push(tried(attempt.how, self.cluster.call(attempt.from, request).await));
             traces.push((trace, attempt.from));
@@ -333,6 +334,7 @@ fn matches(expected: &ExpectedHop, seen: &Hop) -> bool {
         && expected
             .rule
             .is_none_or(|rule| seen.rule.as_deref() == Some(rule))
+        && expected.reason.is_none_or(|reason| seen.reason == reason)
 }
 
 /// The text of all policies, for what their annotations say.

@@ -49,7 +49,7 @@ pub use bundles::JwtBundles;
 pub use claim_path::ClaimPath;
 pub use counts::{Counters, FetchCount, TokenCount};
 pub use error::{AuthnError, Blame, FetchError, FetchFault, Rejection};
-pub use hopguard_jose::{Algorithm, HttpUri, Thumbprint};
+pub use hopguard_jose::{Algorithm, HttpUri, Proof, Thumbprint};
 pub use opaque::is_prefix as is_token_prefix;
 pub use options::{
     AuthnOptions, CacheLimits, ClaimKind, ClaimOptions, ClientAuth, IntrospectionOptions, IssuerKind,

@@ -8,14 +8,14 @@ use std::time::SystemTime;
 use super::caller::{Asked, No};
 use super::{Context, Secured};
 use crate::authn::{
-    Binding, Demand, Demands, Dpop, ProofRefusal, Proven, Rejection, Sender, Thumbprint, VerifiedUser, unix,
+    Binding, Demand, Demands, Dpop, Proof, ProofRefusal, Proven, Rejection, Sender, Thumbprint, VerifiedUser,
+    unix,
 };
 use crate::config::{PortTokens, TokenRules};
 use crate::request::{Bearer, Head, Presented};
 use crate::snapshot::Snapshot;
 
 /// What was read of a request's token.
-#[derive(Default)]
 pub(super) struct Shown {
     /// Whom it proves.
     pub(super) verified: Option<Arc<VerifiedUser>>,
@@ -65,7 +65,12 @@ impl<'a> Place<'a> {
 /// The answer: 401, or 503 when nobody can say.
 pub(super) async fn token(ctx: &Context, asked: &Asked<'_>, snapshot: &Snapshot) -> Result<Shown, No> {
     let Some(place) = Place::of(ctx, asked.secured, &asked.head, snapshot) else {
-        return Ok(Shown::default());
+        return Err(No {
+            status: 404,
+            code: "unknown_host",
+            detail: "the own service is not in the mesh file".to_owned(),
+            extra: vec![],
+        });
     };
     let asks = Asks {
         dpop: place.demands().dpop(),
@@ -74,7 +79,9 @@ pub(super) async fn token(ctx: &Context, asked: &Asked<'_>, snapshot: &Snapshot)
     let shown = Shown {
         port: Arc::clone(place.port),
         asks,
-        ..Shown::default()
+        verified: None,
+        key: None,
+        nonce: None,
     };
     let (token, proof) = match asked.head.presented(&place.port.places) {
         Presented::Absent => return Ok(shown),
@@ -113,7 +120,7 @@ pub(super) async fn token(ctx: &Context, asked: &Asked<'_>, snapshot: &Snapshot)
 }
 
 /// The proof beside a token.
-fn proven(ctx: &Context, asked: &Asked<'_>, token: &str, shown: &Shown) -> Result<hopguard_jose::Proof, No> {
+fn proven(ctx: &Context, asked: &Asked<'_>, token: &str, shown: &Shown) -> Result<Proof, No> {
     let invalid = |detail: &str| shown.asks.unproven(ProofRefusal::Invalid(detail.to_owned()));
     let text = asked.head.proof().map_err(invalid)?;
     let uri = shown
@@ -160,7 +167,6 @@ pub(super) fn still_bound(
 }
 
 /// What a challenge asks for.
-#[derive(Default)]
 pub(super) struct Asks {
     dpop: Dpop,
     /// `algs` (RFC 9449 section 7.1).
@@ -266,7 +272,7 @@ fn plain_ascii(text: &str) -> String {
     text.chars().filter(fits).collect()
 }
 
-/// Whether what proved the user would be taken at `now`, and by whom it is then sent.
+/// The token of a request that is still open.
 pub(super) struct Kept<'a> {
     pub(super) verified: Arc<VerifiedUser>,
     pub(super) asked: &'a Asked<'a>,
@@ -274,7 +280,7 @@ pub(super) struct Kept<'a> {
 }
 
 impl Kept<'_> {
-    /// The text of the token, read again where it was found.
+    /// What the token proves to the issuers of now; its text is read again where it was found, for nothing else keeps it.
     pub(super) async fn verified_again(&self, ctx: &Context, now: SystemTime) -> Option<Arc<VerifiedUser>> {
         match self.asked.head.presented(&self.shown.port.places) {
             Presented::Bearer(token) => ctx.authn.verify(&token, now).await.ok(),

@@ -13,6 +13,9 @@ use crate::ui::Failure;
 /// The life of a token, in seconds.
 pub const LIFE: i64 = 600;
 
+/// The client to which tokens are issued, as its SPIFFE ID: they are web's to present.
+const CLIENT: &str = "spiffe://mesh.local/ns/shop/sa/web";
+
 /// Who can sign in, and with which roles.
 const USERS: [(&str, &[&str]); 2] = [("alice", &["clerk"]), ("bob", &[])];
 
@@ -103,7 +106,8 @@ impl Keys {
         json!({"keys": self.signing.iter().map(Key::public).collect::<Vec<_>>()})
     }
 
-    /// A token as the form wants it: `user`, `flaw`, `ttl` in seconds, `audience`.
+    /// A token as the form wants it: `user`, `flaw`, `ttl` in seconds, `audience`, and `claims`: a JSON object in base64url
+    /// whose members replace those of the token; `null` takes one out.
     pub fn mint(&self, form: &[(String, String)], now: i64) -> Result<String, String> {
         let field = |name: &str| {
             form.iter()
@@ -125,7 +129,7 @@ impl Keys {
         } else {
             (now, now + life)
         };
-        let claims = json!({
+        let mut claims = json!({
             "iss": if flaw == "wrong_issuer" { "https://elsewhere.example" } else { ISSUER },
             "sub": user,
             "aud": if flaw == "wrong_audience" { "another-shop" } else { field("audience").unwrap_or("shop") },
@@ -133,7 +137,17 @@ impl Keys {
             "nbf": if flaw == "not_yet" { now + LIFE } else { issued },
             "exp": expires,
             "roles": roles,
+            "azp": CLIENT,
         });
+        if let (Some(text), Some(claims)) = (field("claims"), claims.as_object_mut()) {
+            for (name, value) in further(text)? {
+                if value.is_null() {
+                    claims.remove(&name);
+                } else {
+                    claims.insert(name, value);
+                }
+            }
+        }
         self.sign(flaw, &claims)
     }
 
@@ -158,6 +172,11 @@ impl Keys {
             _ => newest.sign(&header, claims),
         }
     }
+}
+
+fn further(text: &str) -> Result<serde_json::Map<String, Value>, String> {
+    let bytes = BASE64.decode(text).map_err(|error| format!("claims: {error}"))?;
+    serde_json::from_slice(&bytes).map_err(|error| format!("claims: {error}"))
 }
 
 fn new_pair() -> Result<KeyPair, Failure> {
@@ -213,6 +232,24 @@ mod tests {
             decode_header(&before).unwrap().kid,
             decode_header(&after).unwrap().kid
         );
+    }
+
+    #[test]
+    fn a_token_is_web_s_unless_other_claims_are_asked_for() {
+        let keys = keys();
+        let minted = |claims: &str| {
+            let mut form = form("alice", "none");
+            form.push(("claims".into(), BASE64.encode(claims)));
+            keys.mint(&form, NOW)
+        };
+        let plain = check(&keys, &keys.mint(&form("alice", "none"), NOW).unwrap()).unwrap();
+        assert_eq!(plain["azp"], CLIENT);
+        let other = check(&keys, &minted(r#"{"azp":null,"act":{"sub":"bot"}}"#).unwrap()).unwrap();
+        assert_eq!(
+            (&other["azp"], &other["act"]["sub"], &other["sub"]),
+            (&Value::Null, &"bot".into(), &"alice".into())
+        );
+        assert!(minted("[]").is_err() && minted("x").is_err());
     }
 
     #[test]

@@ -36,6 +36,7 @@ fn perfect(scenario: &Scenario) -> Observed {
         .map(|wanted| Hop {
             user: wanted.user.map(str::to_owned),
             rule: wanted.rule.map(str::to_owned),
+            reason: wanted.reason.unwrap_or_default().to_owned(),
             ..hop(wanted.src, wanted.dst, wanted.verdict, None)
         });
     observed(
