@@ -28,240 +28,230 @@ enum Do {
 enum Listed {
     /// They do not.
     Same,
-    /// We refuse what they accept.
+    /// We refuse what they accept. Nothing is listed the other way round.
     Stricter(&'static str),
-    /// We accept what they refuse.
-    Looser(&'static str),
 }
-use Listed::{Looser, Same, Stricter};
+use Do::{Claim, Doubled, Header, Text, Without};
+use Listed::{Same, Stricter};
 
 /// Every mutation, and what is intended about it.
-fn mutations() -> Vec<(&'static str, Do, Listed)> {
-    let mut all = header_mutations();
-    all.extend(claim_mutations());
-    all.extend(text_mutations());
-    all
+fn mutations() -> Vec<&'static Mutation> {
+    [HEADERS, CLAIMS, TEXTS].into_iter().flatten().collect()
 }
 
-fn header_mutations() -> Vec<(&'static str, Do, Listed)> {
-    use Do::{Doubled, Header, Without};
-    vec![
-        ("nothing", Header("extra", || json!(1)), Same),
-        ("alg none", Header("alg", || json!("none")), Same),
-        ("alg of a secret", Header("alg", || json!("HS256")), Same),
-        ("alg in lower case", Header("alg", || json!("es256")), Same),
-        ("alg of another hash", Header("alg", || json!("ES384")), Same),
-        ("alg that is no text", Header("alg", || json!(5)), Same),
-        ("no alg", Without(".alg"), Same),
-        (
-            "crit",
-            Header("crit", || json!(["x"])),
-            Stricter("RFC 7515 4.1.11: an extension that is not understood"),
-        ),
-        (
-            "b64",
-            Header("b64", || json!(false)),
-            Stricter("RFC 7797: the payload would be another"),
-        ),
-        (
-            "cty",
-            Header("cty", || json!("JWT")),
-            Stricter("RFC 7519 5.2: a nested token"),
-        ),
-        (
-            "typ of a proof",
-            Header("typ", || json!("dpop+jwt")),
-            Stricter("RFC 8725 3.11: another kind of token"),
-        ),
-        (
-            "typ of nothing",
-            Header("typ", || json!("foo")),
-            Stricter("RFC 8725 3.11: another kind of token"),
-        ),
-        ("typ of an access token", Header("typ", || json!("at+jwt")), Same),
-        (
-            "typ in long form",
-            Header("typ", || json!("application/at+jwt")),
-            Same,
-        ),
-        ("typ that is no text", Header("typ", || json!(5)), Same),
-        ("no kid", Without(".kid"), Same),
-        (
-            "another kid",
-            Header("kid", || json!("other")),
-            Stricter("they are given one key and do not look at kid"),
-        ),
-        ("kid that is no text", Header("kid", || json!(7)), Same),
-        (
-            "a long kid",
-            Header("kid", || json!("k".repeat(300))),
-            Stricter("a bound on kid"),
-        ),
-        ("jku", Header("jku", || json!("https://evil.example")), Same),
-        ("x5u", Header("x5u", || json!("https://evil.example")), Same),
-        (
-            "enc",
-            Header("enc", || json!("A128GCM")),
-            Stricter("RFC 7516: an encrypted token"),
-        ),
-        (
-            "zip",
-            Header("zip", || json!("DEF")),
-            Stricter("RFC 7516: a compressed token"),
-        ),
-        (
-            "a large header",
-            Header("pad", || json!("x".repeat(1100))),
-            Stricter("a bound on the header"),
-        ),
-        ("alg twice", Doubled("", "\"alg\":\"none\","), Same),
-        (
-            "an unknown member twice",
-            Doubled("", "\"extra\":1,\"extra\":2,"),
-            Stricter("RFC 8725 2.4: a name that is there twice has two meanings"),
-        ),
-    ]
-}
+/// A name, what is done, and what is intended about it.
+type Mutation = (&'static str, Do, Listed);
 
-fn claim_mutations() -> Vec<(&'static str, Do, Listed)> {
-    use Do::{Claim, Doubled, Without};
-    vec![
-        ("a claim more", Claim("x", |_| json!({"a": [1, 2.5, null]})), Same),
-        ("no exp", Without("exp"), Same),
-        (
-            "exp as text",
-            Claim("exp", |now| json!((now + 600).to_string())),
-            Same,
-        ),
-        ("exp null", Claim("exp", |_| json!(null)), Same),
-        ("exp negative", Claim("exp", |_| json!(-1)), Same),
-        ("exp past", Claim("exp", |now| json!(now - 60)), Same),
-        ("exp within the leeway", Claim("exp", |now| json!(now - 1)), Same),
-        (
-            "exp with a fraction",
-            Claim("exp", |now| json!(now as f64 + 600.5)),
-            Same,
-        ),
-        (
-            "exp past the year 9999",
-            Claim("exp", |_| json!(1_000_000_000_000_i64)),
-            Stricter("a token for ever is a mistake"),
-        ),
-        ("exp true", Claim("exp", |_| json!(true)), Same),
-        ("nbf to come", Claim("nbf", |now| json!(now + 600)), Same),
-        ("nbf within the leeway", Claim("nbf", |now| json!(now + 2)), Same),
-        ("nbf as text", Claim("nbf", |_| json!("now")), Same),
-        ("nbf null", Claim("nbf", |_| json!(null)), Same),
-        (
-            "iat to come",
-            Claim("iat", |now| json!(now + 600)),
-            Stricter("RFC 7519 4.1.6: issued tomorrow is forged or mistaken"),
-        ),
-        (
-            "iat as text",
-            Claim("iat", |_| json!("now")),
-            Stricter("RFC 7519 4.1.6: a number"),
-        ),
-        ("no iat", Without("iat"), Same),
-        ("no aud", Without("aud"), Same),
-        ("aud of another", Claim("aud", |_| json!("another")), Same),
-        ("aud a number", Claim("aud", |_| json!(5)), Same),
-        ("aud an object", Claim("aud", |_| json!({})), Same),
-        ("aud nothing", Claim("aud", |_| json!([])), Same),
-        ("aud a list", Claim("aud", |_| json!(["another", "shop"])), Same),
-        (
-            "aud a list with a number",
-            Claim("aud", |_| json!(["shop", 1])),
-            Same,
-        ),
-        ("aud null", Claim("aud", |_| json!(null)), Same),
-        ("no iss", Without("iss"), Same),
-        (
-            "iss of another",
-            Claim("iss", |_| json!("https://evil.example")),
-            Same,
-        ),
-        (
-            "iss with a slash",
-            Claim("iss", |_| json!(format!("{ISSUER}/"))),
-            Same,
-        ),
-        ("iss a number", Claim("iss", |_| json!(7)), Same),
-        (
-            "iss a list with ours",
-            Claim("iss", |_| json!(["https://evil.example", ISSUER])),
-            Stricter("RFC 7519 4.1.1: one issuer"),
-        ),
-        ("no sub", Without("sub"), Same),
-        ("sub a number", Claim("sub", |_| json!(7)), Same),
-        (
-            "sub empty",
-            Claim("sub", |_| json!("")),
-            Stricter("nobody is no user"),
-        ),
-        (
-            "sub with control characters",
-            Claim("sub", |_| json!("a\nb")),
-            Stricter("it goes into headers and logs"),
-        ),
-        (
-            "roles twice",
-            Doubled("\"roles\":[\"a\"],\"roles\":[\"b\"],", ""),
-            Stricter("RFC 8725 2.4: a name that is there twice has two meanings"),
-        ),
-        ("exp twice", Doubled("\"exp\":1,", ""), Same),
-        ("sub twice", Doubled("\"sub\":\"root\",", ""), Same),
-        (
-            "too deep",
-            Claim("deep", |_| (0..40).fold(json!(1), |inner, _| json!([inner]))),
-            Stricter("a bound on depth"),
-        ),
-        (
-            "too large",
-            Claim("pad", |_| json!("x".repeat(9000))),
-            Stricter("a bound on size"),
-        ),
-    ]
-}
+const HEADERS: &[Mutation] = &[
+    ("nothing", Header("extra", || json!(1)), Same),
+    ("alg none", Header("alg", || json!("none")), Same),
+    ("alg of a secret", Header("alg", || json!("HS256")), Same),
+    ("alg in lower case", Header("alg", || json!("es256")), Same),
+    ("alg of another hash", Header("alg", || json!("ES384")), Same),
+    ("alg that is no text", Header("alg", || json!(5)), Same),
+    ("no alg", Without(".alg"), Same),
+    (
+        "crit",
+        Header("crit", || json!(["x"])),
+        Stricter("RFC 7515 4.1.11: an extension that is not understood"),
+    ),
+    (
+        "b64",
+        Header("b64", || json!(false)),
+        Stricter("RFC 7797: the payload would be another"),
+    ),
+    (
+        "cty",
+        Header("cty", || json!("JWT")),
+        Stricter("RFC 7519 5.2: a nested token"),
+    ),
+    (
+        "typ of a proof",
+        Header("typ", || json!("dpop+jwt")),
+        Stricter("RFC 8725 3.11: another kind of token"),
+    ),
+    (
+        "typ of nothing",
+        Header("typ", || json!("foo")),
+        Stricter("RFC 8725 3.11: another kind of token"),
+    ),
+    ("typ of an access token", Header("typ", || json!("at+jwt")), Same),
+    (
+        "typ in long form",
+        Header("typ", || json!("application/at+jwt")),
+        Same,
+    ),
+    ("typ that is no text", Header("typ", || json!(5)), Same),
+    ("no kid", Without(".kid"), Same),
+    (
+        "another kid",
+        Header("kid", || json!("other")),
+        Stricter("they are given one key and do not look at kid"),
+    ),
+    ("kid that is no text", Header("kid", || json!(7)), Same),
+    (
+        "a long kid",
+        Header("kid", || json!("k".repeat(300))),
+        Stricter("a bound on kid"),
+    ),
+    ("jku", Header("jku", || json!("https://evil.example")), Same),
+    ("x5u", Header("x5u", || json!("https://evil.example")), Same),
+    (
+        "enc",
+        Header("enc", || json!("A128GCM")),
+        Stricter("RFC 7516: an encrypted token"),
+    ),
+    (
+        "zip",
+        Header("zip", || json!("DEF")),
+        Stricter("RFC 7516: a compressed token"),
+    ),
+    (
+        "a large header",
+        Header("pad", || json!("x".repeat(1100))),
+        Stricter("a bound on the header"),
+    ),
+    ("alg twice", Doubled("", "\"alg\":\"none\","), Same),
+    (
+        "an unknown member twice",
+        Doubled("", "\"extra\":1,\"extra\":2,"),
+        Stricter("RFC 8725 2.4: a name that is there twice has two meanings"),
+    ),
+];
 
-fn text_mutations() -> Vec<(&'static str, Do, Listed)> {
-    use Do::Text;
-    vec![
-        ("padding", Text(|token| format!("{token}=")), Same),
-        ("a fourth part", Text(|token| format!("{token}.AA")), Same),
-        ("an empty part", Text(|token| token.replacen('.', "..", 1)), Same),
-        ("white space behind", Text(|token| format!("{token} ")), Same),
-        ("white space before", Text(|token| format!(" {token}")), Same),
-        (
-            "no signature",
-            Text(|token| format!("{}.", token.rsplit_once('.').map_or("", |(signed, _)| signed))),
-            Same,
-        ),
-        ("a longer signature", Text(|token| format!("{token}AAAA")), Same),
-        (
-            "other bits behind the last byte",
-            Text(|token| {
-                let mut bytes = token.as_bytes().to_vec();
-                if let Some(last) = bytes.last_mut() {
-                    *last = if *last == b'A' { b'B' } else { *last + 1 };
-                }
-                String::from_utf8_lossy(&bytes).into_owned()
-            }),
-            Same,
-        ),
-        (
-            "standard base64",
-            Text(|token| token.replace('-', "+").replace('_', "/")),
-            Same,
-        ),
-        (
-            "two parts",
-            Text(|token| token.split_once('.').map_or("", |(_, rest)| rest).to_owned()),
-            Same,
-        ),
-        ("nothing at all", Text(|_| String::new()), Same),
-    ]
-}
+const CLAIMS: &[Mutation] = &[
+    ("a claim more", Claim("x", |_| json!({"a": [1, 2.5, null]})), Same),
+    ("no exp", Without("exp"), Same),
+    (
+        "exp as text",
+        Claim("exp", |now| json!((now + 600).to_string())),
+        Same,
+    ),
+    ("exp null", Claim("exp", |_| json!(null)), Same),
+    ("exp negative", Claim("exp", |_| json!(-1)), Same),
+    ("exp past", Claim("exp", |now| json!(now - 60)), Same),
+    ("exp within the leeway", Claim("exp", |now| json!(now - 1)), Same),
+    (
+        "exp with a fraction",
+        Claim("exp", |now| json!(now as f64 + 600.5)),
+        Same,
+    ),
+    (
+        "exp past the year 9999",
+        Claim("exp", |_| json!(1_000_000_000_000_i64)),
+        Stricter("a token for ever is a mistake"),
+    ),
+    ("exp true", Claim("exp", |_| json!(true)), Same),
+    ("nbf to come", Claim("nbf", |now| json!(now + 600)), Same),
+    ("nbf within the leeway", Claim("nbf", |now| json!(now + 2)), Same),
+    ("nbf as text", Claim("nbf", |_| json!("now")), Same),
+    ("nbf null", Claim("nbf", |_| json!(null)), Same),
+    (
+        "iat to come",
+        Claim("iat", |now| json!(now + 600)),
+        Stricter("RFC 7519 4.1.6: issued tomorrow is forged or mistaken"),
+    ),
+    (
+        "iat as text",
+        Claim("iat", |_| json!("now")),
+        Stricter("RFC 7519 4.1.6: a number"),
+    ),
+    ("no iat", Without("iat"), Same),
+    ("no aud", Without("aud"), Same),
+    ("aud of another", Claim("aud", |_| json!("another")), Same),
+    ("aud a number", Claim("aud", |_| json!(5)), Same),
+    ("aud an object", Claim("aud", |_| json!({})), Same),
+    ("aud nothing", Claim("aud", |_| json!([])), Same),
+    ("aud a list", Claim("aud", |_| json!(["another", "shop"])), Same),
+    (
+        "aud a list with a number",
+        Claim("aud", |_| json!(["shop", 1])),
+        Same,
+    ),
+    ("aud null", Claim("aud", |_| json!(null)), Same),
+    ("no iss", Without("iss"), Same),
+    (
+        "iss of another",
+        Claim("iss", |_| json!("https://evil.example")),
+        Same,
+    ),
+    (
+        "iss with a slash",
+        Claim("iss", |_| json!(format!("{ISSUER}/"))),
+        Same,
+    ),
+    ("iss a number", Claim("iss", |_| json!(7)), Same),
+    (
+        "iss a list with ours",
+        Claim("iss", |_| json!(["https://evil.example", ISSUER])),
+        Stricter("RFC 7519 4.1.1: one issuer"),
+    ),
+    ("no sub", Without("sub"), Same),
+    ("sub a number", Claim("sub", |_| json!(7)), Same),
+    (
+        "sub empty",
+        Claim("sub", |_| json!("")),
+        Stricter("nobody is no user"),
+    ),
+    (
+        "sub with control characters",
+        Claim("sub", |_| json!("a\nb")),
+        Stricter("it goes into headers and logs"),
+    ),
+    (
+        "roles twice",
+        Doubled("\"roles\":[\"a\"],\"roles\":[\"b\"],", ""),
+        Stricter("RFC 8725 2.4: a name that is there twice has two meanings"),
+    ),
+    ("exp twice", Doubled("\"exp\":1,", ""), Same),
+    ("sub twice", Doubled("\"sub\":\"root\",", ""), Same),
+    (
+        "too deep",
+        Claim("deep", |_| (0..40).fold(json!(1), |inner, _| json!([inner]))),
+        Stricter("a bound on depth"),
+    ),
+    (
+        "too large",
+        Claim("pad", |_| json!("x".repeat(9000))),
+        Stricter("a bound on size"),
+    ),
+];
+
+const TEXTS: &[Mutation] = &[
+    ("padding", Text(|token| format!("{token}=")), Same),
+    ("a fourth part", Text(|token| format!("{token}.AA")), Same),
+    ("an empty part", Text(|token| token.replacen('.', "..", 1)), Same),
+    ("white space behind", Text(|token| format!("{token} ")), Same),
+    ("white space before", Text(|token| format!(" {token}")), Same),
+    (
+        "no signature",
+        Text(|token| format!("{}.", token.rsplit_once('.').map_or("", |(signed, _)| signed))),
+        Same,
+    ),
+    ("a longer signature", Text(|token| format!("{token}AAAA")), Same),
+    (
+        "other bits behind the last byte",
+        Text(|token| {
+            let mut bytes = token.as_bytes().to_vec();
+            if let Some(last) = bytes.last_mut() {
+                *last = if *last == b'A' { b'B' } else { *last + 1 };
+            }
+            String::from_utf8_lossy(&bytes).into_owned()
+        }),
+        Same,
+    ),
+    (
+        "standard base64",
+        Text(|token| token.replace('-', "+").replace('_', "/")),
+        Same,
+    ),
+    (
+        "two parts",
+        Text(|token| token.split_once('.').map_or("", |(_, rest)| rest).to_owned()),
+        Same,
+    ),
+    ("nothing at all", Text(|_| String::new()), Same),
+];
 
 struct Both {
     algorithm: Algorithm,
@@ -298,17 +288,17 @@ impl Both {
         let (mut first_claim, mut first_header) = (String::new(), String::new());
         for mutation in mutations {
             match mutation {
-                Do::Header(name, value) => drop(header.insert((*name).to_owned(), value())),
-                Do::Claim(name, value) => drop(claims.insert((*name).to_owned(), value(now))),
-                Do::Without(name) => drop(match name.strip_prefix('.') {
+                Header(name, value) => drop(header.insert((*name).to_owned(), value())),
+                Claim(name, value) => drop(claims.insert((*name).to_owned(), value(now))),
+                Without(name) => drop(match name.strip_prefix('.') {
                     Some(name) => header.remove(name),
                     None => claims.remove(*name),
                 }),
-                Do::Doubled(claim, member) => {
+                Doubled(claim, member) => {
                     first_claim += claim;
                     first_header += member;
                 }
-                Do::Text(_) => {}
+                Text(_) => {}
             }
         }
         let text = |object: Object, first: &str| {
@@ -322,7 +312,7 @@ impl Both {
             &text(claims, &first_claim),
         );
         mutations.iter().fold(signed, |token, mutation| match mutation {
-            Do::Text(change) => change(&token),
+            Text(change) => change(&token),
             _ => token,
         })
     }
@@ -370,9 +360,7 @@ fn every_difference_to_jsonwebtoken_is_intended() {
             let expected = match listed {
                 Same => "same",
                 Stricter(_) => "stricter",
-                Looser(_) => "looser",
             };
-            // A mutation of `alg` may be none for this algorithm.
             if found != expected {
                 wrong.push(format!("{algorithm}: {name}: listed {listed:?}, found {found}"));
             }
@@ -414,21 +402,14 @@ fn random_tokens_differ_only_as_listed() {
             continue;
         }
         differed += 1;
-        let explains = |listed: &Listed| {
-            if ours {
-                matches!(listed, Looser(_))
-            } else {
-                matches!(listed, Stricter(_))
-            }
-        };
         let names: Vec<_> = picked.iter().map(|(name, _, _)| *name).collect();
         assert!(
-            picked.iter().any(|(_, _, listed)| explains(listed)),
+            !ours && picked.iter().any(|(_, _, listed)| matches!(listed, Stricter(_))),
             "seed {seed}: {names:?}: we {ours}, they {theirs}: {token}"
         );
     }
     assert!(
-        accepted > 500 && differed > 500,
+        accepted > 500 && differed > 200,
         "seed {seed}: {accepted} accepted, {differed} differed"
     );
 }

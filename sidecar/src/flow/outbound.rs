@@ -21,7 +21,7 @@ use crate::intercept::{accepted, canonical};
 use crate::observe::{Direction, Proven, decision_id};
 use crate::services::{self, Found};
 use crate::tls::MeshTls;
-use crate::tunnel::{Opened, Target, TunnelError};
+use crate::tunnel::{self, Opened, Target, TunnelError};
 
 /// Hears that the redirect is in place: the sidecar connects, unmarked, to an address that nobody means, and the redirect
 /// must bring that connection to its own listener.
@@ -218,7 +218,12 @@ async fn tunnelled(
             if copied.end.is_abort() {
                 abort(&stream);
             }
-            Told::copied(&copied)
+            // The tunnel may have been cut under the connection: then that is why it ended.
+            match opened.stream.tunnel_ended() {
+                Some(tunnel::End::Untrusted(_)) => Told::cut(&End::Distrusted, &progress),
+                Some(tunnel::End::Expired) => Told::cut(&End::Svid, &progress),
+                _ => Told::copied(&copied),
+            }
         }
         () = tokio::time::sleep(time_until(opened.valid_until)) => {
             abort(&stream);

@@ -191,6 +191,12 @@ fn connection(number: usize, stream: TcpStream) -> io::Result<()> {
         if field(&head, "expect").is_some() {
             client.stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
         }
+        if head.starts_with(b"PRI * HTTP/2.0") {
+            // Somebody asks whether HTTP/2 is spoken here. It is not, and nothing was asked for yet.
+            return client
+                .stream
+                .write_all(b"HTTP/1.1 400 No HTTP/2\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+        }
         let want = field(&head, "x-want").unwrap_or_default();
         if want.contains("early") {
             answer(&mut client, &head, &want)?;

@@ -175,7 +175,9 @@ impl Ask {
                 (Some(content.as_slice()), Vec::new())
             }
             Body::Chunked(_, trailers) => {
-                let trailers = trailers.iter().map(|(name, value)| pair(name, value.as_bytes()));
+                let trailers = trailers
+                    .iter()
+                    .map(|(name, value)| pair(&name.to_ascii_lowercase(), value.as_bytes()));
                 (Some(content.as_slice()), trailers.collect())
             }
         };

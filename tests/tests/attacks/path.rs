@@ -118,7 +118,10 @@ fn ambiguous() -> Vec<(&'static str, Vec<u8>)> {
 pub fn everywhere(wire: Wire) {
     for rig in [permits(), forbids()] {
         for (code, target) in ambiguous() {
-            // In HTTP/2 a fragment may also reach the application as what was decided; there it is refused as well.
+            if wire.is_h2() && code == "P13" {
+                fragment(&rig, wire, &target);
+                continue;
+            }
             let ask = Ask::get(&target).with_bob().claim("x-code", code);
             refused(&rig, wire, &ask, &[400]);
         }
@@ -149,7 +152,9 @@ pub fn everywhere(wire: Wire) {
             "/public?a=;b=\\",
             "/public/?#",
         ] {
-            if target.ends_with('#') {
+            if target.ends_with('#') && wire.is_h2() {
+                fragment(&rig, wire, target.as_bytes());
+            } else if target.ends_with('#') {
                 refused(&rig, wire, &Ask::get(target).with_bob(), &[400]);
             } else {
                 passes(&rig, wire, &Ask::get(target).with_bob());
@@ -167,6 +172,21 @@ pub fn everywhere(wire: Wire) {
             passes(&rig, wire, &Ask::get(target).token(&admin_token()));
         }
         rig.settle();
+    }
+}
+
+/// P13 by HTTP/2: refused, or decided without it and passed on as it was decided.
+fn fragment(rig: &Rig, wire: Wire, target: &[u8]) {
+    let said = fire(rig, wire, &Ask::get(target).with_bob(), "fragment");
+    let bare = String::from_utf8_lossy(target).into_owned();
+    let bare = bare.split('#').next().unwrap_or_default();
+    match said.status {
+        Some(200) => {
+            let sights = rig.echo.take("x-case: fragment", 1).unwrap();
+            assert_eq!(sights[0].target().1, bare);
+            assert!(!bare.starts_with("/admin"), "{bare}");
+        }
+        status => assert!([None, Some(400), Some(403)].contains(&status), "{bare}: {said:?}"),
     }
 }
 
