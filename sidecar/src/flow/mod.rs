@@ -44,7 +44,7 @@ pub struct Context {
     pub services: Arc<Resolver>,
     /// Tunnels to peers.
     pub pool: Arc<Pool>,
-    /// What the applications speak, and HTTP/2 connections to them.
+    /// What the applications speak.
     pub apps: Apps,
     /// User tokens.
     pub authn: Arc<Authenticator>,

@@ -17,6 +17,8 @@ use tonic::transport::{Channel, Server};
 use tonic::{Request, Response, Status, Streaming};
 
 mod pb {
+    #![expect(clippy::allow_attributes, reason = "generated code")]
+
     tonic::include_proto!("echo");
 }
 

@@ -172,7 +172,7 @@ async fn malformed_heads_reach_nobody() {
         (":authority", "svc"),
     ]);
     for fields in table {
-        let mut served = served(To::Http1(addr));
+        let mut served = served(Treat::Http1(addr));
         let mut bytes = PREFACE.to_vec();
         bytes.extend(frame(HEADERS, END_HEADERS | END_STREAM, 1, &block(&fields)));
         served.io.write_all(&bytes).await.unwrap();
@@ -190,7 +190,7 @@ async fn malformed_heads_reach_nobody() {
         assert_eq!(count.load(std::sync::atomic::Ordering::SeqCst), 0, "{fields:?}");
     }
     // The same by the book does arrive.
-    let mut served = served(To::Http1(addr));
+    let mut served = served(Treat::Http1(addr));
     let mut bytes = PREFACE.to_vec();
     bytes.extend(frame(HEADERS, END_HEADERS | END_STREAM, 1, &block(GOOD)));
     served.io.write_all(&bytes).await.unwrap();
@@ -209,7 +209,7 @@ async fn malformed_heads_reach_nobody() {
 async fn a_body_of_another_length_than_declared_is_no_message() {
     for (declared, body) in [("5", &b"four"[..]), ("3", b"four"), ("0", b"four")] {
         let (addr, _) = counting().await;
-        let mut served = served(To::Http1(addr));
+        let mut served = served(Treat::Http1(addr));
         let fields = with(&[(":method", "POST"), ("content-length", declared)]);
         let mut bytes = PREFACE.to_vec();
         bytes.extend(frame(HEADERS, END_HEADERS, 1, &block(&fields)));
@@ -228,7 +228,7 @@ async fn a_body_of_another_length_than_declared_is_no_message() {
 /// CVE-2024-27316 and its like: a header block without an end.
 #[tokio::test]
 async fn continuations_without_end_end_the_connection() {
-    let mut served = served(To::Refuse(403));
+    let mut served = served(Treat::Refuse(403));
     let mut bytes = PREFACE.to_vec();
     bytes.extend(frame(HEADERS, 0, 1, &block(GOOD)));
     served.io.write_all(&bytes).await.unwrap();
@@ -253,7 +253,7 @@ async fn continuations_without_end_end_the_connection() {
 /// CVE-2023-44487: streams that are opened and reset in one breath.
 #[tokio::test]
 async fn rapid_resets_end_the_connection() {
-    let mut served = served(To::Refuse(403));
+    let mut served = served(Treat::Refuse(403));
     let (mut read, mut write) = tokio::io::split(std::mem::replace(&mut served.io, duplex(1).0));
     let flood = tokio::spawn(async move {
         write.write_all(PREFACE).await.unwrap();
