@@ -404,8 +404,10 @@ fn calls_go_on_while_svids_rotate() {
         if cut.is_empty() { Err("no record") } else { Ok(()) }
     })
     .unwrap();
-    let said = called(mesh, &["say", "http://payments:8081", "again", &alice]);
-    assert_eq!(said[0]["code"], 0, "{said:?}");
+    // Short calls never notice: a GOAWAY comes before the end, and the next call has a connection of its own.
+    let said = called(mesh, &["repeat", "http://payments:8081", "15", &alice]);
+    assert!(said[0]["answered"].as_u64() > Some(100), "{said:?}");
+    assert_eq!(said[0]["failed"], serde_json::json!([]), "{said:?}");
 }
 
 /// Frames written by hand, with everything that a head may not be: the application counts no request, and each is answered
