@@ -191,6 +191,22 @@ fn curl_speaks_http2_to_an_application_of_http1() {
     assert!(!found.is_empty());
 }
 
+/// A sidecar that reaches nobody says so in the client's own words.
+#[test]
+fn a_client_of_http2_is_told_why_nobody_is_reached() {
+    let said = curl(
+        "orders",
+        &["--http2-prior-knowledge", "-i", "http://192.0.2.77:8080/"],
+    );
+    assert!(
+        said.contains("HTTP/2 502") && said.contains("x-hopguard-id: "),
+        "{said}"
+    );
+    let said = called(mesh(), &["say", "http://192.0.2.77:8080", "hello", "-"]);
+    assert_eq!(said[0]["code"], 14, "{said:?}");
+    assert!(said[0]["id"].as_str().is_some(), "{said:?}");
+}
+
 /// A peer of the mesh that speaks mutual TLS straight to the port, and one that does not say what it speaks.
 #[test]
 fn alpn_gives_http2_on_ports_of_http_alone() {

@@ -10,6 +10,7 @@ mod request;
 mod streams;
 mod tell;
 mod tell_request;
+mod unreached;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
