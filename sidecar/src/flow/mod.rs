@@ -12,6 +12,7 @@ mod streams;
 mod tell;
 mod tell_request;
 mod token;
+mod unreached;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -47,7 +48,7 @@ pub struct Context {
     pub services: Arc<Resolver>,
     /// Tunnels to peers.
     pub pool: Arc<Pool>,
-    /// What the applications speak, and HTTP/2 connections to them.
+    /// What the applications speak.
     pub apps: Apps,
     /// User tokens.
     pub authn: Arc<Authenticator>,

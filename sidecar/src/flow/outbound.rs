@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 
 use super::ended::End;
 use super::tell::{Story, Told};
+use super::unreached::answer_streams;
 use super::{Context, time_until};
 use crate::detect::{Detected, Prefixed, Protocol, detect};
 use crate::forward::{ErrorAnswer, Progress, abort, copy_both, error_response};
@@ -305,7 +306,7 @@ struct Why<'a> {
     detail: &'a str,
 }
 
-/// An answer with the reason for a client that speaks HTTP/1, a reset for any other.
+/// An answer with the reason for a client that speaks HTTP, a reset for any other.
 async fn fail(ctx: &Arc<Context>, story: Story, stream: TcpStream, why: &Why<'_>) {
     let id = decision_id();
     let looked = detect(stream, TELL_WAIT).await;
@@ -313,26 +314,27 @@ async fn fail(ctx: &Arc<Context>, story: Story, stream: TcpStream, why: &Why<'_>
         Ok(looked) => looked,
         Err(error) => return story.refused(ctx, why.reason, &format!("{}; then: {error}", why.detail)),
     };
-    let told = matches!(detected, Detected::Is(Protocol::Http1));
-    if told {
-        answer(stream, why, &id).await;
-    } else {
-        abort(stream.get_ref());
-    }
-    story.failed(ctx, why.reason, why.detail, &id);
-}
-
-async fn answer(mut stream: Prefixed<TcpStream>, why: &Why<'_>, id: &str) {
     let answer = ErrorAnswer {
         status: why.status,
         code: why.reason,
         detail: why.detail,
-        id: Some(id),
-        headers: &[("x-hopguard-id", id)],
+        id: Some(&id),
+        headers: &[("x-hopguard-id", &id)],
         close: true,
         to_head: false,
     };
-    let bytes = error_response(&answer);
+    match detected {
+        Detected::Is(Protocol::Http1) => self::answer(stream, &answer).await,
+        Detected::Is(Protocol::Http2) => {
+            answer_streams(stream, &ctx.options.limits, &answer, TELL_WAIT).await;
+        }
+        _ => abort(stream.get_ref()),
+    }
+    story.failed(ctx, why.reason, why.detail, &id);
+}
+
+async fn answer(mut stream: Prefixed<TcpStream>, answer: &ErrorAnswer<'_>) {
+    let bytes = error_response(answer);
     let telling = async {
         stream.write_all(&bytes).await?;
         stream.shutdown().await?;

@@ -18,7 +18,7 @@ use crate::authz;
 use crate::detect::may_be_http2;
 use crate::forward::http1::{Exchange, ExchangeFailure};
 use crate::forward::http2::{
-    CLIENT_TASKS, Client, Http1App, Incoming, Outgoing, Stream, Times, answer, to_http1, to_http2,
+    CLIENT_TASKS, Client, Http1App, Incoming, Links, Outgoing, Stream, Times, To, answer, to_http1, to_http2,
 };
 use crate::forward::{Buffered, ConnectFailure, ErrorAnswer, Progress, connect_app};
 use crate::observe::{ConnectionMeter, RequestMeter, decision_id};
@@ -32,6 +32,8 @@ struct Connection {
     secured: Secured,
     meter: Mutex<RequestMeter>,
     open: ConnectionMeter,
+    /// Connections to an application of HTTP/2.
+    links: Links,
     /// Connections to an application of HTTP/1.1, kept for the next streams.
     kept: Mutex<Vec<Http1App>>,
 }
@@ -86,6 +88,7 @@ pub(super) async fn serve<S>(
         secured: secured.clone(),
         meter: Mutex::new(meter),
         open,
+        links: Links::default(),
         kept: Mutex::default(),
     });
     let mut streams = JoinSet::new();
@@ -293,7 +296,7 @@ impl Connection {
         })
         | Err(Unforwarded::NoApp(_)) = &done
         {
-            ctx.apps.forget(secured.app).await;
+            ctx.apps.forget(secured.app);
         }
         done
     }
@@ -312,9 +315,14 @@ impl Connection {
             let lease = match self.secured.port.app {
                 AppProtocol::Http1 => None,
                 declared => {
-                    let certain = declared == AppProtocol::Http2;
-                    let how = (&options.dial, &options.limits);
-                    self.ctx.apps.place(addr, certain, how).await?
+                    let to = To {
+                        apps: &self.ctx.apps,
+                        addr,
+                        certain: declared == AppProtocol::Http2,
+                        dial: &options.dial,
+                        limits: &options.limits,
+                    };
+                    self.links.place(&to).await?
                 }
             };
             let exchange = match lease {

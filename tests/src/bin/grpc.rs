@@ -4,6 +4,8 @@
 //! `hopguard-grpc say URL WORDS TOKEN...` asks once for each token (`-`: none), all at once on one connection, and writes one line
 //! for each, in order. `hopguard-grpc chat URL TOKEN...` opens one call for each token on one connection, keeps talking in all,
 //! and writes a line when a call has its first echo, when it ends, and now and then how often all were echoed.
+//! `hopguard-grpc repeat URL SECONDS TOKEN` asks again and again on one channel, and writes how often it was answered, and how
+//! not.
 //! `hopguard-grpc join URL COUNT TOKEN` streams COUNT words and gets all of them in one answer.
 
 use std::io::Write;
@@ -17,6 +19,8 @@ use tonic::transport::{Channel, Server};
 use tonic::{Request, Response, Status, Streaming};
 
 mod pb {
+    #![expect(clippy::allow_attributes, reason = "generated code")]
+
     tonic::include_proto!("echo");
 }
 
@@ -40,8 +44,9 @@ fn main() -> ExitCode {
             ["serve", port] => serve(port).await,
             ["say", url, text, tokens @ ..] => say(url, text, tokens).await,
             ["chat", url, tokens @ ..] => chat(url, tokens).await,
+            ["repeat", url, seconds, token] => repeat(url, seconds, token).await,
             ["join", url, count, token] => join(url, count, token).await,
-            _ => Err("usage: hopguard-grpc serve PORT | say URL WORDS TOKEN... | chat URL TOKEN... | join URL COUNT TOKEN".into()),
+            _ => Err("usage: hopguard-grpc serve PORT | say URL WORDS TOKEN... | chat URL TOKEN... | repeat URL SECONDS TOKEN | join URL COUNT TOKEN".into()),
         }
     });
     match done {
@@ -162,6 +167,21 @@ async fn say(url: &str, text: &str, tokens: &[&str]) -> Result<(), Failure> {
         let answer = tokio::time::timeout(PATIENCE, answer).await??;
         tell(&told(answer.map(Response::into_inner)));
     }
+    Ok(())
+}
+
+async fn repeat(url: &str, seconds: &str, token: &str) -> Result<(), Failure> {
+    let mut client = client(url).await?;
+    let until = tokio::time::Instant::now() + Duration::from_secs(seconds.parse()?);
+    let (mut answered, mut failed) = (0_u64, Vec::new());
+    while tokio::time::Instant::now() < until {
+        let request = with_token(Word { text: "again".into() }, token)?;
+        match tokio::time::timeout(PATIENCE, client.say(request)).await? {
+            Ok(_) => answered += 1,
+            Err(status) => failed.push(told(Err(status))),
+        }
+    }
+    tell(&json!({"answered": answered, "failed": failed}));
     Ok(())
 }
 

@@ -1,11 +1,15 @@
 //! What each application speaks, and the HTTP/2 connections to it: an address enters, a place in a connection leaves, or
-//! the word that it speaks HTTP/1.1. Found out once by asking; forgotten when it fails or after a while. Connections are
-//! shared by all clients, since every request carries its own proof of who asked.
+//! the word that it speaks HTTP/1.1. Found out by asking; forgotten when it fails or after a while.
+//!
+//! Each client's connection has its own connections to the application, as with HTTP/1.1. In a shared one a client that does
+//! not read its answers could stop the others: the application then reads no more of its requests, and the window of the
+//! connection is full for all.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::SendRequest;
@@ -20,22 +24,43 @@ use crate::dial::DialOptions;
 use crate::forward::{ConnectFailure, connect_app};
 use crate::request::Limits;
 
-/// All applications that were asked. A pod has few; more addresses than this are attempts.
+/// Applications that were found to speak HTTP/1.1, and until when that is believed.
 #[derive(Default)]
-pub struct Apps(Mutex<HashMap<SocketAddr, Arc<Turn<App>>>>);
+pub struct Apps(Mutex<HashMap<SocketAddr, Instant>>);
 
-/// More applications than a pod has.
+/// More applications than a pod has; more addresses than this are attempts.
 const MOST_APPS: usize = 256;
 
-/// One application.
-#[derive(Default)]
-struct App {
-    /// Until then it is taken to speak HTTP/1.1.
-    http1_until: Option<Instant>,
-    connections: Vec<Connection>,
+impl Apps {
+    /// What was found out of `addr` holds no more: it may be another application now.
+    pub fn forget(&self, addr: SocketAddr) {
+        self.known().remove(&addr);
+    }
+
+    fn speaks_http1(&self, addr: SocketAddr) -> bool {
+        self.known()
+            .get(&addr)
+            .is_some_and(|until| Instant::now() < *until)
+    }
+
+    fn remember(&self, addr: SocketAddr, time: Duration) {
+        let mut known = self.known();
+        if known.len() >= MOST_APPS {
+            known.clear();
+        }
+        known.insert(addr, Instant::now() + time);
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<SocketAddr, Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-struct Connection {
+/// The HTTP/2 connections of one client to the application that it calls.
+#[derive(Default)]
+pub struct Links(Turn<Vec<Link>>);
+
+struct Link {
     sender: SendRequest<Bytes>,
     /// Streams that hold a place.
     active: Arc<AtomicUsize>,
@@ -56,32 +81,40 @@ impl Drop for Lease {
 
 /// What looking found.
 enum Found {
-    Http2(Connection),
+    Http2(Link),
     Other,
     Silence,
 }
 
-impl Apps {
-    /// A place in an HTTP/2 connection to `addr`; `None`: it speaks HTTP/1.1. `certain`: it is declared to speak HTTP/2.
+/// Whom to connect to, and how.
+#[derive(Clone, Copy)]
+pub struct To<'a> {
+    /// What is known of applications.
+    pub apps: &'a Apps,
+    /// The application.
+    pub addr: SocketAddr,
+    /// It is declared to speak HTTP/2.
+    pub certain: bool,
+    /// How connections are opened.
+    pub dial: &'a DialOptions,
+    /// Bounds of what it answers.
+    pub limits: &'a Limits,
+}
+
+impl Links {
+    /// A place in an HTTP/2 connection to the application; `None`: it speaks HTTP/1.1.
     ///
     /// # Errors
     /// There is no connection to it, it does not speak what it is declared to, or takes no more streams.
-    pub async fn place(
-        &self,
-        addr: SocketAddr,
-        certain: bool,
-        (dial, limits): (&DialOptions, &Limits),
-    ) -> Result<Option<Lease>, ConnectFailure> {
-        let app = self.app(addr);
+    pub async fn place(&self, to: &To<'_>) -> Result<Option<Lease>, ConnectFailure> {
         let deadline = Instant::now() + PLACE;
         while Instant::now() < deadline {
-            let Some(lease) = lease(&app, addr, certain, (dial, limits)).await? else {
+            let Some(mut lease) = self.lease(to).await? else {
                 return Ok(None);
             };
             match timeout(PLACE, lease.sender.clone().ready()).await {
                 Err(_) => break,
                 Ok(Ok(sender)) => {
-                    let mut lease = lease;
                     lease.sender = sender;
                     return Ok(Some(lease));
                 }
@@ -89,89 +122,49 @@ impl Apps {
                 Ok(Err(_)) => {}
             }
         }
-        Err(ConnectFailure::Busy { addr })
+        Err(ConnectFailure::Busy { addr: to.addr })
     }
 
-    /// What was found out of `addr` holds no more: it may be another application now.
-    pub async fn forget(&self, addr: SocketAddr) {
-        self.app(addr).lock().await.http1_until = None;
-    }
-
-    fn app(&self, addr: SocketAddr) -> Arc<Turn<App>> {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= MOST_APPS && !known.contains_key(&addr) {
-            known.clear();
+    /// One stream at a time connects, the others wait for what it finds.
+    async fn lease(&self, to: &To<'_>) -> Result<Option<Lease>, ConnectFailure> {
+        let mut links = self.0.lock().await;
+        links.retain(|link| !link.driver.is_finished());
+        if let Some(lease) = links.iter().find(|link| link.has_room()).map(Link::lease) {
+            return Ok(Some(lease));
         }
-        Arc::clone(known.entry(addr).or_default())
-    }
-}
-
-/// One at a time asks, the others wait for what it finds.
-async fn lease(
-    app: &Turn<App>,
-    addr: SocketAddr,
-    certain: bool,
-    (dial, limits): (&DialOptions, &Limits),
-) -> Result<Option<Lease>, ConnectFailure> {
-    let mut app = app.lock().await;
-    app.prune();
-    if let Some(lease) = app.free() {
-        return Ok(Some(lease));
-    }
-    if app.connections.is_empty() && !certain && app.http1_until.is_some_and(|until| Instant::now() < until) {
-        return Ok(None);
-    }
-    if app.connections.len() < APP_CONNECTIONS {
-        let patience = if certain { CERTAIN } else { PROBE };
-        let found = look(addr, patience, (dial, limits)).await?;
-        let remember = match found {
-            Found::Http2(connection) => {
-                app.http1_until = None;
-                app.connections.push(connection);
-                return Ok(app.free());
-            }
-            _ if certain => return Err(ConnectFailure::NotHttp2 { addr }),
-            Found::Other => REMEMBER_HTTP1,
-            Found::Silence => REMEMBER_SILENCE,
-        };
-        app.http1_until = Some(Instant::now() + remember);
-        if app.connections.is_empty() {
+        if links.is_empty() && !to.certain && to.apps.speaks_http1(to.addr) {
             return Ok(None);
         }
-    }
-    app.least().map(Some).ok_or(ConnectFailure::Busy { addr })
-}
-
-impl App {
-    /// Lets go of what has ended, and of idle connections but one.
-    fn prune(&mut self) {
-        let mut idle = 0_usize;
-        self.connections.retain(|connection| {
-            let used = connection.active.load(Ordering::Acquire) > 0;
-            idle = idle.saturating_add(usize::from(!used));
-            !connection.driver.is_finished() && (used || idle <= 1)
-        });
-    }
-
-    /// A place in the first connection that has one.
-    fn free(&self) -> Option<Lease> {
-        let mut connections = self.connections.iter();
-        connections
-            .find(|connection| {
-                let most = connection.sender.current_max_send_streams().min(APP_STREAMS);
-                connection.active.load(Ordering::Acquire) < most
-            })
-            .map(Connection::lease)
-    }
-
-    /// A place to wait for, in the connection that has the fewest streams.
-    fn least(&self) -> Option<Lease> {
-        let active = |connection: &&Connection| connection.active.load(Ordering::Acquire);
-        self.connections.iter().min_by_key(active).map(Connection::lease)
+        if links.len() < APP_CONNECTIONS {
+            let remember = match look(to).await? {
+                Found::Http2(link) => {
+                    let lease = link.lease();
+                    links.push(link);
+                    return Ok(Some(lease));
+                }
+                _ if to.certain => return Err(ConnectFailure::NotHttp2 { addr: to.addr }),
+                Found::Other => REMEMBER_HTTP1,
+                Found::Silence => REMEMBER_SILENCE,
+            };
+            to.apps.remember(to.addr, remember);
+            return Ok(None);
+        }
+        let least = links.iter().min_by_key(|link| link.active());
+        least
+            .map(|link| Some(link.lease()))
+            .ok_or(ConnectFailure::Busy { addr: to.addr })
     }
 }
 
-impl Connection {
+impl Link {
+    fn active(&self) -> usize {
+        self.active.load(Ordering::Acquire)
+    }
+
+    fn has_room(&self) -> bool {
+        self.active() < self.sender.current_max_send_streams().min(APP_STREAMS)
+    }
+
     fn lease(&self) -> Lease {
         self.active.fetch_add(1, Ordering::AcqRel);
         Lease {
@@ -182,14 +175,11 @@ impl Connection {
 }
 
 /// Connects and speaks HTTP/2: either the application answers in it, or it is something else.
-async fn look(
-    addr: SocketAddr,
-    patience: std::time::Duration,
-    (dial, limits): (&DialOptions, &Limits),
-) -> Result<Found, ConnectFailure> {
-    let stream = connect_app(addr, dial).await?;
+async fn look(to: &To<'_>) -> Result<Found, ConnectFailure> {
+    let addr = to.addr;
+    let stream = connect_app(addr, to.dial).await?;
     let (stream, heard) = Sniffed::new(stream);
-    let Ok((sender, connection)) = client(limits).handshake::<_, Bytes>(stream).await else {
+    let Ok((sender, connection)) = client(to.limits).handshake::<_, Bytes>(stream).await else {
         return Ok(Found::Other);
     };
     let driver = tokio::spawn(async move {
@@ -197,12 +187,12 @@ async fn look(
             tracing::debug!(%addr, %error, "HTTP/2 connection to the application ended");
         }
     });
+    let patience = if to.certain { CERTAIN } else { PROBE };
     let found = match timeout(patience, heard).await {
         Ok(Ok(true)) => {
-            let active = Arc::default();
-            return Ok(Found::Http2(Connection {
+            return Ok(Found::Http2(Link {
                 sender,
-                active,
+                active: Arc::default(),
                 driver,
             }));
         }

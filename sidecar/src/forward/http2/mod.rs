@@ -1,6 +1,6 @@
 //! HTTP/2 from a client, one stream a request: a connection enters, [`Incoming`] streams leave ([`Client`]); a decided
 //! request enters, its exchange is carried out with an application of either version ([`to_http1`], [`to_http2`]). Which
-//! one it speaks is found out once ([`Apps`]). It never decides, and a message that broke off never ends in order: the
+//! one it speaks is found out once ([`Apps`], [`Links`]). It never decides, and a message that broke off never ends in order: the
 //! stream is reset, and an HTTP/1.1 connection to the application aborted.
 //!
 //! What goes to an application of HTTP/1.1 is written from the [`crate::request::Head`] by the code that writes it for an
@@ -24,7 +24,7 @@ mod sniff;
 mod tests;
 
 pub use answer::{Answer, answer};
-pub use apps::{Apps, Lease};
+pub use apps::{Apps, Lease, Links, To};
 pub use connection::{Client, Incoming};
 pub use exchange::{Outgoing, Stream, Times};
 pub use http1_app::{Http1App, to_http1};

@@ -15,12 +15,11 @@ const CLIENT_STREAM_WINDOW: u32 = 256 << 10;
 const CLIENT_WINDOW: u32 = 16 * CLIENT_STREAM_WINDOW;
 
 /// Streams that we have open in one connection to an application, whatever more it would take.
-pub(super) const APP_STREAMS: usize = 64;
-/// Connections to one application.
-pub(super) const APP_CONNECTIONS: usize = 32;
-const APP_STREAM_WINDOW: u32 = 128 << 10;
-/// All streams together: clients that do not read theirs cannot stop those of other clients in the same connection.
-const APP_WINDOW: u32 = 64 * APP_STREAM_WINDOW;
+pub(super) const APP_STREAMS: usize = 128;
+/// Connections to an application for one client: where an application takes few streams in each.
+pub(super) const APP_CONNECTIONS: usize = 4;
+const APP_STREAM_WINDOW: u32 = 256 << 10;
+const APP_WINDOW: u32 = 16 * APP_STREAM_WINDOW;
 
 /// What one stream may have waiting for its connection.
 const SEND_BUFFER: usize = 64 << 10;
@@ -29,7 +28,7 @@ const REMEMBERED_RESETS: usize = 1024;
 const REMEMBER_RESETS: Duration = Duration::from_secs(1);
 /// Errors in streams of a client, before it is sent away (CVE-2025-8671).
 const ERROR_RESETS: usize = 1024;
-/// The same for applications, whose connections all clients share: what one client cancels must not end them.
+/// The same for applications: what a client cancels is no error of theirs.
 const APP_RESETS: usize = 8192;
 /// Streams that a client opened and reset before we saw them (rapid reset, CVE-2023-44487).
 const PENDING_RESETS: usize = 64;

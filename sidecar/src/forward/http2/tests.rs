@@ -29,7 +29,7 @@ const DIAL: DialOptions = DialOptions {
 
 /// What the room does with each request.
 #[derive(Clone, Copy)]
-enum To {
+enum Treat {
     /// Asks the application what it speaks.
     Ask(SocketAddr),
     Http1(SocketAddr),
@@ -69,12 +69,12 @@ impl Served {
 }
 
 /// Serves one connection as the sidecar does, with every request let through.
-fn served(to: To) -> Served {
+fn served(to: Treat) -> Served {
     beside(to, &std::sync::Arc::default())
 }
 
 /// The same beside other connections to the same applications.
-fn beside(to: To, apps: &std::sync::Arc<Apps>) -> Served {
+fn beside(to: Treat, apps: &std::sync::Arc<Apps>) -> Served {
     let (io, near) = duplex(64 * 1024);
     let (tell, done) = tokio::sync::mpsc::unbounded_channel();
     let apps = std::sync::Arc::clone(apps);
@@ -83,10 +83,12 @@ fn beside(to: To, apps: &std::sync::Arc<Apps>) -> Served {
         let Ok(mut client) = Client::begin(near, &Limits::default(), PATIENCE, until).await else {
             return;
         };
+        let links = std::sync::Arc::new(Links::default());
         while let Ok(Some(incoming)) = client.next().await {
             let (tell, apps) = (tell.clone(), std::sync::Arc::clone(&apps));
+            let links = std::sync::Arc::clone(&links);
             tokio::spawn(async move {
-                let exchange = one(to, &apps, incoming).await;
+                let exchange = one(to, (&apps, &links), incoming).await;
                 let _test_is_over = tell.send(Done { exchange });
             });
         }
@@ -94,7 +96,7 @@ fn beside(to: To, apps: &std::sync::Arc<Apps>) -> Served {
     Served { io, done }
 }
 
-async fn one(to: To, apps: &Apps, incoming: Incoming) -> Option<Exchange> {
+async fn one(to: Treat, (apps, links): (&Apps, &Links), incoming: Incoming) -> Option<Exchange> {
     let Incoming { parts, mut stream } = incoming;
     let head = match read_http2(&parts, stream.is_ended(), &Limits::default()) {
         Ok(head) => head,
@@ -116,17 +118,14 @@ async fn one(to: To, apps: &Apps, incoming: Incoming) -> Option<Exchange> {
         progress: &progress,
     };
     let addr = match to {
-        To::Refuse(status) => {
+        Treat::Refuse(status) => {
             say(&mut stream, status, Some(&head)).await;
             return None;
         }
-        To::Ask(addr) | To::Http1(addr) => addr,
+        Treat::Ask(addr) | Treat::Http1(addr) => addr,
     };
     let lease = match to {
-        To::Ask(_) => apps
-            .place(addr, false, (&DIAL, &Limits::default()))
-            .await
-            .unwrap(),
+        Treat::Ask(_) => links.place(&asking(apps, addr, false)).await.unwrap(),
         _ => None,
     };
     let exchange = match lease {
@@ -157,6 +156,23 @@ async fn say(stream: &mut Stream, status: u16, head: Option<&Head>) {
         to_head: false,
     };
     assert!(stream.answer(answer(&error, head), 1024, PATIENCE).await);
+}
+
+/// Asks `addr` what it speaks.
+fn asking(apps: &Apps, addr: SocketAddr, certain: bool) -> To<'_> {
+    const LIMITS: Limits = Limits {
+        head_bytes: 32 * 1024,
+        headers: 100,
+        target_bytes: 8 * 1024,
+        allow_semicolon: false,
+    };
+    To {
+        apps,
+        addr,
+        certain,
+        dial: &DIAL,
+        limits: &LIMITS,
+    }
 }
 
 /// A client on a connection that is served.

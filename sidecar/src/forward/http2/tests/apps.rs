@@ -9,13 +9,6 @@ use tokio::net::TcpListener;
 use super::*;
 use crate::forward::ConnectFailure;
 
-const LIMITS: Limits = Limits {
-    head_bytes: 32 * 1024,
-    headers: 100,
-    target_bytes: 8 * 1024,
-    allow_semicolon: false,
-};
-
 /// An application that says `words` to whoever connects, and how often somebody did.
 async fn saying(words: &'static [u8]) -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -41,6 +34,11 @@ const SETTINGS: &[u8] = &[
     0, 0, 0, 4, 1, 0, 0, 0, 0,
 ];
 
+/// A client's place at `addr`, if it speaks HTTP/2.
+async fn place(apps: &Apps, addr: SocketAddr, certain: bool) -> Result<Option<Lease>, ConnectFailure> {
+    Links::default().place(&asking(apps, addr, certain)).await
+}
+
 #[tokio::test]
 async fn whatever_does_not_begin_with_settings_speaks_http1() {
     for words in [
@@ -53,16 +51,13 @@ async fn whatever_does_not_begin_with_settings_speaks_http1() {
     ] {
         let (addr, count) = saying(words).await;
         let apps = Apps::default();
-        assert!(
-            apps.place(addr, false, (&DIAL, &LIMITS)).await.unwrap().is_none(),
-            "{words:?}"
-        );
-        assert!(apps.place(addr, false, (&DIAL, &LIMITS)).await.unwrap().is_none());
+        assert!(place(&apps, addr, false).await.unwrap().is_none(), "{words:?}");
+        assert!(place(&apps, addr, false).await.unwrap().is_none());
         assert_eq!(count.load(Ordering::SeqCst), 1, "asked once");
-        apps.forget(addr).await;
-        assert!(apps.place(addr, false, (&DIAL, &LIMITS)).await.unwrap().is_none());
+        apps.forget(addr);
+        assert!(place(&apps, addr, false).await.unwrap().is_none());
         assert_eq!(count.load(Ordering::SeqCst), 2, "asked again");
-        let declared = apps.place(addr, true, (&DIAL, &LIMITS)).await;
+        let declared = place(&apps, addr, true).await;
         assert!(matches!(declared, Err(ConnectFailure::NotHttp2 { .. })));
     }
 }
@@ -71,29 +66,33 @@ async fn whatever_does_not_begin_with_settings_speaks_http1() {
 async fn silence_is_no_http2() {
     let (addr, count) = saying(b"").await;
     let apps = Apps::default();
-    assert!(apps.place(addr, false, (&DIAL, &LIMITS)).await.unwrap().is_none());
-    assert!(apps.place(addr, false, (&DIAL, &LIMITS)).await.unwrap().is_none());
+    assert!(place(&apps, addr, false).await.unwrap().is_none());
+    assert!(place(&apps, addr, false).await.unwrap().is_none());
     assert_eq!(count.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]
-async fn places_are_shared_and_bounded_by_what_the_application_takes() {
+async fn places_are_bounded_by_what_the_application_takes() {
     let (addr, count) = saying(SETTINGS).await;
-    let apps = Apps::default();
+    let (apps, links) = (Apps::default(), Links::default());
+    let to = asking(&apps, addr, false);
     let mut held = Vec::new();
     for _ in 0..2 {
-        held.push(apps.place(addr, false, (&DIAL, &LIMITS)).await.unwrap().unwrap());
+        held.push(links.place(&to).await.unwrap().unwrap());
     }
     assert_eq!(count.load(Ordering::SeqCst), 1, "one connection for both");
     // Its settings are known now: a third finds no place there.
     while held[0].sender.current_max_send_streams() != 2 {
         tokio::task::yield_now().await;
     }
-    held.push(apps.place(addr, false, (&DIAL, &LIMITS)).await.unwrap().unwrap());
+    held.push(links.place(&to).await.unwrap().unwrap());
     assert_eq!(count.load(Ordering::SeqCst), 2);
     held.clear();
-    held.push(apps.place(addr, true, (&DIAL, &LIMITS)).await.unwrap().unwrap());
+    held.push(links.place(&to).await.unwrap().unwrap());
     assert_eq!(count.load(Ordering::SeqCst), 2, "a free place is used again");
+    // Another client has connections of its own.
+    held.push(place(&apps, addr, false).await.unwrap().unwrap());
+    assert_eq!(count.load(Ordering::SeqCst), 3);
 }
 
 #[tokio::test]
@@ -101,6 +100,6 @@ async fn a_port_without_an_application_is_no_version() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     drop(listener);
-    let refused = Apps::default().place(addr, false, (&DIAL, &LIMITS)).await;
+    let refused = place(&Apps::default(), addr, false).await;
     assert!(matches!(refused, Err(ConnectFailure::Refused { .. })));
 }

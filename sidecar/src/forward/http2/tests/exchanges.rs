@@ -103,7 +103,7 @@ async fn a_body_of_unknown_length_goes_to_http1_in_chunks_of_our_own() {
     let answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\nX-A: 1\r\n\r\n\
         3;ext=1\r\nyes\r\n0\r\ngrpc-status: 0\r\nx-user-sub: forged\r\n\r\n";
     let (addr, app) = http1_app("0\r\n\r\n", answer).await;
-    let mut served = served(To::Http1(addr));
+    let mut served = served(Treat::Http1(addr));
     let sender = client(&mut served).await;
     let (response, mut send) = sender
         .ready()
@@ -148,7 +148,7 @@ async fn a_body_of_unknown_length_goes_to_http1_in_chunks_of_our_own() {
 async fn a_declared_length_and_trailers_and_interim_answers_pass() {
     let answer = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 201 Made\r\nContent-Length: 2\r\n\r\nok";
     let (addr, app) = http1_app("body", answer).await;
-    let mut served = served(To::Http1(addr));
+    let mut served = served(Treat::Http1(addr));
     let sender = client(&mut served).await;
     let mut request = post("http://svc/");
     request
@@ -182,7 +182,7 @@ async fn a_declared_length_and_trailers_and_interim_answers_pass() {
 #[tokio::test]
 async fn a_body_that_breaks_off_aborts_the_application() {
     let (addr, app) = http1_app("never", b"").await;
-    let mut served = served(To::Http1(addr));
+    let mut served = served(Treat::Http1(addr));
     let sender = client(&mut served).await;
     let (_response, mut send) = sender
         .ready()
@@ -214,7 +214,7 @@ async fn an_answer_that_breaks_off_resets_the_stream() {
             stream.write_all(answer).await.unwrap();
             stream.shutdown().await.unwrap();
         });
-        let mut served = served(To::Http1(addr));
+        let mut served = served(Treat::Http1(addr));
         let sender = client(&mut served).await;
         let get = Request::get("http://svc/").body(()).unwrap();
         let (response, _) = sender.ready().await.unwrap().send_request(get, true).unwrap();
@@ -227,7 +227,7 @@ async fn an_answer_that_breaks_off_resets_the_stream() {
 #[tokio::test]
 async fn an_application_of_http2_is_spoken_to_in_it_both_ways_at_once() {
     let addr = http2_app().await;
-    let mut served = served(To::Ask(addr));
+    let mut served = served(Treat::Ask(addr));
     let mut sender = client(&mut served).await;
     let mut request = post("http://svc:8080/echo");
     request.headers_mut().insert("te", "trailers".parse().unwrap());
@@ -281,7 +281,7 @@ async fn an_application_of_http2_is_spoken_to_in_it_both_ways_at_once() {
 async fn bulk_passes_in_order() {
     const TOTAL: usize = 8 << 20;
     let addr = http2_app().await;
-    let mut served = served(To::Ask(addr));
+    let mut served = served(Treat::Ask(addr));
     let sender = client(&mut served).await;
     let (response, mut send) = sender
         .ready()
@@ -301,21 +301,21 @@ async fn bulk_passes_in_order() {
     assert_eq!(served.next().await.label(), "none");
 }
 
-/// Clients that stand still stop their own streams and no other's, though all share one connection to the application.
+/// Clients that stand still stop their own streams and no other's, though all call one application whose own windows are small.
 #[tokio::test]
 async fn a_client_that_reads_nothing_stops_nobody_else() {
     let addr = http2_app().await;
     let apps = std::sync::Arc::default();
     let mut stuck = Vec::new();
     for _ in 0..40 {
-        let mut served = beside(To::Ask(addr), &apps);
+        let mut served = beside(Treat::Ask(addr), &apps);
         let mut sender = client(&mut served).await.ready().await.unwrap();
         let (response, mut send) = sender.send_request(post("http://svc/echo"), false).unwrap();
         let body = response.await.unwrap().into_body();
         let filling = tokio::spawn(async move { send_data(&mut send, Bytes::from(vec![7; 1 << 20])).await });
         stuck.push((served, body, filling));
     }
-    let mut served = beside(To::Ask(addr), &apps);
+    let mut served = beside(Treat::Ask(addr), &apps);
     let mut sender = client(&mut served).await.ready().await.unwrap();
     for _ in 0..10 {
         let (response, mut send) = sender.send_request(post("http://svc/echo"), false).unwrap();
@@ -329,7 +329,7 @@ async fn a_client_that_reads_nothing_stops_nobody_else() {
 
 #[tokio::test]
 async fn our_own_answers() {
-    let mut served = served(To::Refuse(403));
+    let mut served = served(Treat::Refuse(403));
     let mut sender = client(&mut served).await.ready().await.unwrap();
     let (response, _) = sender
         .send_request(Request::get("http://svc/").body(()).unwrap(), true)
