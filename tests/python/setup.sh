@@ -1,10 +1,11 @@
 #!/bin/sh
-# Makes target/pyenv with the stock SPIFFE client from PyPI (a foreign client for our Workload API), once.
-# Prints the path of its python. Says precisely what is missing, and exits with 4 then.
+# Makes target/pyenv with what others wrote and we are tested against, from PyPI, once: the stock SPIFFE client (for our Workload
+# API), Canaille (an OpenID provider), PyJWT (a JWT library). Prints the path of its python. Says precisely what is missing, and exits
+# with 4 then.
 set -eu
 
 # Moved by hand, after reading what changed.
-WANT="spiffe==0.3.2"
+WANT="spiffe==0.3.2 canaille[oidc]==0.3.6 pyjwt[crypto]==2.15.1"
 
 root=$(cd "$(dirname "$0")/../.." && pwd)
 env=${CARGO_TARGET_DIR:-$root/target}/pyenv
@@ -25,7 +26,8 @@ if [ "$(cat "$env/.ready" 2>/dev/null)" != "$WANT" ]; then
     rm -rf "$env"
     python3 -m venv "$env" >"$env.log" 2>&1 ||
         missing "python3 -m venv fails: $(tail -n 1 "$env.log")" "apt-get install python3-venv"
-    "$env/bin/pip" install --quiet --disable-pip-version-check "$WANT" >"$env.log" 2>&1 ||
+    # shellcheck disable=SC2086 # one word for each package
+    "$env/bin/pip" install --quiet --disable-pip-version-check $WANT >"$env.log" 2>&1 ||
         missing "pip cannot install $WANT: $(tail -n 1 "$env.log")" \
             "is PyPI reachable? PIP_INDEX_URL names a mirror, PIP_FIND_LINKS a folder of wheels"
     echo "$WANT" >"$env/.ready"

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::inbound::principal;
 use super::tell::millis;
 use super::{Context, Secured};
+use crate::assertion;
 use crate::authn::{ClaimValue, Rejection, VerifiedUser, renewable};
 use crate::authz::{self, Decision, Facts, HttpFacts, Reason, What};
 use crate::observe::{TraceParent, decision_id};
@@ -76,6 +77,8 @@ pub(super) struct Read {
 pub(super) struct Allowed {
     pub(super) read: Read,
     pub(super) snapshot: Arc<Snapshot>,
+    /// The signed statement for the application, where one is asked for.
+    pub(super) assertion: Option<String>,
 }
 
 /// A request that is answered by us.
@@ -251,6 +254,9 @@ pub(super) fn rewritten(asked: &Asked<'_>, allowed: &Allowed) -> Vec<u8> {
     }
     if let Some(user) = &allowed.read.verified {
         add.push((USER_HEADER, user_header(user)));
+    }
+    if let Some(assertion) = &allowed.assertion {
+        add.push((assertion::HEADER, assertion.clone()));
     }
     add.push(("x-forwarded-for", asked.secured.src.ip().to_string()));
     add.push((

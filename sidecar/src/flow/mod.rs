@@ -1,6 +1,7 @@
 //! The story: the order of the stages, for connections that come in, for connections that go out, and for each HTTP
 //! request. No other room knows it. What a stage cannot prove it does not hand on.
 
+mod assert;
 mod caller;
 mod ended;
 mod inbound;
@@ -21,6 +22,7 @@ use rustls_pki_types::CertificateDer;
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
+use crate::assertion::Signer;
 use crate::authn::Authenticator;
 use crate::detect::Prefixed;
 use crate::dial::DialOptions;
@@ -43,6 +45,8 @@ pub struct Context {
     pub pool: Arc<Pool>,
     /// User tokens.
     pub authn: Arc<Authenticator>,
+    /// The signed statement for the application, if one is asked for.
+    pub assertion: Option<Arc<Signer>>,
     /// Where records go.
     pub journal: Arc<Journal>,
     /// Counters and histograms.

@@ -160,7 +160,10 @@ where
             let no = denial(&decision, read.user.is_some());
             return self.refuse(asked, story, no).await;
         }
-        let allowed = Allowed { read, snapshot };
+        let allowed = match Allowed::new(ctx, asked, read, snapshot) {
+            Ok(allowed) => allowed,
+            Err(no) => return self.refuse(asked, story, no).await,
+        };
         match self.forwarded(asked, &allowed).await {
             Ok(exchange) => {
                 open.carried(exchange.request_bytes, exchange.response_bytes);

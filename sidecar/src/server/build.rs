@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use crate::assertion::Signer;
 use crate::authn::{Authenticator, AuthnOptions};
 use crate::authz::{Policies, PolicyProblem, load};
 use crate::config::{Egress, Loaded, Mesh, Sidecar, read_policies};
@@ -62,11 +63,13 @@ pub(super) fn build(loaded: Loaded) -> Result<Arc<State>, ServerError> {
     let options = options(&sidecar, dial)?;
     let users = UserLog::new(&sidecar.log.user);
     let (drain, probe) = (Drain::new(), Probe::default());
+    let assertion = signer(&sidecar)?;
     let ctx = Context {
         current,
         services,
         pool,
         authn,
+        assertion,
         journal,
         metrics,
         users,
@@ -75,6 +78,14 @@ pub(super) fn build(loaded: Loaded) -> Result<Arc<State>, ServerError> {
         options,
     };
     Ok(State::new(Arc::new(ctx), sidecar, trouble))
+}
+
+fn signer(sidecar: &Sidecar) -> Result<Option<Arc<Signer>>, ServerError> {
+    let Some(options) = sidecar.assertion.clone() else {
+        return Ok(None);
+    };
+    let signer = Signer::new(options, SystemTime::now()).map_err(ServerError::setting("assertion"))?;
+    Ok(Some(Arc::new(signer)))
 }
 
 /// What is counted elsewhere is told at each scrape.
@@ -100,17 +111,6 @@ fn feed(metrics: &Arc<Metrics>, authn: &Arc<Authenticator>) {
     });
 }
 
-/// The ports that are ours: nothing is ever forwarded to them.
-fn own_ports(sidecar: &Sidecar) -> Vec<u16> {
-    vec![
-        sidecar.outbound.port,
-        sidecar.inbound.port,
-        sidecar.inbound.hbone_port,
-        sidecar.health.port(),
-        sidecar.metrics.port(),
-    ]
-}
-
 fn options(sidecar: &Sidecar, dial: DialOptions) -> Result<FlowOptions, ServerError> {
     let public_tls = match &sidecar.inbound.public {
         Some(files) => Some(
@@ -122,7 +122,7 @@ fn options(sidecar: &Sidecar, dial: DialOptions) -> Result<FlowOptions, ServerEr
     let limits = &sidecar.limits;
     Ok(FlowOptions {
         service: Arc::from(sidecar.service.as_str()),
-        own_ports: own_ports(sidecar),
+        own_ports: sidecar.ports(),
         hbone_port: sidecar.inbound.hbone_port,
         egress_plain: sidecar.outbound.egress == Egress::Plain,
         dial,
