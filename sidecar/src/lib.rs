@@ -11,12 +11,14 @@
 //!  authn       peer + user token                               -> Caller     ) once a request when HTTP,
 //!  authz       decide(policy, facts) (pure)                    -> Decision   ) once a connection when opaque
 //!  forward     connect to the app or the peer, move bytes      -> Tally      )
+//!  assertion   what was proven, signed for the application     -> where it is asked for, part of what is forwarded
 //!  observe     one record for each connection or request       -> log, metrics
 //! ```
 //!
 //! `flow` alone knows the order. Which room may use which is held by `tests/tests/architecture.rs`.
 
 pub mod admin;
+pub mod assertion;
 pub mod authn;
 pub mod authz;
 pub mod config;

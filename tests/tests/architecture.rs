@@ -17,6 +17,8 @@ const SIDECAR: &[(&str, &[&str])] = &[
     ("tls", &["identity"]),
     ("services", &["identity"]),
     ("authn", &["identity", "dial"]),
+    // It says what others proved; names come as values, so it needs nobody.
+    ("assertion", &[]),
     ("tunnel", &["tls", "identity", "dial"]),
     // HTTP is forwarded by the same reading that was decided on: `request` gives the framing of both directions.
     ("forward", &["tunnel", "dial", "request"]),
@@ -24,6 +26,7 @@ const SIDECAR: &[(&str, &[&str])] = &[
     (
         "config",
         &[
+            "assertion",
             "authn",
             "authz",
             "dial",
@@ -53,6 +56,8 @@ const SIDECAR: &[(&str, &[&str])] = &[
             "request",
             "authn",
             "authz",
+            // Part of what is forwarded, where it is asked for: made after the decision, before anything goes on.
+            "assertion",
             "services",
             "dial",
             "forward",

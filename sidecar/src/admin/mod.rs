@@ -87,6 +87,14 @@ pub async fn serve_metrics(listener: TcpListener, metrics: Arc<Metrics>) {
     .await;
 }
 
+/// Serves a key set at `/.well-known/jwks.json` until it is dropped.
+pub async fn serve_keys(listener: TcpListener, keys: impl Fn() -> Value + Send + Sync + 'static) {
+    serve(listener, Bounds::open(), move |path| {
+        (path == "/.well-known/jwks.json").then(|| Answer::json(StatusCode::OK, &keys()))
+    })
+    .await;
+}
+
 /// Serves the sections on the administration socket until it is dropped. Only the user that the sidecar runs as, and root,
 /// are answered.
 pub async fn serve_admin(socket: AdminSocket, state: Arc<dyn AdminState>) {

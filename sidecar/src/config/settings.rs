@@ -12,6 +12,7 @@ use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::PemObject;
 use zeroize::Zeroizing;
 
+use crate::assertion::AssertionOptions;
 use crate::observe::{JournalOutput, UserKey, UserMode};
 
 use super::document::{At, Document, Section, Wrong, read_bytes};
@@ -34,9 +35,11 @@ pub(super) fn read(document: &Document, text: &str) -> Option<Sidecar> {
     };
     let service = root.parsed("service", words::service_name);
     let (outbound, inbound) = (outbound(&root), inbound(&root));
+    let assertion = assertion(&root, service.as_ref().map_or("", |at| &at.value));
     let health = listen(&root, "health", 15021);
     let metrics = listen(&root, "metrics", 15020);
-    no_port_twice(&root, &outbound, &inbound, (&metrics, &health));
+    let keys = assertion.as_ref().map(|assertion| assertion.port);
+    no_port_twice(&root, (&outbound, &inbound), (&metrics, &health), keys);
     let (metrics, health) = (metrics.value, health.value);
     Some(Sidecar {
         file: document.file.clone(),
@@ -46,6 +49,7 @@ pub(super) fn read(document: &Document, text: &str) -> Option<Sidecar> {
         identity: identity(&root),
         outbound,
         inbound,
+        assertion,
         traffic: traffic(&root),
         health,
         metrics,
@@ -139,6 +143,17 @@ fn inbound(root: &Section<'_, '_>) -> Inbound {
         detect_timeout: timed(root, ("inbound", "detect_timeout"), 5_000, 100..=60_000),
         public: root.table("inbound").and_then(|section| public(&section)),
     }
+}
+
+fn assertion(root: &Section<'_, '_>, service: &str) -> Option<AssertionOptions> {
+    let section = root.table("assertion")?;
+    let audience = section.parsed("audience", |text| words::plain_text("an audience", text));
+    Some(AssertionOptions {
+        port: port(root, "assertion", "port", 15024),
+        audience: audience.map_or_else(|| service.to_owned(), |at| at.value),
+        ttl: timed(root, ("assertion", "ttl"), 30_000, 5_000..=300_000),
+        request: section.boolean("request").is_some_and(|at| at.value),
+    })
 }
 
 fn public(section: &Section<'_, '_>) -> Option<PublicTls> {
@@ -396,16 +411,17 @@ fn listen(root: &Section<'_, '_>, table: &str, default: u16) -> At<SocketAddr> {
 
 fn no_port_twice(
     root: &Section<'_, '_>,
-    outbound: &Outbound,
-    inbound: &Inbound,
+    (outbound, inbound): (&Outbound, &Inbound),
     (metrics, health): (&At<SocketAddr>, &At<SocketAddr>),
+    keys: Option<u16>,
 ) {
     let span = |table: &str, key: &str| {
         let at = root.table(table).and_then(|section| section.integer(key));
         at.map_or(0..0, |at| at.span)
     };
     let mut seen: BTreeMap<u16, (&str, Range<usize>)> = BTreeMap::new();
-    for (name, port, span) in [
+    let keys = keys.map(|port| ("assertion.port", port, span("assertion", "port")));
+    let fixed = [
         ("outbound.port", outbound.port, span("outbound", "port")),
         ("inbound.port", inbound.port, span("inbound", "port")),
         (
@@ -415,7 +431,8 @@ fn no_port_twice(
         ),
         ("metrics.listen", metrics.value.port(), metrics.span.clone()),
         ("health.listen", health.value.port(), health.span.clone()),
-    ] {
+    ];
+    for (name, port, span) in fixed.into_iter().chain(keys) {
         let Some((other, first)) = seen.get(&port) else {
             seen.insert(port, (name, span));
             continue;

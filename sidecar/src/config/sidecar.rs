@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use spiffe::SpiffeId;
 
+use crate::assertion::AssertionOptions;
 use crate::observe::{JournalOutput, UserMode};
 
 use super::document::{Document, Section, read_text};
@@ -34,6 +35,8 @@ pub struct Sidecar {
     pub outbound: Outbound,
     /// Connections to the application.
     pub inbound: Inbound,
+    /// The signed statement for the application; `None`: there is none.
+    pub assertion: Option<AssertionOptions>,
     /// How the redirect knows the sidecar's own traffic.
     pub traffic: Traffic,
     /// Where health and readiness are served.
@@ -260,14 +263,16 @@ fn fits(document: &Document, text: &str, sidecar: &Sidecar, mesh: &Mesh) {
 
 impl Sidecar {
     /// The ports that the sidecar itself listens on.
-    pub fn ports(&self) -> [u16; 5] {
-        [
+    pub fn ports(&self) -> Vec<u16> {
+        let mut ports = vec![
             self.outbound.port,
             self.inbound.port,
             self.inbound.hbone_port,
             self.metrics.port(),
             self.health.port(),
-        ]
+        ];
+        ports.extend(self.assertion.as_ref().map(|assertion| assertion.port));
+        ports
     }
 }
 

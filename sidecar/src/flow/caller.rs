@@ -9,6 +9,7 @@ use super::inbound::principal;
 use super::tell::millis;
 use super::token::{Kept, Shown, still_bound, token};
 use super::{Context, Secured};
+use crate::assertion;
 use crate::authn::{ClaimValue, VerifiedUser, renewable};
 use crate::authz::{self, Decision, Facts, HttpFacts, Reason, What};
 use crate::observe::{TraceParent, decision_id};
@@ -94,6 +95,8 @@ impl Read {
 pub(super) struct Allowed {
     pub(super) read: Read,
     pub(super) snapshot: Arc<Snapshot>,
+    /// The signed statement for the application, where one is asked for.
+    pub(super) assertion: Option<String>,
 }
 
 /// A request that is answered by us.
@@ -259,6 +262,9 @@ pub(super) fn added(asked: &Asked<'_>, allowed: &Allowed) -> Vec<(&'static str, 
     }
     if let Some(user) = &allowed.read.verified {
         add.push((USER_HEADER, user_header(user)));
+    }
+    if let Some(assertion) = &allowed.assertion {
+        add.push((assertion::HEADER, assertion.clone()));
     }
     add.push(("x-forwarded-for", asked.secured.src.ip().to_string()));
     add.push((

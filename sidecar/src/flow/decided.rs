@@ -30,5 +30,8 @@ pub(super) async fn decided(
         let no = read.denial(&decision);
         return Err((story, no));
     }
-    Ok((story, Allowed { read, snapshot }))
+    match Allowed::new(ctx, asked, read, snapshot) {
+        Ok(allowed) => Ok((story, allowed)),
+        Err(no) => Err((story, no)),
+    }
 }

@@ -1,6 +1,7 @@
 //! The story: the order of the stages, for connections that come in, for connections that go out, and for each HTTP
 //! request. No other room knows it. What a stage cannot prove it does not hand on.
 
+mod assert;
 mod caller;
 mod decided;
 mod ended;
@@ -27,6 +28,7 @@ use rustls_pki_types::CertificateDer;
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
+use crate::assertion::Signer;
 use crate::authn::{Authenticator, Proofs};
 use crate::detect::Prefixed;
 use crate::dial::DialOptions;
@@ -54,6 +56,8 @@ pub struct Context {
     pub authn: Arc<Authenticator>,
     /// Proofs of possession, as long as they could be used again.
     pub proofs: Proofs,
+    /// The signed statement for the application, if one is asked for.
+    pub assertion: Option<Arc<Signer>>,
     /// Where records go.
     pub journal: Arc<Journal>,
     /// Counters and histograms.

@@ -50,7 +50,7 @@ const KNOWN: &[(&str, Class)] = &[
     ("expect", Class::Expect),
 ];
 
-const HOP: &[&str] = &[
+pub(super) const HOP: &[&str] = &[
     "keep-alive",
     "proxy-connection",
     "proxy-authenticate",
@@ -60,7 +60,7 @@ const HOP: &[&str] = &[
     "proxy",
 ];
 
-const CLAIMS: &[&str] = &[
+pub(super) const CLAIMS: &[&str] = &[
     "forwarded",
     "x-hopguard",
     "x-real-ip",
@@ -95,7 +95,7 @@ const CLAIMS: &[&str] = &[
 ];
 
 // `x-forwarded-client-cert` among them.
-const CLAIM_PREFIXES: &[&str] = &[
+pub(super) const CLAIM_PREFIXES: &[&str] = &[
     "x-hopguard-",
     "x-user-",
     "x-envoy-",

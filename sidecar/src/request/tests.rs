@@ -1,6 +1,7 @@
 //! The attack tables of the known attacks on paths (P), hosts (H), identity headers (I) and framing (S), and beside them what a careless strictness would break.
 
 mod body;
+mod documented;
 mod framing;
 mod headers;
 mod hosts;

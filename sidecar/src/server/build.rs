@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
 
+use crate::assertion::Signer;
 use crate::authn::{Authenticator, AuthnOptions, Proofs};
 use crate::authz::{Policies, PolicyProblem, load};
 use crate::config::{Egress, Loaded, Mesh, Sidecar, read_policies};
@@ -69,6 +70,7 @@ pub(super) fn build(loaded: Loaded) -> Result<Arc<State>, ServerError> {
     let options = options(&sidecar, dial, shown.as_ref());
     let users = UserLog::new(&sidecar.log.user);
     let (drain, probe) = (Drain::new(), Probe::default());
+    let assertion = signer(&sidecar)?;
     let ctx = Context {
         current,
         services,
@@ -76,6 +78,7 @@ pub(super) fn build(loaded: Loaded) -> Result<Arc<State>, ServerError> {
         apps: Apps::default(),
         authn,
         proofs: Proofs::new(),
+        assertion,
         journal,
         metrics,
         users,
@@ -89,6 +92,14 @@ pub(super) fn build(loaded: Loaded) -> Result<Arc<State>, ServerError> {
 /// An empty set is a good one: it allows nothing. Nobody means that for long.
 pub(super) const NO_POLICY: &str =
     "the policy folder holds no policy: everything is denied (hint: put a *.cedar file into it)";
+
+fn signer(sidecar: &Sidecar) -> Result<Option<Arc<Signer>>, ServerError> {
+    let Some(options) = sidecar.assertion.clone() else {
+        return Ok(None);
+    };
+    let signer = Signer::new(options, SystemTime::now()).map_err(ServerError::setting("assertion"))?;
+    Ok(Some(Arc::new(signer)))
+}
 
 /// What is counted elsewhere is told at each scrape.
 fn feed(metrics: &Arc<Metrics>, authn: &Arc<Authenticator>) {
@@ -113,26 +124,11 @@ fn feed(metrics: &Arc<Metrics>, authn: &Arc<Authenticator>) {
     });
 }
 
-/// The ports that are ours: nothing is ever forwarded to them.
-fn own_ports(sidecar: &Sidecar) -> Vec<u16> {
-    vec![
-        sidecar.outbound.port,
-        sidecar.inbound.port,
-        sidecar.inbound.hbone_port,
-        sidecar.health.port(),
-        sidecar.metrics.port(),
-    ]
-}
-
 /// The certificate for clients of `public` ports, when there is one.
 fn shown_publicly(sidecar: &Sidecar) -> Result<Option<PublicServer>, ServerError> {
     let files = sidecar.inbound.public.as_ref();
-    let loaded = files.map(|files| {
-        public::load(files).map_err(|detail| ServerError::Setting {
-            what: "inbound.public_certificate",
-            detail,
-        })
-    });
+    let loaded =
+        files.map(|files| public::load(files).map_err(ServerError::setting("inbound.public_certificate")));
     loaded.transpose()
 }
 
@@ -140,7 +136,7 @@ fn options(sidecar: &Sidecar, dial: DialOptions, public: Option<&PublicServer>) 
     let limits = &sidecar.limits;
     FlowOptions {
         service: Arc::from(sidecar.service.as_str()),
-        own_ports: own_ports(sidecar),
+        own_ports: sidecar.ports(),
         hbone_port: sidecar.inbound.hbone_port,
         egress_plain: sidecar.outbound.egress == Egress::Plain,
         dial,

@@ -19,7 +19,7 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 
-use crate::admin::{serve_admin, serve_health, serve_metrics};
+use crate::admin::{serve_admin, serve_health, serve_keys, serve_metrics};
 use crate::config::{ConfigProblem, Loaded, load};
 use crate::flow::{hbone, outbound, redirected};
 use crate::intercept::{Reach, bind};
@@ -133,7 +133,24 @@ fn background(state: &Arc<State>) -> Result<impl Future<Output = ServerError> + 
     })
 }
 
+/// The keys of statements to the application, for it alone.
+fn assertion_keys(state: &Arc<State>) -> Result<(), ServerError> {
+    let Some(signer) = &state.ctx.assertion else {
+        return Ok(());
+    };
+    let port = signer.options().port;
+    let listeners = bind(port, Reach::Loopback).map_err(ServerError::system(format!("port {port}")))?;
+    for listener in listeners {
+        let signer = Arc::clone(signer);
+        tokio::spawn(serve_keys(listener, move || signer.jwks()));
+    }
+    let signer = Arc::clone(signer);
+    tokio::spawn(async move { signer.run().await });
+    Ok(())
+}
+
 async fn control_listeners(state: &Arc<State>) -> Result<(), ServerError> {
+    assertion_keys(state)?;
     let bind_at = |what: &'static str, address: std::net::SocketAddr| async move {
         crate::intercept::bind_at(address).map_err(ServerError::system(format!("{what} on {address}")))
     };

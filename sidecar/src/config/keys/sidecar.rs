@@ -46,6 +46,12 @@ pub(in crate::config) const SIDECAR: &[Key] = &[
         "Connections to the application.",
     ),
     key(
+        "assertion",
+        Kind::Table(ASSERTION),
+        Need::Absent("no statement"),
+        "A signed statement of caller and user for the application, in the header `x-hopguard-assertion` of each request that was allowed; an empty table takes all defaults. See [headers](headers.md).",
+    ),
+    key(
         "traffic",
         Kind::Table(TRAFFIC),
         Need::Absent("all defaults"),
@@ -155,6 +161,33 @@ const INBOUND: &[Key] = &[
         Kind::Text,
         Need::Absent("see `public_certificate`"),
         "PEM file with its private key, not readable for everyone.",
+    ),
+];
+
+const ASSERTION: &[Key] = &[
+    key(
+        "port",
+        Kind::Integer,
+        Need::Default("15024"),
+        "Serves the public keys on loopback, at `/.well-known/jwks.json`.",
+    ),
+    key(
+        "audience",
+        Kind::Text,
+        Need::Absent("the name of the service"),
+        "`aud` of the statement, which the application must check.",
+    ),
+    key(
+        "ttl",
+        Kind::Text,
+        Need::Default("\"30s\""),
+        "How long a statement is valid, 5s to 5m.",
+    ),
+    key(
+        "request",
+        Kind::Boolean,
+        Need::Default("false"),
+        "Whether it names method, path and host too.",
     ),
 ];
 
