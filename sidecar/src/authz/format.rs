@@ -80,9 +80,11 @@ fn policies(text: &str) -> Result<Vec<serde_json::Value>, (Span, String, Option<
     let mut all: Vec<_> = set.policies().collect();
     // The names that Cedar gives by their order: `policy10` comes after `policy9`.
     all.sort_by_key(|policy| policy.as_ref().loc().map(|loc| loc.start()));
-    let json = all.iter().map(|policy| policy.to_json());
-    json.collect::<Result<_, _>>()
-        .map_err(|error| (Span::default(), error.to_string(), None))
+    let json = all.iter().map(|policy| {
+        let json = policy.to_json();
+        json.map_err(|error| (Span::default(), error.to_string(), None))
+    });
+    json.collect()
 }
 
 /// Every comment, without the blanks around it. Their order may change where a line is broken anew.
