@@ -1,12 +1,17 @@
 //! `hopguard policy`: the mesh file and the policy folder enter, and what is wrong with them leaves, in the place where it
-//! stands. They are read by the code that every sidecar runs; nothing is changed.
+//! stands, or how their tests came out. They are read by the code that every sidecar runs; only `fmt` changes files.
 
-use std::fmt;
+mod facts;
+mod fmt;
+mod junit;
+mod test;
+
+use std::fmt::{Debug, Display, Error, Formatter, Result as Told};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
-use hopguard_sidecar::authz::{self, Checked, PolicyProblem};
+use hopguard_sidecar::authz::{self, Checked, Model, PolicyProblem};
 use hopguard_sidecar::config::{self, ConfigProblem, Mesh};
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource, SourceCode};
 use serde::Serialize;
@@ -33,6 +38,21 @@ enum Action {
         #[arg(value_name = "DIR", default_value = "policies")]
         dir: PathBuf,
     },
+    /// Run the tests that stand beside the policies (`*.test.toml`), as every sidecar does when it loads them
+    ///
+    /// Exit code 0: every test passed; 1: one failed, or too few policies decided a test; 3: a file is wrong.
+    Test(test::Args),
+    /// Bring policy files into one form; nothing changes but blanks and line breaks
+    Fmt(fmt::Args),
+    /// Print what other programs need to reason about the policies: services, workloads, groups, routes, roles, ports
+    Facts {
+        /// The mesh file
+        #[arg(long, value_name = "FILE", default_value = "mesh.toml")]
+        mesh: PathBuf,
+        /// The policy folder, read whole
+        #[arg(value_name = "DIR", default_value = "policies")]
+        dir: PathBuf,
+    },
     /// Print the Cedar schema that the policies of a mesh are checked against, for editors and other tools
     Schema {
         /// The mesh file
@@ -45,6 +65,9 @@ enum Action {
 pub fn run(args: Args, ui: &Ui) -> Result<Exit, Failure> {
     match args.action {
         Action::Check { mesh, dir } => Ok(told(look(&mesh, &dir), &dir, ui)),
+        Action::Test(args) => test::run(&args, ui),
+        Action::Fmt(args) => fmt::run(&args, ui),
+        Action::Facts { mesh, dir } => Ok(facts::run(&mesh, &dir, ui)),
         Action::Schema { mesh } => schema(&mesh, ui),
     }
 }
@@ -63,9 +86,18 @@ struct Problem {
 }
 
 fn look(mesh: &Path, dir: &Path) -> Result<Checked, Vec<Problem>> {
+    of_set(mesh, dir, authz::check)
+}
+
+/// Has `ask` look at a mesh file and a policy folder.
+fn of_set<T>(
+    mesh: &Path,
+    dir: &Path,
+    ask: impl FnOnce(&Model, &[(PathBuf, String)]) -> Result<T, Vec<PolicyProblem>>,
+) -> Result<T, Vec<Problem>> {
     let loaded = load_mesh(mesh)?;
     let files = config::read_policies(dir).map_err(|problem| vec![Problem::of_config(&problem)])?;
-    authz::check(&loaded.authz_model(), &files).map_err(|problems| {
+    ask(&loaded.authz_model(), &files).map_err(|problems| {
         let of = |problem: PolicyProblem| Problem::of_policy(problem, mesh, &files);
         problems.into_iter().map(of).collect()
     })
@@ -87,11 +119,16 @@ fn told(found: Result<Checked, Vec<Problem>>, dir: &Path, ui: &Ui) -> Exit {
         }
         Err(problems) => problems,
     };
+    wrong(&problems, ui)
+}
+
+/// Tells what is wrong with files.
+fn wrong(problems: &[Problem], ui: &Ui) -> Exit {
     if ui.is_json() {
         ui.json(&problems);
     } else {
         let graphical = std::io::stdout().is_terminal();
-        for problem in &problems {
+        for problem in problems {
             let text = if graphical {
                 problem.graphical(ui.color())
             } else {
@@ -208,7 +245,7 @@ impl Problem {
         let handler = GraphicalReportHandler::new_themed(theme).with_width(width);
         match handler.render_report(&mut out, &Shown(self)) {
             Ok(()) => out,
-            Err(fmt::Error) => self.plain(),
+            Err(Error) => self.plain(),
         }
     }
 }
@@ -225,14 +262,14 @@ fn offset(text: &str, line: usize, column: usize) -> Option<usize> {
 #[derive(Debug)]
 struct Shown<'p>(&'p Problem);
 
-impl fmt::Debug for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Debug for Problem {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Told {
         f.write_str(&self.plain())
     }
 }
 
-impl fmt::Display for Shown<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Display for Shown<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Told {
         match self.0.place {
             Some(_) => f.write_str(&self.0.message),
             None => write!(f, "{}: {}", self.0.file, self.0.message),
@@ -243,7 +280,7 @@ impl fmt::Display for Shown<'_> {
 impl std::error::Error for Shown<'_> {}
 
 impl Diagnostic for Shown<'_> {
-    fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+    fn help<'a>(&'a self) -> Option<Box<dyn Display + 'a>> {
         let hint = self.0.hint.as_ref()?;
         Some(Box::new(hint))
     }

@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use aws_lc_rs::encoding::AsBigEndian;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeySize;
 use aws_lc_rs::signature::{
@@ -172,7 +171,7 @@ fn user(name: usize) -> User {
 fn decide(set: &Policies, users: Users) -> Res<f64> {
     const COUNT: usize = 20_000;
     let peers: Vec<SpiffeId> = (0..4)
-        .map(|peer| SpiffeId::new(&format!("spiffe://mesh.local/ns/web/sa/w{peer}")))
+        .map(|peer| SpiffeId::new(format!("spiffe://mesh.local/ns/web/sa/w{peer}")))
         .collect::<Result<_, _>>()?;
     let many = if users == Users::Fresh { COUNT * 8 } else { 32 };
     let all: Vec<User> = (0..many).map(user).collect();

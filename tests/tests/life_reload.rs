@@ -377,12 +377,12 @@ fn half_a_file_is_never_in_force() {
         let mut file = fs::File::create(&path).unwrap();
         file.write_all(first.as_bytes()).unwrap();
         let began = Instant::now();
-        std::thread::park_timeout(Duration::from_millis(130));
+        std::thread::park_timeout(Duration::from_millis(120));
         file.write_all(format!("// round {round}\n{second}").as_bytes())
             .unwrap();
         drop(file);
         // A file that stands still for long is taken for whole: then the machine was too slow for this round.
-        let fair = began.elapsed() < Duration::from_millis(190);
+        let fair = began.elapsed() < Duration::from_millis(145);
         eventually(PATIENCE, || {
             if version() == before {
                 Err("the whole is not in force")

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use cedar_policy::{Effect, Entities, Expression, Policy, Schema, pst};
 
-use super::decide::{Action, Actions, Set};
+use super::decide::{Action, Actions, Set, entry};
 use super::entities::Maker;
 use super::expr;
 use super::index::{ActionKey, Audit, Index, Rule};
@@ -38,9 +38,11 @@ pub(super) fn compile(
         }
     }
     let maker = Maker::new(world)?;
+    let entity = maker.service(world, service, &own.namespace);
     Ok(Set {
         actions: actions(world, schema, &maker, service)?,
-        service: maker.service(world, service, &own.namespace),
+        resource: entry(&entity.uid()),
+        service: entity,
         maker,
         index: Index::new(rules),
         slices: KeptSlices::default(),
@@ -60,15 +62,20 @@ fn rule(id: &str, parsed: &Parsed, source: &Source<'_>) -> Rule {
             Some(_) => Audit::Deny,
             None => Audit::No,
         },
-        // The index finds exactly the rules whose scope matches, so the scope is not evaluated again.
-        condition: policy
-            .as_ref()
-            .non_scope_constraints()
-            .map(|conditions| Expression::from(conditions.clone())),
+        reason: policy.annotation("reason").map(Arc::from),
+        condition: conditions(policy),
         uses: parsed.reads.uses,
         without_user: without_user(parsed),
         asks: asks(parsed, source),
     }
+}
+
+/// A policy's conditions. The index finds exactly the rules whose scope matches, so the scope is not evaluated again. Places
+/// in the text are left out where that can be: evaluation would hand them on from value to value.
+fn conditions(policy: &Policy) -> Option<Expression> {
+    let bare = policy.to_pst().ok().and_then(|pst| Policy::from_pst(pst).ok());
+    let conditions = bare.as_ref().unwrap_or(policy).as_ref().non_scope_constraints();
+    conditions.map(|conditions| Expression::from(conditions.clone()))
 }
 
 /// Those of a permit's conditions, `&&` by `&&`, that do not read the user; `None` inside when there is none of them.
@@ -182,6 +189,7 @@ fn action(entities: &Entities, maker: &Maker, id: &str) -> Option<Action> {
     let ancestors = entities.ancestors(&uid)?;
     Some(Action {
         keys: ActionKey::of(&uid, ancestors),
+        entry: entry(&uid),
         entity,
         route: None,
     })

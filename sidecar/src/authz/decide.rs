@@ -5,13 +5,15 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use cedar_policy::{
-    Effect, Entities, Entity, EvalResult, Expression, Request, RestrictedExpression, eval_expression,
-};
+use cedar_policy::{Effect, Entities, Entity, EntityUid, Expression};
+use cedar_policy_core::ast::{self, EntityUIDEntry, Request, Value};
+use cedar_policy_core::entities::{NoEntitiesSchema, TCComputation};
+use cedar_policy_core::evaluator::Evaluator;
+use cedar_policy_core::extensions::Extensions;
 
-use super::entities::{Maker, Misfit, string};
+use super::entities::{Maker, Misfit, record, string};
 use super::expr::Uses;
-use super::facts::{Decision, Facts, Needs, Principal, Reason, Verdict, What};
+use super::facts::{Decision, Facts, Needs, Principal, Reason, Verdict, What, Would};
 use super::index::{ActionKey, Audit, Index, PrincipalKey, Rule, Slice};
 use super::kept::{KeptSlices, KeptUsers, KnownUser, Prepared};
 use super::route::{Router, canonical_escapes};
@@ -23,6 +25,8 @@ pub struct Policies {
     version: String,
     count: usize,
     set: Option<Box<Set>>,
+    /// A set that is decided after this one and only watched.
+    shadow: Option<Arc<Policies>>,
 }
 
 /// What a loaded set decides with.
@@ -31,6 +35,8 @@ pub(super) struct Set {
     pub(super) world: Arc<World>,
     pub(super) maker: Maker,
     pub(super) service: Entity,
+    /// The service's id, as evaluation takes it.
+    pub(super) resource: EntityUIDEntry,
     pub(super) index: Index,
     pub(super) actions: Actions,
     pub(super) slices: KeptSlices,
@@ -51,6 +57,8 @@ pub(super) struct Actions {
 pub(super) struct Action {
     pub(super) entity: Entity,
     pub(super) keys: Vec<ActionKey>,
+    /// The entity's id, as evaluation takes it.
+    pub(super) entry: EntityUIDEntry,
     /// `<service>#<route>` and the names of its parameters, for a route.
     pub(super) route: Option<(Arc<str>, Vec<String>)>,
 }
@@ -59,7 +67,7 @@ pub(super) struct Action {
 struct Asked<'a> {
     place: usize,
     action: &'a Action,
-    params: Option<Vec<(String, RestrictedExpression)>>,
+    params: Option<Value>,
 }
 
 /// What conditions are evaluated against.
@@ -85,8 +93,16 @@ impl Evaluation<'_> {
             Held::Plain(entities) => entities,
             Held::WithUser(known) => &known.entities,
         };
-        match eval_expression(&self.request, entities, condition) {
-            Ok(EvalResult::Bool(holds)) => Some(holds),
+        let evaluator = Evaluator::new(
+            self.request.clone(),
+            entities.as_ref(),
+            Extensions::all_available(),
+        );
+        let value = evaluator
+            .interpret(condition.as_ref(), &ast::SlotEnv::new())
+            .ok()?;
+        match value.value_kind() {
+            ast::ValueKind::Lit(ast::Literal::Bool(holds)) => Some(*holds),
             _ => None,
         }
     }
@@ -108,6 +124,7 @@ impl Policies {
             version,
             count,
             set: Some(Box::new(set)),
+            shadow: None,
         }
     }
 
@@ -117,7 +134,20 @@ impl Policies {
             version: "none".to_owned(),
             count: 0,
             set: None,
+            shadow: None,
         }
+    }
+
+    /// The same policies, watched by another set: it decides after them, and a verdict of its own only shows in
+    /// [`Decision::would`].
+    #[must_use]
+    pub fn with_shadow(self, shadow: Option<Arc<Self>>) -> Self {
+        Self { shadow, ..self }
+    }
+
+    /// The set that watches.
+    pub fn shadow(&self) -> Option<&Arc<Self>> {
+        self.shadow.as_ref()
     }
 
     /// A short hash of mesh and policies; the same on every sidecar that loaded the same. `none` for `deny_all`.
@@ -146,6 +176,23 @@ impl Policies {
 
     /// Decides. Total: it has no error, because what cannot be decided is denied.
     pub fn decide(&self, facts: &Facts<'_>) -> Decision {
+        let mut decision = self.alone(facts);
+        if let Some(shadow) = &self.shadow {
+            let other = shadow.alone(facts);
+            if other.verdict != decision.verdict {
+                decision.would = Some(Box::new(Would {
+                    verdict: other.verdict,
+                    reason: other.reason,
+                    rules: other.rules,
+                    version: shadow.version().into(),
+                }));
+            }
+        }
+        decision
+    }
+
+    /// The decision of this set, whoever watches.
+    fn alone(&self, facts: &Facts<'_>) -> Decision {
         match self.set.as_deref() {
             Some(set) if self.count > 0 => set.decide(facts),
             _ => Decision::deny(Reason::NoPolicies),
@@ -246,23 +293,28 @@ impl Set {
         prepared: &'p Arc<Prepared>,
         uses: Uses,
     ) -> Result<Evaluation<'p>, Misfit> {
-        let context = self.maker.context(facts, uses, asked.params.as_deref())?;
-        let principal = prepared.principal.clone();
-        let (action, service) = (asked.action.entity.uid(), self.service.uid());
-        let request = Request::new(principal, action, service, context, None).map_err(|_| Misfit)?;
         let user = match &facts.what {
             What::Http(http) if uses.of_a_token() => http.user,
             _ => None,
         };
-        let entities = match user {
-            Some(user) => Held::WithUser(self.users.get(prepared, user, uses, || {
+        let user = match user {
+            Some(user) => Some(self.users.get(prepared, user, uses, || {
                 let users = self.maker.users(user, uses)?;
-                let with_user = prepared.entities.clone().add_entities(users, None);
-                with_user.map_err(|_| Misfit)
+                Ok((self.maker.names(user), with(&prepared.entities, users)?))
             })?),
-            None => Held::Plain(&prepared.entities),
+            None => None,
         };
-        Ok(Evaluation { request, entities })
+        let names = user.as_ref().map(|known| &known.names);
+        let context = self.maker.context(facts, uses, asked.params.as_ref(), names)?;
+        Ok(Evaluation {
+            request: Request::new_unchecked(
+                prepared.principal.clone(),
+                asked.action.entry.clone(),
+                self.resource.clone(),
+                Some(context),
+            ),
+            entities: user.map_or(Held::Plain(&prepared.entities), Held::WithUser),
+        })
     }
 
     /// The slice for a peer and an action, from those found before or new.
@@ -294,7 +346,7 @@ impl Set {
         action: &Action,
         action_keys: &[ActionKey],
     ) -> Result<Prepared, Misfit> {
-        let principal = peer.uid();
+        let principal = entry(&peer.uid());
         let entities = Entities::from_entities([peer, action.entity.clone(), self.service.clone()], None);
         Ok(Prepared {
             slice: self.index.slice(peer_keys, action_keys),
@@ -302,6 +354,22 @@ impl Set {
             entities: entities.map_err(|_| Misfit)?,
         })
     }
+}
+
+/// An entity's id as evaluation takes it.
+pub(super) fn entry(uid: &EntityUid) -> EntityUIDEntry {
+    EntityUIDEntry::known(uid.as_ref().clone(), None)
+}
+
+/// Entities with a user among them. Each names all its ancestors, so there is nothing to close over.
+fn with(entities: &Entities, users: Vec<ast::Entity>) -> Result<Entities, Misfit> {
+    let all = entities.as_ref().clone().add_entities(
+        users.into_iter().map(Arc::new),
+        None::<&NoEntitiesSchema>,
+        TCComputation::AssumeAlreadyComputed,
+        Extensions::all_available(),
+    );
+    all.map(Entities::from).map_err(|_| Misfit)
 }
 
 impl Actions {
@@ -316,15 +384,12 @@ impl Actions {
             return self.asked(*self.bare.get(method_action(http.method))?, None);
         };
         let (_, names) = self.all.get(found.route)?.route.as_ref()?;
-        let params = names
-            .iter()
-            .cloned()
-            .zip(found.values.into_iter().map(string))
-            .collect();
+        let values = found.values.into_iter().map(string);
+        let params = record(names.iter().map(String::as_str).zip(values)).ok()?;
         self.asked(found.route, Some(params))
     }
 
-    fn asked(&self, place: usize, params: Option<Vec<(String, RestrictedExpression)>>) -> Option<Asked<'_>> {
+    fn asked(&self, place: usize, params: Option<Value>) -> Option<Asked<'_>> {
         let action = self.all.get(place)?;
         Some(Asked {
             place,
@@ -379,6 +444,7 @@ impl<'a> Tally<'a> {
             verdict,
             rules: rules.iter().map(|rule| Arc::clone(&rule.id)).collect(),
             errors: self.errors,
+            text: rules.iter().find_map(|rule| rule.reason.clone()),
             audit: rules.iter().any(|rule| match rule.audit {
                 Audit::No => false,
                 Audit::Always => true,

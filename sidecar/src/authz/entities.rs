@@ -1,11 +1,16 @@
 //! Facts as Cedar sees them: the peer, the service, the user and the context enter as plain values and leave as Cedar
 //! entities and a context. Facts that do not fit the schema give a `Misfit`, which denies; nothing is guessed.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::str::FromStr;
+use std::sync::Arc;
 
-use cedar_policy::{Context, Entity, EntityId, EntityTypeName, EntityUid, RestrictedExpression};
+use arc_swap::ArcSwapOption;
+use cedar_policy::{Entity, EntityId, EntityTypeName, EntityUid, RestrictedExpression};
+use cedar_policy_core::ast::{self, Value};
+use cedar_policy_core::evaluator::RestrictedEvaluator;
+use cedar_policy_core::extensions::Extensions;
 use spiffe::SpiffeId;
 use time::OffsetDateTime;
 
@@ -26,6 +31,7 @@ pub(super) struct Maker {
     roles: HashMap<String, HashMap<String, EntityUid>>,
     claims: BTreeMap<String, ClaimKind>,
     headers: BTreeSet<String>,
+    kept: KeptValues,
 }
 
 #[derive(Debug)]
@@ -38,6 +44,13 @@ struct Types {
     service: EntityTypeName,
     user: EntityTypeName,
     action: EntityTypeName,
+}
+
+/// The entities of a token, as the context names them.
+#[derive(Debug)]
+pub(super) struct Names {
+    user: Value,
+    actor: Option<Value>,
 }
 
 impl Maker {
@@ -71,6 +84,7 @@ impl Maker {
             roles: world.roles.iter().map(roles_of).collect(),
             claims: world.claims.clone(),
             headers: world.headers.clone(),
+            kept: KeptValues::default(),
         })
     }
 
@@ -107,13 +121,14 @@ impl Maker {
                 .groups_of(id)
                 .map(|group| uid(&self.types.group, &group.name)),
         );
+        let text = |text: &str| RestrictedExpression::new_string(text.to_owned());
         let mut attrs = vec![
-            ("trust_domain".to_owned(), string(domain)),
-            ("path".to_owned(), string(id.path())),
+            ("trust_domain".to_owned(), text(domain)),
+            ("path".to_owned(), text(id.path())),
         ];
         if let Some((ns, sa)) = form {
-            attrs.push(("ns".to_owned(), string(ns)));
-            attrs.push(("sa".to_owned(), string(sa)));
+            attrs.push(("ns".to_owned(), text(ns)));
+            attrs.push(("sa".to_owned(), text(sa)));
         }
         let entity = Entity::new_with_tags(
             uid(&self.types.workload, &id.to_string()),
@@ -126,7 +141,7 @@ impl Maker {
 
     /// The user, and who acts for the user, as far as they are read. Of an actor the token proves the name alone: it has no
     /// role, no scope and no claim. Who acts for itself is one entity.
-    pub(super) fn users(&self, user: &User, uses: Uses) -> Result<Vec<Entity>, Misfit> {
+    pub(super) fn users(&self, user: &User, uses: Uses) -> Result<Vec<ast::Entity>, Misfit> {
         let mut users = vec![self.user(user, uses)?];
         let actor = user.actor.as_ref().filter(|_| uses.context("actor"));
         if let Some(actor) = actor.filter(|actor| **actor != user.subject) {
@@ -142,17 +157,23 @@ impl Maker {
         Ok(users)
     }
 
+    /// The user and who acts for the user, as the context names them.
+    pub(super) fn names(&self, user: &User) -> Names {
+        let name = |subject: &str| Value::from(self.user_uid(&user.alias, subject).as_ref().clone());
+        Names {
+            user: name(&user.subject),
+            actor: user.actor.as_deref().map(name),
+        }
+    }
+
     /// The user's entity with the attributes that are read, in the roles that policies may name.
-    fn user(&self, user: &User, uses: Uses) -> Result<Entity, Misfit> {
+    fn user(&self, user: &User, uses: Uses) -> Result<ast::Entity, Misfit> {
         let roles = self.roles.get(&user.alias).ok_or(Misfit)?;
-        let parents: Vec<EntityUid> = user
-            .roles
-            .iter()
-            .filter_map(|role| roles.get(role).cloned())
-            .collect();
+        let parents = user.roles.iter().filter_map(|role| roles.get(role));
+        let parents = parents.map(|role| role.as_ref().clone()).collect();
         let mut attrs = Vec::new();
-        let mut add = |name: &str, value: Option<RestrictedExpression>| {
-            attrs.extend(value.map(|value| (name.to_owned(), value)));
+        let mut add = |name: &str, value: Option<Value>| {
+            attrs.extend(value.map(|value| (name.into(), value.into())));
         };
         let wanted = |name: &str| uses.user(name).then_some(());
         add("issuer", wanted("issuer").map(|()| string(&user.issuer)));
@@ -177,8 +198,14 @@ impl Maker {
         if uses.user("claims") {
             add("claims", Some(self.claims(&user.claims)?));
         }
-        Entity::new_with_tags(self.user_uid(&user.alias, &user.subject), attrs, parents, [])
-            .map_err(|_| Misfit)
+        let uid = self.user_uid(&user.alias, &user.subject).as_ref().clone();
+        Ok(ast::Entity::new_with_attr_partial_value(
+            uid,
+            attrs,
+            HashSet::new(),
+            parents,
+            [],
+        ))
     }
 
     fn user_uid(&self, alias: &str, subject: &str) -> EntityUid {
@@ -186,95 +213,76 @@ impl Maker {
     }
 
     /// The declared claims; one of another type than declared is a misfit, never left out: a forbid may depend on it.
-    fn claims(&self, claims: &[(String, ClaimValue)]) -> Result<RestrictedExpression, Misfit> {
+    fn claims(&self, claims: &[(String, ClaimValue)]) -> Result<Value, Misfit> {
         let mut fields = Vec::new();
         for (name, value) in claims {
             let value = match (self.claims.get(name), value) {
                 (None, _) => continue,
                 (Some(ClaimKind::String), ClaimValue::String(text)) => string(text),
                 (Some(ClaimKind::Strings), ClaimValue::Strings(list)) => strings(list),
-                (Some(ClaimKind::Long), ClaimValue::Long(number)) => RestrictedExpression::new_long(*number),
-                (Some(ClaimKind::Bool), ClaimValue::Bool(yes)) => RestrictedExpression::new_bool(*yes),
+                (Some(ClaimKind::Long), ClaimValue::Long(number)) => Value::from(*number),
+                (Some(ClaimKind::Bool), ClaimValue::Bool(yes)) => Value::from(*yes),
                 _ => return Err(Misfit),
             };
-            fields.push((name.clone(), value));
+            fields.push((name.as_str(), value));
         }
-        RestrictedExpression::new_record(fields).map_err(|_| Misfit)
+        record(fields)
     }
 
-    /// The context of a decision with the attributes that are read. `params` are those of the matched route.
+    /// The context of a decision with the attributes that are read. `params` are those of the matched route, `user` is the
+    /// user's entity.
     pub(super) fn context(
         &self,
         facts: &Facts<'_>,
         uses: Uses,
-        params: Option<&[(String, RestrictedExpression)]>,
-    ) -> Result<Context, Misfit> {
-        let mut pairs = Vec::new();
+        params: Option<&Value>,
+        names: Option<&Names>,
+    ) -> Result<ast::Context, Misfit> {
+        let mut pairs = BTreeMap::new();
         if uses.context("port") {
-            pairs.push((
-                "port".to_owned(),
-                RestrictedExpression::new_long(facts.port.into()),
-            ));
+            pairs.insert("port".into(), Value::from(i64::from(facts.port)));
         }
         if uses.context("tls") {
-            pairs.push(("tls".to_owned(), RestrictedExpression::new_bool(facts.tls)));
+            pairs.insert("tls".into(), Value::from(facts.tls));
         }
         if uses.context("src_ip") {
-            pairs.push(("src_ip".to_owned(), ip(facts.src_ip)));
+            pairs.insert("src_ip".into(), self.kept.address(facts.src_ip)?);
         }
         if uses.context("now") {
-            pairs.push(("now".to_owned(), datetime(facts.now_millis)?));
+            pairs.insert("now".into(), self.kept.now(facts.now_millis)?);
         }
         if let What::Http(http) = &facts.what {
-            self.request(http, uses, &mut pairs)?;
+            if uses.context("path") {
+                let path = super::route::canonical_escapes(http.path);
+                pairs.insert("path".into(), string(&path));
+            }
+            if uses.context("host") {
+                pairs.insert("host".into(), string(http.host));
+            }
+            if uses.context("headers") {
+                pairs.insert("headers".into(), self.declared(http)?);
+            }
             if let Some(params) = params.filter(|_| uses.context("params")) {
-                let record = RestrictedExpression::new_record(params.iter().cloned()).map_err(|_| Misfit)?;
-                pairs.push(("params".to_owned(), record));
+                pairs.insert("params".into(), params.clone());
+            }
+            if let Some(names) = names.filter(|_| uses.context("user")) {
+                pairs.insert("user".into(), names.user.clone());
+            }
+            let actor = names.and_then(|names| names.actor.as_ref());
+            if let Some(actor) = actor.filter(|_| uses.context("actor")) {
+                pairs.insert("actor".into(), actor.clone());
             }
         }
-        Context::from_pairs(pairs).map_err(|_| Misfit)
+        Ok(ast::Context::Value(Arc::new(pairs)))
     }
 
-    fn request(
-        &self,
-        http: &HttpFacts<'_>,
-        uses: Uses,
-        pairs: &mut Vec<(String, RestrictedExpression)>,
-    ) -> Result<(), Misfit> {
-        if uses.context("path") {
-            pairs.push((
-                "path".to_owned(),
-                string(&super::route::canonical_escapes(http.path)),
-            ));
-        }
-        if uses.context("host") {
-            pairs.push(("host".to_owned(), string(http.host)));
-        }
-        if uses.context("headers") {
-            let declared = http
-                .headers
-                .iter()
-                .filter(|(name, values)| self.headers.contains(name) && !values.is_empty());
-            let fields = declared.map(|(name, values)| (name.clone(), strings(values)));
-            let record = RestrictedExpression::new_record(fields).map_err(|_| Misfit)?;
-            pairs.push(("headers".to_owned(), record));
-        }
-        let subjects = http.user.map(|user| {
-            (
-                user,
-                [("user", Some(&user.subject)), ("actor", user.actor.as_ref())],
-            )
-        });
-        for (user, (name, subject)) in subjects
-            .into_iter()
-            .flat_map(|(user, both)| both.map(|one| (user, one)))
-        {
-            if let Some(subject) = subject.filter(|_| uses.context(name)) {
-                let uid = self.user_uid(&user.alias, subject);
-                pairs.push((name.to_owned(), RestrictedExpression::new_entity_uid(uid)));
-            }
-        }
-        Ok(())
+    /// The declared headers that were sent.
+    fn declared(&self, http: &HttpFacts<'_>) -> Result<Value, Misfit> {
+        let declared = http
+            .headers
+            .iter()
+            .filter(|(name, values)| self.headers.contains(name) && !values.is_empty());
+        record(declared.map(|(name, values)| (name.as_str(), strings(values))))
     }
 }
 
@@ -283,26 +291,45 @@ fn uid(kind: &EntityTypeName, id: &str) -> EntityUid {
 }
 
 /// A string for Cedar.
-pub(super) fn string(text: &str) -> RestrictedExpression {
-    RestrictedExpression::new_string(text.to_owned())
+pub(super) fn string(text: &str) -> Value {
+    Value::from(text)
 }
 
-fn strings(list: &[String]) -> RestrictedExpression {
-    RestrictedExpression::new_set(list.iter().map(|text| string(text)))
+fn strings(list: &[String]) -> Value {
+    Value::set_of_lits(list.iter().map(|text| text.as_str().into()), None)
+}
+
+/// A record, each of whose names is there once.
+pub(super) fn record<'n>(fields: impl IntoIterator<Item = (&'n str, Value)>) -> Result<Value, Misfit> {
+    let mut pairs = BTreeMap::new();
+    for (name, value) in fields {
+        if pairs.insert(name.into(), value).is_some() {
+            return Err(Misfit);
+        }
+    }
+    Ok(Value::record_arc(Arc::new(pairs), None))
+}
+
+/// What Cedar makes of an expression: values of its extensions are only made so.
+fn made(expression: &RestrictedExpression) -> Result<Value, Misfit> {
+    let maker = RestrictedEvaluator::new(Extensions::all_available());
+    maker
+        .interpret(expression.as_ref().as_borrowed())
+        .map_err(|_| Misfit)
 }
 
 /// An IPv4 peer of a dual-stack listener comes as `::ffff:a.b.c.d`; policies mean `a.b.c.d`.
-fn ip(addr: IpAddr) -> RestrictedExpression {
-    RestrictedExpression::new_ip(addr.to_canonical().to_string())
+fn ip(addr: IpAddr) -> Result<Value, Misfit> {
+    made(&RestrictedExpression::new_ip(addr.to_canonical().to_string()))
 }
 
 /// A point in time; Cedar writes years of four digits.
-fn datetime(millis: i64) -> Result<RestrictedExpression, Misfit> {
+fn datetime(millis: i64) -> Result<Value, Misfit> {
     let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(millis) * 1_000_000).map_err(|_| Misfit)?;
     if !(0..=9999).contains(&at.year()) {
         return Err(Misfit);
     }
-    Ok(RestrictedExpression::new_datetime(format!(
+    made(&RestrictedExpression::new_datetime(format!(
         "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z",
         at.year(),
         u8::from(at.month()),
@@ -312,4 +339,58 @@ fn datetime(millis: i64) -> Result<RestrictedExpression, Misfit> {
         at.second(),
         at.millisecond()
     )))
+}
+
+/// Addresses that are kept; two that fall on one place replace each other.
+const ADDRESSES: usize = 64;
+
+/// Values that Cedar makes by parsing a text, of what is mostly the same from one decision to the next.
+#[derive(Debug)]
+struct KeptValues {
+    now: ArcSwapOption<(i64, Value)>,
+    addresses: Box<[ArcSwapOption<(IpAddr, Value)>]>,
+}
+
+impl Default for KeptValues {
+    fn default() -> Self {
+        Self {
+            now: ArcSwapOption::empty(),
+            addresses: (0..ADDRESSES).map(|_| ArcSwapOption::empty()).collect(),
+        }
+    }
+}
+
+impl KeptValues {
+    fn now(&self, millis: i64) -> Result<Value, Misfit> {
+        kept(Some(&self.now), millis, || datetime(millis))
+    }
+
+    fn address(&self, addr: IpAddr) -> Result<Value, Misfit> {
+        let last = match addr {
+            IpAddr::V4(v4) => v4.octets()[3],
+            IpAddr::V6(v6) => v6.octets()[15],
+        };
+        kept(self.addresses.get(usize::from(last) % ADDRESSES), addr, || {
+            ip(addr)
+        })
+    }
+}
+
+/// What is kept at a place for a key, else what `make` gives, which is then kept.
+fn kept<K: PartialEq>(
+    place: Option<&ArcSwapOption<(K, Value)>>,
+    key: K,
+    make: impl FnOnce() -> Result<Value, Misfit>,
+) -> Result<Value, Misfit> {
+    if let Some(known) = place.map(ArcSwapOption::load)
+        && let Some((of, value)) = known.as_deref()
+        && *of == key
+    {
+        return Ok(value.clone());
+    }
+    let value = make()?;
+    if let Some(place) = place {
+        place.store(Some(Arc::new((key, value.clone()))));
+    }
+    Ok(value)
 }

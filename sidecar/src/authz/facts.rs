@@ -160,6 +160,19 @@ pub struct Needs {
     pub text: String,
 }
 
+/// What the shadow set would have answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Would {
+    /// The answer.
+    pub verdict: Verdict,
+    /// Why.
+    pub reason: Reason,
+    /// The `@id`s of its policies that would have made it.
+    pub rules: Vec<Arc<str>>,
+    /// The version of the shadow set.
+    pub version: Arc<str>,
+}
+
 /// A decision. The same facts and the same policies always give the same one; lists are sorted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decision {
@@ -180,6 +193,10 @@ pub struct Decision {
     pub errors: u32,
     /// The `@id`s of the shadow policies that would have turned the verdict, had they been in force.
     pub shadow: Vec<Arc<str>>,
+    /// What the shadow set would have answered, where that is another verdict.
+    pub would: Option<Box<Would>>,
+    /// The `@reason` of the first of `rules` that has one.
+    pub text: Option<Arc<str>>,
     /// Whether a policy that made the decision asks to have it recorded whatever the sampling (`@audit`).
     pub audit: bool,
 }
@@ -196,6 +213,8 @@ impl Decision {
             route: None,
             errors: 0,
             shadow: Vec::new(),
+            would: None,
+            text: None,
             audit: false,
         }
     }

@@ -19,6 +19,8 @@ pub(super) struct Rule {
     /// `@mode("shadow")`.
     pub(super) shadow: bool,
     pub(super) audit: Audit,
+    /// `@reason`.
+    pub(super) reason: Option<Arc<str>>,
     /// Its conditions together, without its scope; `None` when there are none, and its scope alone decides.
     pub(super) condition: Option<Expression>,
     pub(super) uses: Uses,

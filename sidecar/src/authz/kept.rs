@@ -6,10 +6,11 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use cedar_policy::{Entities, EntityUid};
+use cedar_policy::Entities;
+use cedar_policy_core::ast::EntityUIDEntry;
 use spiffe::SpiffeId;
 
-use super::entities::Misfit;
+use super::entities::{Misfit, Names};
 use super::expr::Uses;
 use super::facts::{Principal, User};
 use super::index::Slice;
@@ -25,7 +26,7 @@ const USERS: usize = 256;
 #[derive(Debug)]
 pub(super) struct Prepared {
     pub(super) slice: Slice,
-    pub(super) principal: EntityUid,
+    pub(super) principal: EntityUIDEntry,
     /// Peer, action and service.
     pub(super) entities: Entities,
 }
@@ -89,6 +90,8 @@ pub(super) struct KnownUser {
     prepared: Arc<Prepared>,
     user: User,
     uses: Uses,
+    /// As the context names them.
+    pub(super) names: Names,
     pub(super) entities: Entities,
 }
 
@@ -116,7 +119,7 @@ impl KeptUsers {
         prepared: &Arc<Prepared>,
         user: &User,
         uses: Uses,
-        make: impl FnOnce() -> Result<Entities, Misfit>,
+        make: impl FnOnce() -> Result<(Names, Entities), Misfit>,
     ) -> Result<Arc<KnownUser>, Misfit> {
         let hash = self.hasher.hash_one((Arc::as_ptr(prepared).addr(), user, uses));
         let slot = usize::try_from(hash).unwrap_or_default() % USERS;
@@ -128,11 +131,13 @@ impl KeptUsers {
         {
             return Ok(known);
         }
+        let (names, entities) = make()?;
         let made = Arc::new(KnownUser {
             prepared: Arc::clone(prepared),
             user: user.clone(),
             uses,
-            entities: make()?,
+            names,
+            entities,
         });
         if let Some(slot) = slot {
             slot.store(Some(Arc::clone(&made)));

@@ -10,6 +10,7 @@ use cedar_policy::Schema;
 
 use super::compile::compile;
 use super::decide::Policies;
+use super::describe::facts;
 use super::model::{Model, PolicyError};
 use super::parse::{Parsings, Source, is_test};
 use super::problem::{PolicyProblem, Problems};
@@ -121,6 +122,24 @@ pub fn test(model: &Model, files: &[(PathBuf, String)]) -> Result<Tested, Vec<Po
                 outcomes,
                 policies,
             })
+        },
+        files,
+    )
+}
+
+/// What other programs need to reason about a set, beside its schema: services, workloads, groups, routes, roles, ports, and
+/// which policies are in force and which are only watched.
+///
+/// # Errors
+/// The problems that `load` would report, but for tests that fail.
+pub fn describe(model: &Model, files: &[(PathBuf, String)]) -> Result<serde_json::Value, Vec<PolicyProblem>> {
+    apart(
+        |problems| {
+            let mesh = mesh(model, problems)?;
+            let source = Source::new(files);
+            let set = checked(&mesh, &source, problems)?;
+            let version = version(&mesh.schema_text, files);
+            Some(facts(model, &mesh.world, &set, &version))
         },
         files,
     )

@@ -10,9 +10,11 @@
 mod cases;
 mod compile;
 mod decide;
+mod describe;
 mod entities;
 mod expr;
 mod facts;
+mod format;
 mod index;
 mod kept;
 mod load;
@@ -28,8 +30,11 @@ mod validate;
 mod world;
 
 pub use decide::Policies;
-pub use facts::{ClaimValue, Decision, Facts, HttpFacts, Needs, Principal, Reason, User, Verdict, What};
-pub use load::{Checked, check, load, test};
+pub use facts::{
+    ClaimValue, Decision, Facts, HttpFacts, Needs, Principal, Reason, User, Verdict, What, Would,
+};
+pub use format::format;
+pub use load::{Checked, check, describe, load, test};
 pub use model::{
     ClaimKind, GroupModel, HeaderModel, IssuerModel, Model, PolicyError, PortKind, RouteModel, ServiceModel,
 };

@@ -12,8 +12,10 @@ use super::expr::Reads;
 use super::problem::{Problems, Span};
 use super::scan::Scan;
 
-/// The most policies of a set.
-const MAX_POLICIES: usize = 100_000;
+/// The most policies of a set: what they cost to check grows with their number and with that of the actions.
+const MAX_POLICIES: usize = 20_000;
+/// The largest policy, in bytes.
+const MAX_POLICY: usize = 64 << 10;
 /// How deep an expression may nest, operators of a chain included: Cedar parses, validates and evaluates recursively,
 /// the last on the stack of a data worker. Cedar checks what is left of it, so too deep is an error there, never a crash.
 pub(super) const MAX_DEPTH: usize = 64;
@@ -92,6 +94,15 @@ impl<'f> Source<'f> {
     /// Every policy that can be read and named.
     pub(super) fn parse(&self, problems: &mut Problems) -> Parsings {
         let mut all = Vec::new();
+        if self.scans.iter().map(Scan::policies).sum::<usize>() > MAX_POLICIES {
+            let message = format!("there are more than {MAX_POLICIES} policies");
+            problems.whole(
+                PathBuf::new(),
+                message,
+                Some("split the mesh, or say more with fewer"),
+            );
+            return Parsings::new();
+        }
         for (at, scan) in self.scans.iter().enumerate() {
             if self.files.get(at).is_none_or(|(path, _)| is_test(path)) {
                 continue;
@@ -102,12 +113,14 @@ impl<'f> Source<'f> {
                     let hint = "use a set (`[..].contains(..)`) or several policies";
                     self.problem(problems, at, span, (message, Some(hint.to_owned())));
                 }
-                None => self.parse_file(at, &mut all, problems),
-            }
-            if all.len() > MAX_POLICIES {
-                let message = format!("there are more than {MAX_POLICIES} policies");
-                problems.whole(PathBuf::new(), message, None);
-                return Parsings::new();
+                None => match scan.larger_than(MAX_POLICY) {
+                    Some(span) => {
+                        let message = format!("this policy has more than {MAX_POLICY} bytes");
+                        let hint = "group what it lists: workloads, routes and roles can be";
+                        self.problem(problems, at, span, (message, Some(hint.to_owned())));
+                    }
+                    None => self.parse_file(at, &mut all, problems),
+                },
             }
         }
         all.sort_by_key(|parsed| (parsed.file, parsed.span));

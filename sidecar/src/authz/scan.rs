@@ -160,6 +160,32 @@ impl<'t> Scan<'t> {
         out
     }
 
+    /// How many policies the text holds: each ends with a `;`, which stands nowhere else.
+    pub(super) fn policies(&self) -> usize {
+        self.ends().count()
+    }
+
+    /// The first policy of more than so many bytes, if there is one.
+    pub(super) fn larger_than(&self, most: usize) -> Option<Span> {
+        let mut start = self.tokens.first()?.span.start;
+        let last = self.tokens.last()?.span.end;
+        for end in self.ends().chain([last]) {
+            if end.saturating_sub(start) > most {
+                return Some(Span { start, end });
+            }
+            start = end;
+        }
+        None
+    }
+
+    fn ends(&self) -> impl Iterator<Item = usize> {
+        let ends = self
+            .tokens
+            .iter()
+            .filter(|t| t.kind == Kind::Mark && self.text(**t) == ";");
+        ends.map(|token| token.span.end)
+    }
+
     /// The place where the depth first exceeds `most`, if it does. The depth is over-estimated, never under-estimated:
     /// every word or mark that can nest counts, and an element is as deep as its operators and its deepest bracket
     /// together. Work and memory are bounded by the text and by `most`.

@@ -2,12 +2,14 @@
 
 mod differential;
 mod examples;
+mod halves;
 mod loading;
 mod naming;
 mod oracle;
 mod rule;
 mod sample;
 mod scanning;
+mod trials;
 
 use std::net::IpAddr;
 use std::path::PathBuf;

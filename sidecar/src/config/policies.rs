@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use super::document::read_text;
 use super::problem::ConfigProblem;
@@ -120,10 +121,23 @@ fn unreadable(path: &Path, error: &std::io::Error) -> ConfigProblem {
 }
 
 /// The state of files and policy folders without their content: equal as long as none of them changed. A reload is due
-/// when it differs from the one in force and two looks in a row agree, so that a file that is still being written is not
-/// taken for a whole one.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Fingerprint(BTreeMap<PathBuf, Option<State>>);
+/// when it differs from the one in force, two looks in a row agree, and nothing changed a moment ago, so that a file that is
+/// still being written is not taken for a whole one.
+#[derive(Clone, Debug, Default)]
+pub struct Fingerprint {
+    states: BTreeMap<PathBuf, Option<State>>,
+    /// The last change of a file, or of a folder (something came or went). It tells how old a change is, not whether there
+    /// was one.
+    changed: Option<SystemTime>,
+}
+
+impl PartialEq for Fingerprint {
+    fn eq(&self, other: &Self) -> bool {
+        self.states == other.states
+    }
+}
+
+impl Eq for Fingerprint {}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct State {
@@ -141,17 +155,36 @@ impl Fingerprint {
         folders: impl IntoIterator<Item = &'p Path>,
     ) -> Self {
         let mut states: BTreeMap<PathBuf, Option<State>> = BTreeMap::new();
+        let mut of_folders = Vec::new();
         for file in files {
             states.insert(file.to_owned(), state(file));
         }
         for folder in folders {
             states.insert(folder.to_owned(), None);
+            of_folders.extend(state(folder));
             for path in policy_files(folder).unwrap_or_default() {
                 let state = state(&path);
                 states.insert(path, state);
             }
         }
-        Self(states)
+        let all = states.values().flatten().chain(&of_folders);
+        let changed = all.filter_map(State::changed).max();
+        Self { states, changed }
+    }
+
+    /// Whether the last change is at least so old. A change in the future (another machine's clock) is not.
+    pub fn rests(&self, now: SystemTime, least: Duration) -> bool {
+        let age = |changed| now.duration_since(changed).unwrap_or_default();
+        self.changed.is_none_or(|changed| age(changed) >= least)
+    }
+}
+
+impl State {
+    /// When content, name or rights last changed.
+    fn changed(&self) -> Option<SystemTime> {
+        let (seconds, nanos) = self.changed;
+        let since = Duration::new(u64::try_from(seconds).ok()?, u32::try_from(nanos).ok()?);
+        SystemTime::UNIX_EPOCH.checked_add(since)
     }
 }
 
@@ -277,5 +310,8 @@ mod tests {
         for pair in seen.windows(2) {
             assert_ne!(pair[0], pair[1]);
         }
+        let (last, now) = (look(), SystemTime::now());
+        let hour = Duration::from_secs(3600);
+        assert!(last.rests(now + hour, hour / 2) && !last.rests(now, hour) && !last.rests(now - hour, hour));
     }
 }

@@ -45,6 +45,7 @@ pub(super) fn read(document: &Document, text: &str) -> Option<Sidecar> {
         file: document.file.clone(),
         mesh: path("mesh", "mesh.toml"),
         policies: path("policies", "policies"),
+        shadow_policies: root.text("shadow_policies").map(|at| document.resolve(at.value)),
         addresses: Seen::all(&root, "addresses", words::address),
         identity: identity(&root),
         outbound,

@@ -27,6 +27,8 @@ pub struct Sidecar {
     pub mesh: PathBuf,
     /// The folder of policies.
     pub policies: PathBuf,
+    /// The folder of policies that are only watched.
+    pub shadow_policies: Option<PathBuf>,
     /// The pod's own addresses; empty: all addresses of the interfaces but loopback.
     pub addresses: Vec<IpAddr>,
     /// Where its identity comes from.

@@ -270,6 +270,11 @@ impl Context {
         if let (Kind::Connection, Some(decision)) = (record.kind, &record.decision) {
             self.metrics.decided(&tell::decision_labels(&record, decision));
         }
+        if let Some(decision) = &record.decision {
+            for labels in tell::shadow_labels(&record, decision).into_iter().flatten() {
+                self.metrics.would(&labels);
+            }
+        }
         self.journal.write(record);
     }
 

@@ -11,7 +11,7 @@ use crate::authz::{self, Verdict};
 use crate::forward::{Copied, Progress};
 use crate::observe::{
     Decision, DecisionLabels, Destination, Direction, Kind, Label, Need, Proven, Record, Source, Tcp, Text,
-    Timing, Tls, TraceParent, decision_id,
+    Timing, Tls, TraceParent, Would, decision_id,
 };
 use crate::snapshot::Snapshot;
 use crate::tls::{Peer, Session};
@@ -276,6 +276,9 @@ pub(super) fn undecided(verdict: &'static str, reason: &'static str, snapshot: &
         rules: Vec::new(),
         needs: None,
         shadow: Vec::new(),
+        would: None,
+        text: None,
+        audit: false,
         policy_version: Text::from(snapshot.policies.version().to_owned()),
         errors: 0,
     }
@@ -284,11 +287,7 @@ pub(super) fn undecided(verdict: &'static str, reason: &'static str, snapshot: &
 pub(super) fn as_decided(decision: &authz::Decision, snapshot: &Snapshot) -> Decision {
     let texts = |ids: &[Arc<str>]| ids.iter().map(|id| Text::from(id.to_string())).collect();
     Decision {
-        verdict: if decision.verdict == Verdict::Allow {
-            "allow"
-        } else {
-            "deny"
-        },
+        verdict: word(decision.verdict),
         reason: decision.reason.label(),
         rules: texts(&decision.rules),
         needs: decision.needs.as_ref().map(|needs| Need {
@@ -296,9 +295,43 @@ pub(super) fn as_decided(decision: &authz::Decision, snapshot: &Snapshot) -> Dec
             text: Text::from(needs.text.clone()),
         }),
         shadow: texts(&decision.shadow),
+        would: decision.would.as_deref().map(|would| Would {
+            verdict: word(would.verdict),
+            reason: would.reason.label(),
+            rules: texts(&would.rules),
+            policy_version: Text::from(Arc::clone(&would.version)),
+        }),
+        text: decision.text.clone().map(Text::from),
+        audit: decision.audit,
         policy_version: Text::from(snapshot.policies.version().to_owned()),
         errors: decision.errors,
     }
+}
+
+fn word(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Allow => "allow",
+        Verdict::Deny => "deny",
+    }
+}
+
+/// The labels under which is counted what policies in shadow, or the shadow set, would have answered: at most one of each.
+pub(super) fn shadow_labels(record: &Record, decision: &Decision) -> [Option<DecisionLabels>; 2] {
+    let counted = |would_allow: bool, reason, rule: Option<&Text>| DecisionLabels {
+        verdict: if would_allow { "would_allow" } else { "would_deny" },
+        reason,
+        rule: rule.map_or(Label::fixed(""), |rule| {
+            Label::from(Arc::<str>::from(rule.as_str()))
+        }),
+        direction: record.direction,
+        proven: record.identity_state,
+    };
+    let of_a_policy = decision.shadow.first();
+    let of_the_set = decision.would.as_ref();
+    [
+        of_a_policy.map(|rule| counted(decision.verdict == "deny", "shadow_policy", Some(rule))),
+        of_the_set.map(|would| counted(would.verdict == "allow", would.reason, would.rules.first())),
+    ]
 }
 
 /// The labels under which a decision is counted.

@@ -29,7 +29,7 @@ pub struct RequestLabels {
 /// The labels of a decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DecisionLabels {
-    /// `allow`, `deny`, `would_deny`.
+    /// `allow`, `deny`; in shadow `would_allow`, `would_deny`.
     pub verdict: &'static str,
     /// A stable label.
     pub reason: &'static str,

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use prometheus_client::encoding::text::encode;
@@ -46,6 +46,9 @@ pub struct Metrics {
     config_info: Family<3, Gauge>,
     config_reloads: Family<2, Counter>,
     process: ProcessMetrics,
+    began: Instant,
+    /// The last second, from `began` on, in which the log said what policies in shadow would have answered.
+    would_told: AtomicU64,
 }
 
 struct ProcessMetrics {
@@ -202,6 +205,8 @@ impl Metrics {
                     "When the process began, in Unix seconds",
                 ),
             },
+            began: Instant::now(),
+            would_told: AtomicU64::new(0),
             known: ArcSwap::from_pointee(KnownWorkloads::default()),
             on_scrape: Mutex::new(Vec::new()),
             registry: build.registry,
@@ -244,6 +249,21 @@ impl Metrics {
     /// Counts a decision; where a connection has many, its [`RequestMeter`] is cheaper.
     pub fn decided(&self, labels: &DecisionLabels) {
         self.decisions.get(&labels.values()).inc();
+    }
+
+    /// Counts what policies that are only watched would have answered, and says so in the log: once a second at the most,
+    /// since each request has its record.
+    pub fn would(&self, labels: &DecisionLabels) {
+        self.decided(labels);
+        let now = self.began.elapsed().as_secs() + 1;
+        if self.would_told.swap(now, Ordering::Relaxed) != now {
+            tracing::info!(
+                verdict = labels.verdict,
+                reason = labels.reason,
+                rule = labels.rule.as_str(),
+                "policies in shadow would have answered otherwise"
+            );
+        }
     }
 
     /// Tells how many tokens of an issuer were checked so far with this result: `issuer` is the configured alias, empty

@@ -18,7 +18,7 @@ pub use meters::{ConnectionMeter, DecisionLabels, RequestLabels, RequestMeter};
 pub use metrics::Metrics;
 pub use record::{
     Decision, Destination, Direction, Http, Kind, Need, Proven, Record, Source, Tcp, Timing, Tls, User,
-    decision_id,
+    Would, decision_id,
 };
 pub use series::Label;
 pub use text::Text;

@@ -283,11 +283,34 @@ pub struct Decision {
     /// Shadow rules that would have denied.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub shadow: Vec<Text>,
+    /// What the shadow set would have answered, where that is something else.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub would: Option<Would>,
+    /// The `@reason` of the rule that decided.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text: Option<Text>,
+    /// Whether a rule that decided asks for the record (`@audit`): it is kept whatever is sampled.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub audit: bool,
     /// The version of the policy set.
     pub policy_version: Text,
     /// Rules that failed to evaluate; a failing forbid denies, a failing permit does not permit.
     #[serde(skip_serializing_if = "is_zero")]
     pub errors: u32,
+}
+
+/// What the shadow set would have answered.
+#[derive(Clone, Debug, Serialize)]
+pub struct Would {
+    /// `allow` or `deny`.
+    pub verdict: &'static str,
+    /// A stable label.
+    pub reason: &'static str,
+    /// The `@id`s of the rules that would have decided.
+    #[serde(flatten, serialize_with = "rules")]
+    pub rules: Vec<Text>,
+    /// The version of the shadow set.
+    pub policy_version: Text,
 }
 
 /// The permit that would have been needed.
@@ -468,6 +491,9 @@ mod tests {
             rules: vec!["web-reads".into()],
             needs: None,
             shadow: vec![],
+            would: None,
+            text: None,
+            audit: false,
             policy_version: "abc".into(),
             errors: 0,
         });
@@ -501,6 +527,9 @@ mod tests {
                 rules,
                 needs: None,
                 shadow: vec![],
+                would: None,
+                text: None,
+                audit: false,
                 policy_version: "abc".into(),
                 errors: 0,
             };

@@ -1,5 +1,6 @@
 //! From settings to rooms: what was loaded enters, the shared state of the process leaves, with nothing running yet.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -51,11 +52,16 @@ pub(super) fn build(loaded: Loaded) -> Result<Arc<State>, ServerError> {
     let (policies, trouble) = match first_policies(&sidecar, &mesh) {
         Ok(policies) => (policies, None),
         // A sidecar that does not start would leave its service without an answer that says why; one that denies does not.
-        Err(trouble) => (Arc::new(Policies::deny_all()), Some(trouble)),
+        Err(trouble) => (Policies::deny_all(), Some(trouble)),
     };
     if trouble.is_none() && policies.count() == 0 {
         tracing::warn!(folder = %sidecar.policies.display(), "{NO_POLICY}");
     }
+    let (shadow, shadow_trouble) = match shadow(&sidecar, &mesh) {
+        Ok(shadow) => (shadow, None),
+        Err(trouble) => (None, Some(trouble)),
+    };
+    let policies = Arc::new(policies.with_shadow(shadow));
     feed(&metrics, &authn);
     metrics.set_known(KnownWorkloads::new(mesh.known_workloads()));
     metrics.config_info(&mesh.hash, policies.version(), env!("CARGO_PKG_VERSION"));
@@ -86,7 +92,9 @@ pub(super) fn build(loaded: Loaded) -> Result<Arc<State>, ServerError> {
         probe,
         options,
     };
-    Ok(State::new(Arc::new(ctx), sidecar, trouble, shown))
+    let state = State::new(Arc::new(ctx), sidecar, trouble, shown);
+    super::reload::tell_shadow(&state, shadow_trouble);
+    Ok(state)
 }
 
 /// An empty set is a good one: it allows nothing. Nobody means that for long.
@@ -159,22 +167,47 @@ fn options(sidecar: &Sidecar, dial: DialOptions, public: Option<&PublicServer>) 
     }
 }
 
-fn first_policies(sidecar: &Sidecar, mesh: &Mesh) -> Result<Arc<Policies>, String> {
+fn first_policies(sidecar: &Sidecar, mesh: &Mesh) -> Result<Policies, String> {
     policies(sidecar, mesh).inspect_err(|trouble| {
         tracing::error!(%trouble, "no policy set could be loaded: every request is denied until one can");
     })
 }
 
 /// Reads and checks the policy folder against a mesh file.
+fn policies(sidecar: &Sidecar, mesh: &Mesh) -> Result<Policies, String> {
+    folder(&sidecar.policies, sidecar, mesh)
+}
+
+/// The same for the folder that is only watched, where there is one.
+fn shadow(sidecar: &Sidecar, mesh: &Mesh) -> Result<Option<Arc<Policies>>, String> {
+    let loaded = sidecar
+        .shadow_policies
+        .as_deref()
+        .map(|path| folder(path, sidecar, mesh));
+    Ok(loaded.transpose()?.map(Arc::new))
+}
+
+fn folder(path: &Path, sidecar: &Sidecar, mesh: &Mesh) -> Result<Policies, String> {
+    checked(&read(path)?, sidecar, mesh)
+}
+
+/// The files of a policy folder.
+pub(super) type Files = Vec<(PathBuf, String)>;
+
+/// Reads a policy folder.
+///
+/// # Errors
+/// Why it cannot be read whole.
+pub(super) fn read(path: &Path) -> Result<Files, String> {
+    read_policies(path).map_err(|problem| problem.to_string())
+}
+
+/// Checks what was read against a mesh file.
 ///
 /// # Errors
 /// Every problem, a line each.
-pub(super) fn policies(sidecar: &Sidecar, mesh: &Mesh) -> Result<Arc<Policies>, String> {
-    let files = read_policies(&sidecar.policies).map_err(|problem| problem.to_string())?;
-    match load(&mesh.authz_model(), &files, &sidecar.service) {
-        Ok(policies) => Ok(Arc::new(policies)),
-        Err(problems) => Err(lines(&problems)),
-    }
+pub(super) fn checked(files: &Files, sidecar: &Sidecar, mesh: &Mesh) -> Result<Policies, String> {
+    load(&mesh.authz_model(), files, &sidecar.service).map_err(|problems| lines(&problems))
 }
 
 /// As the problems of other files are told: the hint is marked as one. What Cedar finds once for each kind of request is one

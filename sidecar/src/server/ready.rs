@@ -26,6 +26,8 @@ struct Notes {
     draining: bool,
     /// Why the last set of files was refused.
     refused: Option<String>,
+    /// Why the last shadow set was refused.
+    shadow_refused: Option<String>,
     /// Whether a good set was ever in force.
     files_good: bool,
     /// The redirect as last seen; `None` before the first look.
@@ -79,7 +81,16 @@ impl State {
     }
 
     pub(super) fn refused(&self) -> bool {
-        self.notes().refused.is_some()
+        let notes = self.notes();
+        notes.refused.is_some() || notes.shadow_refused.is_some()
+    }
+
+    /// Notes why the shadow set was refused, or that it was not; whether a refusal is news.
+    pub(super) fn shadow_seen(&self, trouble: Option<&str>) -> bool {
+        let mut notes = self.notes();
+        let news = trouble.is_some() && notes.shadow_refused.as_deref() != trouble;
+        notes.shadow_refused = trouble.map(str::to_owned);
+        news
     }
 
     /// Notes the certificate of `public` ports that is in force now; whether it is another one.
@@ -160,6 +171,12 @@ impl State {
             "enforced_here": snapshot.policies.enforced(),
             "generation": snapshot.generation,
             "refused": notes.refused,
+            "shadow": self.sidecar.shadow_policies.as_ref().map(|folder| json!({
+                "folder": folder,
+                "version": snapshot.policies.shadow().map(|shadow| shadow.version()),
+                "policies": snapshot.policies.shadow().map(|shadow| shadow.count()),
+                "refused": notes.shadow_refused,
+            })),
         })
     }
 
@@ -263,6 +280,10 @@ impl AdminState for State {
                 "the changed certificate of public ports was refused, and the one before is shown: see the log"
                     .to_owned(),
             );
+        }
+        if notes.shadow_refused.is_some() {
+            // Nothing that decides is missing, so it is ready all the same.
+            reasons.push("the shadow policies were refused: see the log".to_owned());
         }
         Readiness { ready, reasons }
     }

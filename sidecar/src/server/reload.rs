@@ -1,56 +1,73 @@
 //! Files that change while the sidecar runs: mesh file, policies, issuers' CA files. A good set is put in force whole; a
 //! bad one changes nothing, and log, metrics and readiness say why.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::task::spawn_blocking;
 
+use crate::authz::Policies;
 use crate::config::{ConfigProblem, Fingerprint, Mesh, load_mesh_after};
 use crate::observe::KnownWorkloads;
 
-use super::build;
+use super::build::{self, Files};
 use super::ready::State;
 
-/// Time between two looks. Two that agree make a change, so that a file in the middle of being written is not taken for whole.
-const LOOK: Duration = Duration::from_millis(200);
+/// Time between two looks, and between two while a change has yet to come to rest.
+const LOOK: Duration = Duration::from_millis(100);
+const LOOK_AGAIN: Duration = Duration::from_millis(40);
+/// How long a change must be past before it is taken, so that a file in the middle of being written is not taken for whole;
+/// by the files' own times, and, where another machine's clock stamps them, by ours.
+const REST: Duration = Duration::from_millis(150);
+const REST_BY_OUR_CLOCK: Duration = Duration::from_millis(200);
 /// How long a good set waits for the keys of issuers that are new in it.
 const KEYS: Duration = Duration::from_millis(500);
 /// After a refused set the files are looked at afresh this often even when nothing changed: what they refer to may have.
-const AGAIN: u32 = 50;
+const AGAIN: Duration = Duration::from_secs(10);
 
 /// Looks until the process ends.
 pub(super) async fn watch(state: Arc<State>) {
     // What was read at the start may have changed before anyone looked: the first look compares contents.
     let (mut in_force, mut first) = (None, true);
     let mut last = fingerprint(&state).await;
-    let mut looks_since_refusal = 0;
+    let mut seen_first = Instant::now();
+    let mut loaded_last = Instant::now();
+    let mut pause = LOOK;
     loop {
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(pause).await;
         let now = fingerprint(&state).await;
-        let settled = now == last;
-        last.clone_from(&now);
-        looks_since_refusal += 1;
-        let again = state.refused() && looks_since_refusal >= AGAIN;
-        if !settled || (in_force.as_ref() == Some(&now) && !again) {
+        let agree = now == last;
+        if !agree {
+            seen_first = Instant::now();
+            last.clone_from(&now);
+        }
+        let again = state.refused() && loaded_last.elapsed() >= AGAIN;
+        if in_force.as_ref() == Some(&now) && !again {
+            pause = LOOK;
             continue;
         }
-        let reloading = Arc::clone(&state);
+        pause = LOOK_AGAIN;
+        let rests = now.rests(SystemTime::now(), REST) || seen_first.elapsed() >= REST_BY_OUR_CLOCK;
+        if !agree || !rests {
+            continue;
+        }
+        let (reloading, seen) = (Arc::clone(&state), now.clone());
         // Parsing and validating a large set takes long enough to hold up everything else on this thread.
-        let loaded = spawn_blocking(move || load(&reloading)).await;
-        if fingerprint(&state).await != now {
+        let loaded = spawn_blocking(move || load(&reloading, &seen)).await;
+        let loaded = match loaded {
             // Written once more while it was read: what was read may be half of each.
-            continue;
-        }
+            Ok(None) => continue,
+            Ok(Some(loaded)) => loaded,
+            Err(error) => Err(format!("loading failed: {error}")),
+        };
         in_force = Some(now);
-        looks_since_refusal = 0;
+        loaded_last = Instant::now();
         match loaded {
-            Ok(Ok(set)) if first && set.is_in_force(&state) => {}
-            Ok(Err(_)) if first && state.refused() => {}
-            Ok(Ok(set)) => apply(&state, set).await,
-            Ok(Err(trouble)) => refuse(&state, trouble),
-            Err(error) => refuse(&state, format!("loading failed: {error}")),
+            Ok(set) if first && set.is_in_force(&state) => {}
+            Err(_) if first && state.refused() => {}
+            Ok(set) => apply(&state, set).await,
+            Err(trouble) => refuse(&state, trouble),
         }
         first = false;
     }
@@ -79,27 +96,52 @@ fn look(state: &State) -> Fingerprint {
     );
     Fingerprint::of(
         files.iter().map(PathBuf::as_path),
-        [Path::new(&state.sidecar.policies)],
+        [
+            Some(&state.sidecar.policies),
+            state.sidecar.shadow_policies.as_ref(),
+        ]
+        .into_iter()
+        .flatten()
+        .map(PathBuf::as_path),
     )
 }
 
 /// A set that was checked as far as files go.
 struct Set {
     mesh: Arc<Mesh>,
-    policies: Arc<crate::authz::Policies>,
+    policies: Arc<Policies>,
+    /// Why the shadow set is still the one before.
+    shadow_trouble: Option<String>,
 }
 
 impl Set {
     fn is_in_force(&self, state: &State) -> bool {
         let snapshot = state.ctx.current.load();
-        snapshot.mesh.hash == self.mesh.hash && snapshot.policies.version() == self.policies.version()
+        let shadow = |policies: &Policies| policies.shadow().map(|shadow| shadow.version().to_owned());
+        snapshot.mesh.hash == self.mesh.hash
+            && snapshot.policies.version() == self.policies.version()
+            && shadow(&snapshot.policies) == shadow(&self.policies)
     }
 }
 
-fn load(state: &State) -> Result<Set, String> {
+/// Reads everything; `None` when it was changed meanwhile, so that what was read may be part of the one and part of the
+/// other. What takes its time, the checking, comes after that.
+fn load(state: &State, seen: &Fingerprint) -> Option<Result<Set, String>> {
     let sidecar = &state.sidecar;
     let in_force = Arc::clone(&state.ctx.current.load().mesh);
-    let mesh = load_mesh_after(&sidecar.mesh, &in_force).map_err(|problems| lines(&problems))?;
+    let mesh = load_mesh_after(&sidecar.mesh, &in_force).map_err(|problems| lines(&problems));
+    let policies = build::read(&sidecar.policies);
+    let shadow = sidecar.shadow_policies.as_deref().map(build::read);
+    (look(state) == *seen).then(|| checked(state, mesh?, &policies?, shadow))
+}
+
+fn checked(
+    state: &State,
+    mesh: Mesh,
+    policies: &Files,
+    shadow: Option<Result<Files, String>>,
+) -> Result<Set, String> {
+    let sidecar = &state.sidecar;
     if mesh.service(&sidecar.service).is_none() {
         let file = sidecar.mesh.display();
         return Err(format!(
@@ -107,11 +149,37 @@ fn load(state: &State) -> Result<Set, String> {
             sidecar.service
         ));
     }
-    let policies = build::policies(sidecar, &mesh)?;
+    let policies = build::checked(policies, sidecar, &mesh)?;
+    let shadow = shadow.map(|files| build::checked(&files?, sidecar, &mesh));
+    let (shadow, shadow_trouble) = match shadow.transpose() {
+        Ok(shadow) => (shadow.map(Arc::new), None),
+        // A set that is only watched holds up none that decides.
+        Err(trouble) => (state.ctx.current.load().policies.shadow().cloned(), Some(trouble)),
+    };
     Ok(Set {
         mesh: Arc::new(mesh),
-        policies,
+        policies: Arc::new(policies.with_shadow(shadow)),
+        shadow_trouble,
     })
+}
+
+/// Says what became of the shadow set.
+pub(super) fn tell_shadow(state: &State, trouble: Option<String>) {
+    if state.sidecar.shadow_policies.is_none() {
+        return;
+    }
+    let result = if trouble.is_some() { "refused" } else { "ok" };
+    state.ctx.metrics.config_reloaded("shadow_policies", result);
+    if state.shadow_seen(trouble.as_deref()) {
+        let trouble = trouble.unwrap_or_default();
+        tracing::error!(%trouble, "shadow policies were refused; what decides is not touched, and the ones before are still watched");
+    } else if let Some(shadow) = state.ctx.current.load().policies.shadow() {
+        tracing::info!(
+            policies = shadow.count(),
+            version = shadow.version(),
+            "shadow policies are watched"
+        );
+    }
 }
 
 fn lines(problems: &[ConfigProblem]) -> String {
@@ -146,6 +214,7 @@ async fn apply(state: &State, set: Set) {
     }
     ctx.current.set_files(set.policies, set.mesh);
     state.files_taken();
+    tell_shadow(state, set.shadow_trouble);
 }
 
 fn refuse(state: &State, trouble: String) {

@@ -1,7 +1,9 @@
 //! A load of HTTP/1.1 requests that never retries: what was sent and not answered is a failure. Ends with one JSON line.
 //!
 //! `hopguard-load --url http://orders:8080/ --connections 64 --seconds 60 [--requests N] [--header 'name: value']...
-//! [--method POST] [--body-bytes N] [--new-connections] [--pause-ms N]`
+//! [--method POST] [--body-bytes N] [--new-connections] [--pause-ms N] [--traced]`
+//!
+//! With `--traced` each request has a trace of its own, and the line says under `answers` how each was answered.
 //!
 //! With `--pause-ms` a connection stands idle after each answer, for up to so long.
 
@@ -31,6 +33,7 @@ struct Options {
     requests: u64,
     new_connections: bool,
     pause: Duration,
+    traced: bool,
 }
 
 #[derive(Default)]
@@ -42,6 +45,8 @@ struct Tally {
     opened: u64,
     errors: Vec<String>,
     micros: Vec<u32>,
+    /// Trace ids and statuses.
+    answers: Vec<(String, u16)>,
 }
 
 fn main() -> ExitCode {
@@ -81,10 +86,15 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Options, String> {
         requests: u64::MAX,
         new_connections: false,
         pause: Duration::ZERO,
+        traced: false,
     };
     while let Some(flag) = args.next() {
         if flag == "--new-connections" {
             options.new_connections = true;
+            continue;
+        }
+        if flag == "--traced" {
+            options.traced = true;
             continue;
         }
         let value = args.next().ok_or_else(|| format!("{flag} needs a value"))?;
@@ -141,6 +151,7 @@ async fn run(options: &Options) -> Tally {
         all.opened += one.opened;
         all.errors.extend(one.errors);
         all.micros.extend(one.micros);
+        all.answers.extend(one.answers);
         for (status, count) in one.statuses {
             *all.statuses.entry(status).or_default() += count;
         }
@@ -191,8 +202,11 @@ async fn worker(options: Options, end: tokio::time::Instant, left: Arc<AtomicU64
         }
         let started = Instant::now();
         tally.sent += 1;
-        match tokio::time::timeout(Duration::from_secs(30), exchange(&mut sender, &options)).await {
+        let trace = options.traced.then(|| format!("{seed:016x}{:016x}", tally.sent));
+        let exchanged = exchange(&mut sender, &options, trace.as_deref());
+        match tokio::time::timeout(Duration::from_secs(30), exchanged).await {
             Ok(Ok((status, keep))) => {
+                tally.answers.extend(trace.map(|trace| (trace, status)));
                 tally.answered += 1;
                 *tally.statuses.entry(status).or_default() += 1;
                 tally
@@ -235,13 +249,21 @@ async fn open(options: &Options) -> Result<SendRequest<Body>, String> {
     Ok(sender)
 }
 
-async fn exchange(sender: &mut SendRequest<Body>, options: &Options) -> Result<(u16, bool), hyper::Error> {
+async fn exchange(
+    sender: &mut SendRequest<Body>,
+    options: &Options,
+    trace: Option<&str>,
+) -> Result<(u16, bool), hyper::Error> {
     let mut request = http::Request::builder()
         .method(options.method.as_str())
         .uri(options.path.as_str())
         .header("host", options.authority.as_str());
     for (name, value) in &options.headers {
         request = request.header(name.as_str(), value.as_str());
+    }
+    if let Some(trace) = trace {
+        // W3C Trace Context, 3.2: version, trace, parent, flags.
+        request = request.header("traceparent", format!("00-{trace}-00000000000000aa-01"));
     }
     let Ok(request) = request.body(Full::new(options.body.clone())) else {
         return Ok((0, false));
@@ -277,6 +299,7 @@ fn report(mut tally: Tally, took: Duration) -> String {
         "sent": tally.sent, "answered": tally.answered, "failed": tally.failed, "statuses": tally.statuses,
         "connections_opened": tally.opened, "seconds": took.as_secs_f64(),
         "p50_us": at(0.5), "p90_us": at(0.9), "p99_us": at(0.99), "max_us": at(1.0), "errors": tally.errors,
+        "answers": tally.answers,
     })
     .to_string()
 }

@@ -58,9 +58,9 @@ impl Reading<'_, '_, '_> {
     }
 
     /// `None` when something was wrong and said.
-    fn case(&mut self, test: CaseText, users: &BTreeMap<String, UserText>) -> Option<Case> {
+    fn case(&mut self, mut test: CaseText, users: &BTreeMap<String, UserText>) -> Option<Case> {
         let peer = self.peer(&test.peer)?;
-        let (service, ask) = match (test.request, test.connect) {
+        let (service, ask) = match (test.request.take(), test.connect.take()) {
             (Some(request), None) => self.request(request.into_inner(), test.user.as_ref(), users, &peer)?,
             (None, Some(connect)) => self.connect(connect.into_inner(), test.user.as_ref(), &peer)?,
             _ => {
@@ -69,13 +69,7 @@ impl Reading<'_, '_, '_> {
                 return None;
             }
         };
-        let expect = self.expect(
-            &test.expect,
-            [test.rule, test.shadow],
-            test.reason,
-            test.status,
-            &ask,
-        )?;
+        let expect = self.expect(&test, &ask)?;
         Some(Case {
             file: self.file,
             span: span(test.name.span()),
@@ -328,14 +322,8 @@ impl Reading<'_, '_, '_> {
         })
     }
 
-    fn expect(
-        &mut self,
-        verdict: &Spanned<String>,
-        [rules, shadow]: [Option<Spanned<Words>>; 2],
-        reason: Option<Spanned<String>>,
-        status: Option<Spanned<u16>>,
-        ask: &Ask,
-    ) -> Option<Expect> {
+    fn expect(&mut self, test: &CaseText, ask: &Ask) -> Option<Expect> {
+        let verdict = &test.expect;
         let expected = match verdict.get_ref().as_str() {
             "allow" => Verdict::Allow,
             "deny" => Verdict::Deny,
@@ -345,11 +333,11 @@ impl Reading<'_, '_, '_> {
                 return None;
             }
         };
-        let reason = match reason {
-            Some(text) => Some(self.reason(&text)?),
+        let reason = match &test.reason {
+            Some(text) => Some(self.reason(text)?),
             None => None,
         };
-        if let Some(status) = &status
+        if let Some(status) = &test.status
             && (ask.http.is_none() || expected == Verdict::Allow || !matches!(status.get_ref(), 401 | 403))
         {
             let message = "a status is 401 or 403, of a request that is denied".to_owned();
@@ -358,10 +346,10 @@ impl Reading<'_, '_, '_> {
         }
         Some(Expect {
             verdict: expected,
-            rules: self.ids(rules)?.unwrap_or_default(),
+            rules: self.ids(test.rule.as_ref())?.unwrap_or_default(),
             reason,
-            status: status.map(Spanned::into_inner),
-            shadow: self.ids(shadow)?,
+            status: test.status.as_ref().map(|status| *status.get_ref()),
+            shadow: self.ids(test.shadow.as_ref())?,
         })
     }
 
@@ -380,7 +368,7 @@ impl Reading<'_, '_, '_> {
     }
 
     /// Ids of policies, each of which must be there.
-    fn ids(&mut self, words: Option<Spanned<Words>>) -> Option<Option<Vec<String>>> {
+    fn ids(&mut self, words: Option<&Spanned<Words>>) -> Option<Option<Vec<String>>> {
         let Some(words) = words else { return Some(None) };
         let set = self.set;
         if let Some(unknown) = words.get_ref().0.iter().find(|id| !set.contains_key(*id)) {
@@ -389,7 +377,7 @@ impl Reading<'_, '_, '_> {
             self.wrong(words.span(), message, nearest(unknown, &all));
             return None;
         }
-        let mut ids = words.into_inner().0;
+        let mut ids = words.get_ref().0.clone();
         ids.sort_unstable();
         Some(Some(ids))
     }

@@ -199,6 +199,57 @@ fn sizes_are_bounded() {
 }
 
 #[test]
+fn what_is_too_much_is_refused_before_it_is_parsed() {
+    let policy = |at: usize| format!("@id(\"p{at}\") permit(principal, action, resource);\n");
+    // A hundred thousand policies, in files of a legal size.
+    let files: Vec<(PathBuf, String)> = (0..10)
+        .map(|file| {
+            let text = (0..10_000).map(|at| policy(file * 10_000 + at)).collect();
+            (PathBuf::from(format!("{file}.cedar")), text)
+        })
+        .collect();
+    let problems = load(&mesh(), &files, "shop/orders").unwrap_err();
+    assert_eq!(problems.len(), 1);
+    assert!(
+        shown(&problems).contains("more than 20000 policies"),
+        "{}",
+        shown(&problems)
+    );
+    // A policy of almost a megabyte; what stands before and after it is none of it.
+    let paths: Vec<String> = (0..60_000).map(|n| format!("\"/{n:09}\"")).collect();
+    let large = format!(
+        "{}@id(\"large\") permit(principal, action in Action::\"http\", resource)\nwhen {{ [{}].contains(context.path) }};\n",
+        policy(1),
+        paths.join(", ")
+    );
+    let problems = refused(&large);
+    assert_eq!(problems.len(), 1);
+    assert_eq!(problems[0].line, 1, "the place begins behind the `;` before it");
+    assert!(
+        problems[0].message.contains("more than 65536 bytes"),
+        "{}",
+        shown(&problems)
+    );
+}
+
+#[test]
+fn what_another_version_may_know_refuses_the_set() {
+    // Not taken for "no condition", nor left out: a newer control plane with an older sidecar must not match more.
+    for unknown in [
+        "@id(\"a\") permit(principal, action, resource) if { true };",
+        "@id(\"a\") permit(principal, action, resource) when { context.path matches \"x\" };",
+        "@id(\"a\") permit(principal, action, resource) when { context.now.toWeekday() == 1 };",
+        "@id(\"a\") @expires(\"2027-01-01\") permit(principal, action, resource);",
+        "@id(\"a\") permit(principal like \"spiffe://*\", action, resource);",
+        "@id(\"a\") limit(principal, action, resource);",
+        "@id(\"a\") permit(principal, action, resource, context);",
+    ] {
+        let good = "@id(\"good\") permit(principal, action, resource);\n";
+        assert!(!refused(&format!("{good}{unknown}")).is_empty(), "{unknown}");
+    }
+}
+
+#[test]
 fn depth_is_bounded_before_parsing() {
     let when = |text: String| {
         one(
@@ -236,7 +287,7 @@ fn depth_is_bounded_before_parsing() {
     ] {
         assert!(!refused(&text).is_empty());
     }
-    // As wide as you like.
+    // As wide as a policy may be.
     let wide: Vec<String> = (0..5000).map(|n| format!("\"/{n}\"")).collect();
     loaded(&when(format!("[{}].contains(context.path)", wide.join(", "))));
 }

@@ -19,7 +19,15 @@ pub(in crate::config) const SIDECAR: &[Key] = &[
         "policies",
         Kind::Text,
         Need::Default("\"policies\""),
-        "The folder of `*.cedar` files, loaded whole; sub-folders too.",
+        "The folder of `*.cedar` files, loaded whole; sub-folders too. The `*.test.toml` files beside them run at each load: \
+         a set that fails one is not loaded.",
+    ),
+    key(
+        "shadow_policies",
+        Kind::Text,
+        Need::Absent("no second set is watched"),
+        "A second folder of policies, decided after the first and never enforced: records and metrics say where its answer \
+         would have been another one.",
     ),
     key(
         "addresses",
