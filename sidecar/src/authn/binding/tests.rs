@@ -59,24 +59,40 @@ const PLAINTEXT: Sender<'static> = Sender {
     key: None,
 };
 
-#[test]
-fn a_token_counts_for_the_workload_that_it_names() {
+const NO: &str = "not_bound_to_caller";
+
+/// Claims, the claim that is configured, and what comes of it for web and for orders.
+fn each(cases: &[(String, Option<&str>, &str, &str)]) {
     let nothing = Demand::default();
     let orders = Sender {
         id: Some(&IDS[1]),
         ..web()
     };
-    let no = "not_bound_to_caller";
-    for (claims, claim, for_web, for_orders) in [
-        (format!(r#"{{"azp":"{WEB}"}}"#), None, "ok", no),
-        (format!(r#"{{"client_id":"{WEB}"}}"#), None, "ok", no),
-        (format!(r#"{{"azp":"app","client_id":"{WEB}"}}"#), None, "ok", no),
-        (format!(r#"{{"act":{{"sub":"{WEB}"}}}}"#), None, "ok", no),
+    for (claims, claim, for_web, for_orders) in cases {
+        let demand = caller(*claim);
+        assert_eq!(checked(claims, [&demand, &nothing], web()), *for_web, "{claims}");
+        assert_eq!(
+            checked(claims, [&nothing, &demand], orders),
+            *for_orders,
+            "{claims}"
+        );
+        assert_eq!(checked(claims, [&demand, &nothing], PLAINTEXT), NO, "{claims}");
+        assert_eq!(checked(claims, [&nothing, &nothing], PLAINTEXT), "ok", "{claims}");
+    }
+}
+
+#[test]
+fn a_token_counts_for_the_workload_that_it_names() {
+    each(&[
+        (format!(r#"{{"azp":"{WEB}"}}"#), None, "ok", NO),
+        (format!(r#"{{"client_id":"{WEB}"}}"#), None, "ok", NO),
+        (format!(r#"{{"azp":"app","client_id":"{WEB}"}}"#), None, "ok", NO),
+        (format!(r#"{{"act":{{"sub":"{WEB}"}}}}"#), None, "ok", NO),
         // Exchanged by orders: web, for which it was issued first, cannot use it any more.
         (
             format!(r#"{{"azp":"{WEB}","act":{{"sub":"{ORDERS}"}}}}"#),
             None,
-            no,
+            NO,
             "ok",
         ),
         // A person acts, by way of web.
@@ -84,56 +100,43 @@ fn a_token_counts_for_the_workload_that_it_names() {
             format!(r#"{{"azp":"{WEB}","act":{{"sub":"helpdesk"}}}}"#),
             None,
             "ok",
-            no,
+            NO,
         ),
         // Who acted before does not present it.
         (
             format!(r#"{{"act":{{"sub":"{ORDERS}","act":{{"sub":"{WEB}"}}}}}}"#),
             None,
-            no,
+            NO,
             "ok",
         ),
-        ("{}".to_owned(), None, no, no),
-        (format!(r#"{{"azp":"{WEB}/"}}"#), None, no, no),
-        (format!(r#"{{"azp":["{WEB}"]}}"#), None, no, no),
+        ("{}".to_owned(), None, NO, NO),
+        (format!(r#"{{"azp":"{WEB}/"}}"#), None, NO, NO),
+        (format!(r#"{{"azp":["{WEB}"]}}"#), None, NO, NO),
         (
             r#"{"azp":"spiffe://mesh.local/ns/shop/sa/WEB"}"#.to_owned(),
             None,
-            no,
-            no,
+            NO,
+            NO,
         ),
-        (r#"{"azp":""}"#.to_owned(), None, no, no),
-        (format!(r#"{{"sub":"{WEB}"}}"#), None, no, no),
-        // The configured claim alone.
-        (
-            format!(r#"{{"https://idp.example/caller":"{WEB}"}}"#),
-            Some("https://idp.example/caller"),
-            "ok",
-            no,
-        ),
+        (r#"{"azp":""}"#.to_owned(), None, NO, NO),
+        (format!(r#"{{"sub":"{WEB}"}}"#), None, NO, NO),
+    ]);
+}
+
+#[test]
+fn where_a_claim_is_configured_it_alone_names_the_caller() {
+    let url = "https://idp.example/caller";
+    each(&[
+        (format!(r#"{{"{url}":"{WEB}"}}"#), Some(url), "ok", NO),
         (
             format!(r#"{{"x":{{"y":["{ORDERS}","{WEB}"]}}}}"#),
             Some("x.y"),
             "ok",
             "ok",
         ),
-        (format!(r#"{{"azp":"{WEB}"}}"#), Some("x.y"), no, no),
-        (format!(r#"{{"z":"{WEB}"}}"#), Some("z"), no, no),
-    ] {
-        let demand = caller(claim);
-        assert_eq!(checked(&claims, [&demand, &nothing], web()), for_web, "{claims}");
-        assert_eq!(
-            checked(&claims, [&nothing, &demand], orders),
-            for_orders,
-            "{claims}"
-        );
-        assert_eq!(checked(&claims, [&demand, &nothing], PLAINTEXT), no, "{claims}");
-        assert_eq!(
-            checked(&claims, [&nothing, &nothing], PLAINTEXT),
-            "ok",
-            "{claims}"
-        );
-    }
+        (format!(r#"{{"azp":"{WEB}"}}"#), Some("x.y"), NO, NO),
+        (format!(r#"{{"z":"{WEB}"}}"#), Some("z"), NO, NO),
+    ]);
 }
 
 #[test]
