@@ -58,20 +58,13 @@ impl Issuer {
         counts: Arc<TokenCounts>,
         since: u64,
     ) -> Self {
-        let rules = Rules {
-            algorithms: options.algorithms.iter().copied().collect(),
-            types: TokenTypes::user(),
-            issuer: Some(options.issuer.clone()),
-            audiences: options.audiences.clone(),
-            leeway: i64::try_from(options.leeway.min(MAX_LEEWAY).as_secs()).unwrap_or(0),
-        };
         Self {
             alias: Arc::from(options.alias.as_str()),
             issuer: Arc::from(options.issuer.as_str()),
             source,
             counts,
             mapping: Mapping::new(&options),
-            rules,
+            rules: rules(&options),
             since,
             options,
             retired: AtomicBool::new(false),
@@ -102,6 +95,17 @@ impl Issuer {
 
     pub(super) fn retired(&self) -> bool {
         self.retired.load(Ordering::Acquire)
+    }
+}
+
+/// What tokens of an issuer must be.
+pub(super) fn rules(options: &IssuerOptions) -> Rules {
+    Rules {
+        algorithms: options.algorithms.iter().copied().collect(),
+        types: TokenTypes::user(),
+        issuer: Some(options.issuer.clone()),
+        audiences: options.audiences.clone(),
+        leeway: i64::try_from(options.leeway.min(MAX_LEEWAY).as_secs()).unwrap_or(0),
     }
 }
 

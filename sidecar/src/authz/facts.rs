@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use spiffe::SpiffeId;
 
+use super::inputs::Inputs;
+
 /// Who the peer is.
 #[derive(Clone, Copy, Debug)]
 pub enum Principal<'a> {
@@ -170,6 +172,8 @@ pub struct Decision {
     pub shadow: Vec<Arc<str>>,
     /// Whether a policy that made the decision asks to have it recorded whatever the sampling (`@audit`).
     pub audit: bool,
+    /// What it was made on, for a denial and where a policy asks for a record: what the policies of the slice read.
+    pub inputs: Option<Arc<Inputs>>,
 }
 
 impl Decision {
@@ -185,6 +189,7 @@ impl Decision {
             errors: 0,
             shadow: Vec::new(),
             audit: false,
+            inputs: None,
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use cedar_policy::{Entities, EntityUid};
@@ -13,6 +13,7 @@ use super::entities::Misfit;
 use super::expr::Uses;
 use super::facts::{Principal, User};
 use super::index::Slice;
+use super::names::Names;
 
 /// The most (peer, action) pairs whose slice is kept, and the most rules in kept slices together. Past them slices are
 /// found anew for each decision.
@@ -25,6 +26,8 @@ const USERS: usize = 256;
 #[derive(Debug)]
 pub(super) struct Prepared {
     pub(super) slice: Slice,
+    /// What the rules of the slice name, once somebody asks.
+    pub(super) names: OnceLock<Names>,
     pub(super) principal: EntityUid,
     /// Peer, action and service.
     pub(super) entities: Entities,

@@ -9,7 +9,7 @@ use cedar_policy::Schema;
 
 use super::compile::compile;
 use super::decide::Policies;
-use super::model::{Model, PolicyError};
+use super::model::{GroupModel, Model, PolicyError};
 use super::parse::{Parsings, Source};
 use super::problem::{PolicyProblem, Problems};
 use super::rules::{Placed, findings, fits};
@@ -138,7 +138,7 @@ fn apart<T: Send>(
     })
 }
 
-/// The mesh, with its schema as text and as Cedar's value.
+/// The mesh, with its schema as Cedar's value, and as the text that the version counts.
 struct Mesh {
     world: World,
     schema_text: String,
@@ -164,10 +164,16 @@ fn try_mesh(model: &Model) -> Result<Mesh, PolicyError> {
         Some(detail) => Err(fail(detail)),
         None => Ok(Mesh {
             world,
-            schema_text,
+            schema_text: schema_text + &groups(model),
             schema,
         }),
     }
+}
+
+/// The groups as the version counts them: the schema does not say who is in them, and decisions rest on it.
+fn groups(model: &Model) -> String {
+    let group = |group: &GroupModel| format!("\n// {}: {}", group.name, group.patterns.join(" "));
+    model.groups.iter().map(group).collect()
 }
 
 /// The policies, if every one of them is good.

@@ -10,28 +10,36 @@
 mod compile;
 mod decide;
 mod entities;
+mod explain;
 mod expr;
 mod facts;
 mod index;
+mod inputs;
 mod kept;
 mod load;
 mod model;
+mod names;
 mod parse;
 mod problem;
+mod replay;
 mod route;
 mod rules;
 mod scan;
 mod schema;
 mod validate;
+mod wire;
 mod world;
 
 pub use decide::Policies;
+pub use explain::{Clause, Effect, Explanation, Judged, Miss, Nearest, Part, State, Word};
 pub use facts::{ClaimValue, Decision, Facts, HttpFacts, Needs, Principal, Reason, User, Verdict, What};
+pub use inputs::{Inputs, RequestInputs, Subject};
 pub use load::{Checked, check, load};
 pub use model::{
     ClaimKind, GroupModel, HeaderModel, IssuerModel, Model, PolicyError, PortKind, RouteModel, ServiceModel,
 };
 pub use problem::PolicyProblem;
+pub use replay::ReplayError;
 pub use schema::schema;
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use cedar_policy::{Policy, PolicyId, PolicySet};
 use miette::Diagnostic;
@@ -36,6 +37,8 @@ pub(super) type Wrong = (String, Option<String>);
 pub(super) struct Source<'f> {
     files: &'f [(PathBuf, String)],
     scans: Vec<Scan<'f>>,
+    /// Where the lines of each file end.
+    ends: Vec<Vec<usize>>,
 }
 
 impl<'f> Source<'f> {
@@ -44,6 +47,10 @@ impl<'f> Source<'f> {
         Self {
             files,
             scans: files.iter().map(|(_, text)| Scan::new(text)).collect(),
+            ends: files
+                .iter()
+                .map(|(_, text)| text.match_indices('\n').map(|(at, _)| at).collect())
+                .collect(),
         }
     }
 
@@ -55,6 +62,19 @@ impl<'f> Source<'f> {
     /// A file's text.
     pub(super) fn text(&self, file: usize) -> &'f str {
         self.files.get(file).map_or("", |(_, text)| text)
+    }
+
+    /// A file's name, without its folder: that differs between machines.
+    pub(super) fn name(&self, file: usize) -> Arc<str> {
+        let path = self.files.get(file).map(|(path, _)| path);
+        let name = path.and_then(|path| path.file_name());
+        name.map_or_else(Arc::default, |name| Arc::from(name.to_string_lossy()))
+    }
+
+    /// The line of a place, from 1.
+    pub(super) fn line(&self, file: usize, at: usize) -> usize {
+        let ends = self.ends.get(file).map_or(&[][..], Vec::as_slice);
+        ends.partition_point(|end| *end < at) + 1
     }
 
     /// Notes a problem at a place.

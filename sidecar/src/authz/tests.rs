@@ -2,6 +2,7 @@
 
 mod differential;
 mod examples;
+mod explaining;
 mod loading;
 mod naming;
 mod oracle;

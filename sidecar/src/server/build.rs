@@ -8,7 +8,7 @@ use crate::authz::{Policies, PolicyProblem, load};
 use crate::config::{Egress, Loaded, Mesh, Sidecar, read_policies};
 use crate::dial::DialOptions;
 use crate::flow::{Context, FlowOptions, Probe};
-use crate::observe::{Journal, KnownWorkloads, Label, Metrics, UserLog};
+use crate::observe::{Denials, Journal, KnownWorkloads, Label, Metrics, UserLog};
 use crate::request::Limits;
 use crate::runtime::Drain;
 use crate::services::{Resolver, ResolverOptions};
@@ -61,6 +61,7 @@ pub(super) fn build(loaded: Loaded) -> Result<Arc<State>, ServerError> {
     });
     let options = options(&sidecar, dial)?;
     let users = UserLog::new(&sidecar.log.user);
+    let denials = Denials::new(sidecar.denials);
     let (drain, probe) = (Drain::new(), Probe::default());
     let ctx = Context {
         current,
@@ -70,6 +71,7 @@ pub(super) fn build(loaded: Loaded) -> Result<Arc<State>, ServerError> {
         journal,
         metrics,
         users,
+        denials,
         drain,
         probe,
         options,
@@ -136,6 +138,7 @@ fn options(sidecar: &Sidecar, dial: DialOptions) -> Result<FlowOptions, ServerEr
         tunnel_max_age: limits.tunnel_max_age,
         streams_per_tunnel: u32::try_from(limits.streams_per_tunnel).unwrap_or(u32::MAX),
         drain_timeout: sidecar.drain_timeout,
+        record_inputs: sidecar.log.record_inputs,
         public_tls,
     })
 }
