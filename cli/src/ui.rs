@@ -22,6 +22,8 @@ pub enum Exit {
     Done = 0,
     /// The answer is no, or the operation failed.
     No = 1,
+    /// The command line is wrong.
+    Usage = 2,
     /// A file is wrong: configuration, policy, entries.
     BadFile = 3,
     /// Not permitted, or not possible on this machine.
