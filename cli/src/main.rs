@@ -1,9 +1,12 @@
 //! hopguard: the sidecar, the certificate authority, the redirect and their command line, in one binary.
 
+mod admin;
 mod ca;
+mod can;
 mod config;
 mod demo;
 mod doctor;
+mod explain;
 mod iptables;
 mod policy;
 mod process;
@@ -56,6 +59,10 @@ enum Verb {
     Token(token::Args),
     /// Check policies
     Policy(policy::Args),
+    /// Decide without traffic: may this caller, for this user, do this?
+    Can(can::Args),
+    /// Explain a refusal by its id: which policies were considered, and what the nearest one needs
+    Explain(explain::Args),
     /// Check configuration files, or write first ones
     Config(config::Args),
     /// Run a mesh of three services on this machine and watch requests cross it
@@ -91,6 +98,8 @@ fn run(verb: Verb, ui: &Ui) -> Result<Exit, Failure> {
         Verb::Svid(args) => svid::run(args, ui),
         Verb::Token(args) => token::run(args, ui),
         Verb::Policy(args) => policy::run(args, ui),
+        Verb::Can(args) => can::run(args, ui),
+        Verb::Explain(args) => explain::run(args, ui),
         Verb::Config(args) => config::run(args, ui),
         Verb::Demo(args) => demo::run(args, ui),
         Verb::Doctor(args) => doctor::run(args, ui),

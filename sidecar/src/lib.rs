@@ -35,4 +35,5 @@ pub mod server;
 pub mod services;
 pub mod snapshot;
 pub mod tls;
+pub mod tools;
 pub mod tunnel;

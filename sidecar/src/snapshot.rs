@@ -105,10 +105,5 @@ impl Current {
 }
 
 fn declared(mesh: &Mesh) -> Arc<[DeclaredHeader]> {
-    let read = mesh.headers.iter().map(|header| DeclaredHeader {
-        cedar: header.cedar_name.clone(),
-        name: header.name.clone(),
-        list: header.list,
-    });
-    read.collect()
+    mesh.declared_headers().into()
 }

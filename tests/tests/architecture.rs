@@ -70,6 +70,12 @@ const SIDECAR: &[(&str, &[&str])] = &[
         ],
     ),
     ("admin", &["snapshot", "observe", "runtime"]),
+    // What the verbs of the command line ask: each answer is made by the rooms that make it in a running sidecar, the
+    // user as the flow turns it into facts included.
+    (
+        "tools",
+        &["config", "authn", "authz", "request", "services", "dial", "flow"],
+    ),
     ("server", ALL),
 ];
 

@@ -13,6 +13,7 @@ mod client;
 mod cluster;
 mod control;
 mod exec;
+mod explain;
 mod fabric;
 mod files;
 mod host_pids;
@@ -62,6 +63,8 @@ enum Verb {
     Token(exec::TokenArgs),
     /// Start, stop or signal a part of a running demo, or show what runs
     Ctl(exec::CtlArgs),
+    /// Explain a refusal of any of the demo's sidecars, by its id
+    Explain(explain::Args),
     #[command(hide = true)]
     Launch,
     #[command(hide = true)]
@@ -88,6 +91,7 @@ pub fn run(args: Args, ui: &Ui) -> Result<Exit, Failure> {
         Some(Verb::Exec(exec)) => exec::exec(exec, ui),
         Some(Verb::Token(token)) => exec::token(&token, ui),
         Some(Verb::Ctl(ctl)) => exec::ctl(&ctl, ui),
+        Some(Verb::Explain(args)) => explain::run(&args, ui),
         Some(Verb::Launch) => launch::run(ui),
         Some(Verb::Init) => init::run(ui),
         Some(Verb::PodInit(pod)) => pod_init::run(&pod, ui),

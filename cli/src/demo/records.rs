@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::files;
 use super::pods::{PODS, meshed};
+use crate::explain::by_id;
 
 /// One hop: a request or connection that a sidecar let in, or did not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -71,11 +72,11 @@ impl Records {
         let mut hops = Vec::new();
         for tail in &mut self.files {
             let pod = tail.pod;
-            hops.extend(
-                tail.lines()
-                    .iter()
-                    .filter_map(|line| hop(pod, line, &self.reasons)),
-            );
+            hops.extend(tail.lines().iter().filter_map(|line| {
+                let mut hop = hop(pod, line, &self.reasons)?;
+                hop.explain(pod, line);
+                Some(hop)
+            }));
         }
         hops
     }
@@ -146,6 +147,23 @@ fn hop(pod: &str, record: &Value, reasons: &BTreeMap<String, String>) -> Option<
             .and_then(|status| u16::try_from(status).ok()),
         trace: text("/trace_id").filter(|_| text("/kind").as_deref() == Some("request")),
     })
+}
+
+impl Hop {
+    /// Adds what the nearest policy needed, as the sidecar of `pod` explains the refusal.
+    fn explain(&mut self, pod: &str, record: &Value) {
+        let id = record.get("request_id").and_then(Value::as_str);
+        let Some(id) = id.filter(|_| self.verdict == "deny" && self.rule.is_some()) else {
+            return;
+        };
+        let explained = by_id(&files::pod_folder(pod).join("admin.sock"), id);
+        let nearest = explained.ok().and_then(|explained| explained.decision?.nearest);
+        if let Some(nearest) = nearest {
+            let colon = self.detail.as_ref().map_or("", |_| ": ");
+            let detail = self.detail.take().unwrap_or_default();
+            self.detail = Some(format!("{detail}{colon}{}", nearest.needs.join("; ")));
+        }
+    }
 }
 
 /// The last segment of a SPIFFE ID: here, the pod's name.

@@ -144,6 +144,10 @@ pub fn commands(spec: &Spec, ui: &Ui) {
             "no identity",
         ),
         (format!("{exec} --root web -- iptables -t nat -S"), "the redirect"),
+        (
+            format!("{me} demo explain{named} ID"),
+            "why, clause by clause; the id is in the answer",
+        ),
         (format!("{me} demo ctl{named} stop ca"), "traffic goes on"),
     ] {
         ui.line(format!("   {command}   {}", ui.paint(DIM, &format!("# {what}"))));

@@ -1,5 +1,6 @@
 //! What operators and machines ask the sidecar itself: health, metrics, and dumps over a unix socket. Requests enter on the
-//! control side only, JSON or metrics text leave. Nothing can be changed here, and nothing about users is shown.
+//! control side only, JSON or metrics text leave. Nothing can be changed here. About users nothing is shown, but for a
+//! refusal that is asked for by its id on the socket: there, what policies read of the user, as records show it.
 
 mod serve;
 mod socket;
@@ -25,6 +26,12 @@ pub const SECTIONS: [&str; 7] = [
 pub trait AdminState: Send + Sync + 'static {
     /// One of [`SECTIONS`] as JSON, without secrets; `None` when there is nothing to say (yet). Must not block.
     fn section(&self, name: &str) -> Option<Value>;
+
+    /// The refusal of this id, explained; or, in `Err`, how long such ids are kept. Must not block for long.
+    ///
+    /// # Errors
+    /// No such id is kept.
+    fn explain(&self, id: &str) -> Result<Value, Value>;
 
     /// Whether traffic can be served, and if not, why.
     fn readiness(&self) -> Readiness;
@@ -100,8 +107,15 @@ pub async fn serve_keys(listener: TcpListener, keys: impl Fn() -> Value + Send +
 pub async fn serve_admin(socket: AdminSocket, state: Arc<dyn AdminState>) {
     serve(socket, Bounds::admin(), move |path| {
         let name = path.strip_prefix('/')?;
+        if let Some(id) = name.strip_prefix("explain/") {
+            return Some(match state.explain(id) {
+                Ok(explained) => Answer::json(StatusCode::OK, &explained),
+                Err(unknown) => Answer::json(StatusCode::NOT_FOUND, &unknown),
+            });
+        }
         if name.is_empty() {
-            let paths: Vec<String> = SECTIONS.iter().map(|name| format!("/{name}")).collect();
+            let sections = SECTIONS.iter().chain(&["explain/ID"]);
+            let paths: Vec<String> = sections.map(|name| format!("/{name}")).collect();
             return Some(Answer::json(StatusCode::OK, &json!({"sections": paths})));
         }
         let name = SECTIONS.into_iter().find(|section| *section == name)?;

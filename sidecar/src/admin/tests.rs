@@ -24,6 +24,14 @@ impl AdminState for State {
         (name == "policy").then(|| json!({"version": "abc"}))
     }
 
+    fn explain(&self, id: &str) -> Result<Value, Value> {
+        if id == "known" {
+            Ok(json!({"id": id}))
+        } else {
+            Err(json!({"error": "no such id"}))
+        }
+    }
+
     fn readiness(&self) -> Readiness {
         self.0.lock().unwrap().clone()
     }
@@ -106,6 +114,13 @@ async fn the_socket_shows_the_sections_and_no_other() {
         (200, "{\"version\":\"abc\"}\n".to_owned())
     );
     assert_eq!(get_unix(&path, "/tunnels").await.0, 503);
+    assert_eq!(
+        get_unix(&path, "/explain/known").await,
+        (200, "{\"id\":\"known\"}\n".to_owned())
+    );
+    for unknown in ["/explain/", "/explain/other", "/explain/known/x"] {
+        assert_eq!(get_unix(&path, unknown).await.0, 404, "{unknown}");
+    }
     let (status, index) = get_unix(&path, "/").await;
     assert_eq!(status, 200);
     for name in SECTIONS {

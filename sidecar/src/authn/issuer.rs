@@ -67,26 +67,6 @@ impl Issuer {
         counts: Arc<TokenCounts>,
         since: u64,
     ) -> Self {
-        let svid = options.kind == IssuerKind::JwtSvid;
-        let allowed: Algorithms = options.algorithms.iter().copied().collect();
-        let rules = Rules {
-            // SPIFFE JWT-SVID section 2.1: the nine, and no EdDSA; section 2.3: `JWT` or `JOSE`, if anything.
-            algorithms: if svid {
-                let both = allowed.iter().filter(|a| Algorithms::JWT_SVID.contains(*a));
-                both.collect()
-            } else {
-                allowed
-            },
-            types: if svid {
-                TokenTypes::svid()
-            } else {
-                TokenTypes::user()
-            },
-            // The keys of a JWT-SVID tell whose it is.
-            issuer: (!svid).then(|| options.issuer.clone()),
-            audiences: options.audiences.clone(),
-            leeway: i64::try_from(options.leeway.min(MAX_LEEWAY).as_secs()).unwrap_or(0),
-        };
         Self {
             alias: Arc::from(options.alias.as_str()),
             issuer: Arc::from(options.issuer.as_str()),
@@ -94,7 +74,7 @@ impl Issuer {
             introspector,
             counts,
             mapping: Mapping::new(&options),
-            rules,
+            rules: rules(&options),
             since,
             options,
             retired: AtomicBool::new(false),
@@ -187,6 +167,30 @@ pub(super) fn asks_for_every_token(options: &IssuerOptions) -> bool {
         .introspection
         .as_ref()
         .is_some_and(|introspection| introspection.every_token)
+}
+
+/// What tokens of an issuer must be.
+pub(super) fn rules(options: &IssuerOptions) -> Rules {
+    let svid = options.kind == IssuerKind::JwtSvid;
+    let allowed: Algorithms = options.algorithms.iter().copied().collect();
+    Rules {
+        // SPIFFE JWT-SVID section 2.1: the nine, and no EdDSA; section 2.3: `JWT` or `JOSE`, if anything.
+        algorithms: if svid {
+            let both = allowed.iter().filter(|a| Algorithms::JWT_SVID.contains(*a));
+            both.collect()
+        } else {
+            allowed
+        },
+        types: if svid {
+            TokenTypes::svid()
+        } else {
+            TokenTypes::user()
+        },
+        // The keys of a JWT-SVID tell whose it is.
+        issuer: (!svid).then(|| options.issuer.clone()),
+        audiences: options.audiences.clone(),
+        leeway: i64::try_from(options.leeway.min(MAX_LEEWAY).as_secs()).unwrap_or(0),
+    }
 }
 
 fn check_introspection(options: &IntrospectionOptions) -> Result<(), &'static str> {

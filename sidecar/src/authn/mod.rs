@@ -29,6 +29,7 @@ mod http;
 mod introspection;
 mod issuer;
 mod issuers;
+mod judge;
 mod keys;
 mod opaque;
 mod options;
@@ -50,6 +51,7 @@ pub use claim_path::ClaimPath;
 pub use counts::{Counters, FetchCount, TokenCount};
 pub use error::{AuthnError, Blame, FetchError, FetchFault, Rejection};
 pub use hopguard_jose::{Algorithm, HttpUri, Proof, Thumbprint};
+pub use judge::{TokenFailure, issuer_of, of_claims, of_token};
 pub use opaque::is_prefix as is_token_prefix;
 pub use options::{
     AuthnOptions, CacheLimits, ClaimKind, ClaimOptions, ClientAuth, IntrospectionOptions, IssuerKind,

@@ -8,9 +8,10 @@ use cedar_policy::{Effect, Entities, Expression, Policy, Schema, pst};
 use super::decide::{Action, Actions, Set, entry};
 use super::entities::Maker;
 use super::expr;
-use super::index::{ActionKey, Audit, Index, Rule};
+use super::index::{ActionKey, Audit, Index, Origin, Rule};
 use super::kept::{KeptSlices, KeptUsers};
 use super::model::PolicyError;
+use super::names::Names;
 use super::parse::{Parsed, Parsings, Source};
 use super::problem::Span;
 use super::rules::fits;
@@ -18,6 +19,8 @@ use super::world::{METHODS, World};
 
 /// The longest `needs` of a denial, in characters.
 const MAX_LINE: usize = 300;
+/// The most permits of other services that explanations know.
+const MOST_ELSEWHERE: usize = 1000;
 
 /// Everything that a service decides with.
 pub(super) fn compile(
@@ -32,9 +35,12 @@ pub(super) fn compile(
     };
     let own = world.services.get(service).ok_or_else(unknown)?;
     let mut rules = Vec::new();
+    let mut elsewhere = Vec::new();
     for (id, parsed) in set {
         if fits(&parsed.policy.resource_constraint(), world, service, own) {
             rules.push((&parsed.policy, rule(id, parsed, source)));
+        } else if elsewhere.len() < MOST_ELSEWHERE && parsed.policy.effect() == Effect::Permit {
+            elsewhere.push((id.clone(), origin(parsed, source)));
         }
     }
     let maker = Maker::new(world)?;
@@ -45,6 +51,7 @@ pub(super) fn compile(
         service: entity,
         maker,
         index: Index::new(rules),
+        elsewhere,
         slices: KeptSlices::default(),
         users: KeptUsers::default(),
         world: Arc::clone(world),
@@ -67,6 +74,23 @@ fn rule(id: &str, parsed: &Parsed, source: &Source<'_>) -> Rule {
         uses: parsed.reads.uses,
         without_user: without_user(parsed),
         asks: asks(parsed, source),
+        names: policy
+            .to_pst()
+            .map_or_else(|_| Names::all(), |policy| Names::of(&policy)),
+        origin: origin(parsed, source),
+    }
+}
+
+/// Where a policy stands, and what it says there.
+fn origin(parsed: &Parsed, source: &Source<'_>) -> Origin {
+    let text = source
+        .scan(parsed.file)
+        .map(|scan| scan.without_comments(parsed.span));
+    Origin {
+        text: text.unwrap_or_default().into(),
+        reason: parsed.policy.annotation("reason").map(Box::from),
+        file: source.name(parsed.file),
+        line: source.line(parsed.file, parsed.span.start),
     }
 }
 
@@ -102,7 +126,7 @@ fn without_user(parsed: &Parsed) -> Option<Option<Expression>> {
 }
 
 /// The operands of a chain of `&&`, from left to right.
-fn conjuncts(expr: &Arc<pst::Expr>) -> std::vec::IntoIter<Arc<pst::Expr>> {
+pub(super) fn conjuncts(expr: &Arc<pst::Expr>) -> std::vec::IntoIter<Arc<pst::Expr>> {
     let mut left_first = Vec::new();
     let mut rest = vec![expr];
     while let Some(next) = rest.pop() {

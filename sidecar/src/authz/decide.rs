@@ -3,9 +3,9 @@
 //! it.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use cedar_policy::{Effect, Entities, Entity, EntityUid, Expression};
+use cedar_policy::{Effect, Entities, Entity, EntityUid, EvalResult, EvaluationError, Expression};
 use cedar_policy_core::ast::{self, EntityUIDEntry, Request, Value};
 use cedar_policy_core::entities::{NoEntitiesSchema, TCComputation};
 use cedar_policy_core::evaluator::Evaluator;
@@ -14,7 +14,7 @@ use cedar_policy_core::extensions::Extensions;
 use super::entities::{Maker, Misfit, record, string};
 use super::expr::Uses;
 use super::facts::{Decision, Facts, Needs, Principal, Reason, Verdict, What, Would};
-use super::index::{ActionKey, Audit, Index, PrincipalKey, Rule, Slice};
+use super::index::{ActionKey, Audit, Index, Origin, PrincipalKey, Rule, Slice};
 use super::kept::{KeptSlices, KeptUsers, KnownUser, Prepared};
 use super::route::{Router, canonical_escapes};
 use super::world::{World, method_action};
@@ -24,7 +24,7 @@ use super::world::{World, method_action};
 pub struct Policies {
     version: String,
     count: usize,
-    set: Option<Box<Set>>,
+    pub(super) set: Option<Box<Set>>,
     /// A set that is decided after this one and only watched.
     shadow: Option<Arc<Policies>>,
 }
@@ -38,6 +38,8 @@ pub(super) struct Set {
     /// The service's id, as evaluation takes it.
     pub(super) resource: EntityUIDEntry,
     pub(super) index: Index,
+    /// Permits of other services: an explanation may find that one of them was meant.
+    pub(super) elsewhere: Vec<(String, Origin)>,
     pub(super) actions: Actions,
     pub(super) slices: KeptSlices,
     pub(super) users: KeptUsers,
@@ -64,14 +66,14 @@ pub(super) struct Action {
 }
 
 /// A request that was resolved to an action.
-struct Asked<'a> {
-    place: usize,
-    action: &'a Action,
-    params: Option<Value>,
+pub(super) struct Asked<'a> {
+    pub(super) place: usize,
+    pub(super) action: &'a Action,
+    pub(super) params: Option<Value>,
 }
 
 /// What conditions are evaluated against.
-struct Evaluation<'p> {
+pub(super) struct Evaluation<'p> {
     request: Request,
     entities: Held<'p>,
 }
@@ -85,10 +87,22 @@ enum Held<'p> {
 impl Evaluation<'_> {
     /// Whether a condition holds, which none at all does; `None` when it cannot be evaluated, or gives no Boolean. The
     /// difference to `false` is what the decision rule is about.
-    fn holds(&self, condition: Option<&Expression>) -> Option<bool> {
+    pub(super) fn holds(&self, condition: Option<&Expression>) -> Option<bool> {
         let Some(condition) = condition else {
             return Some(true);
         };
+        match self.interpreted(condition).ok()?.value_kind() {
+            ast::ValueKind::Lit(ast::Literal::Bool(holds)) => Some(*holds),
+            _ => None,
+        }
+    }
+
+    /// What an expression comes to.
+    pub(super) fn value(&self, expression: &Expression) -> Result<EvalResult, Box<EvaluationError>> {
+        self.interpreted(expression).map(EvalResult::from)
+    }
+
+    fn interpreted(&self, expression: &Expression) -> Result<Value, Box<EvaluationError>> {
         let entities = match &self.entities {
             Held::Plain(entities) => entities,
             Held::WithUser(known) => &known.entities,
@@ -98,13 +112,9 @@ impl Evaluation<'_> {
             entities.as_ref(),
             Extensions::all_available(),
         );
-        let value = evaluator
-            .interpret(condition.as_ref(), &ast::SlotEnv::new())
-            .ok()?;
-        match value.value_kind() {
-            ast::ValueKind::Lit(ast::Literal::Bool(holds)) => Some(*holds),
-            _ => None,
-        }
+        evaluator
+            .interpret(expression.as_ref(), &ast::SlotEnv::new())
+            .map_err(Box::new)
     }
 }
 
@@ -205,10 +215,19 @@ impl Set {
         let Some(asked) = self.actions.resolve(&facts.what) else {
             return Decision::deny(Reason::PolicyError);
         };
+        let mut decision = self.judge(facts, &asked);
+        if decision.verdict == Verdict::Deny || decision.audit {
+            decision.inputs = Some(Arc::new(self.inputs(facts, &asked)));
+        }
+        decision
+    }
+
+    /// The decision about what was resolved, without what it was made on.
+    pub(super) fn judge(&self, facts: &Facts<'_>, asked: &Asked<'_>) -> Decision {
         let route = asked.action.route.as_ref().map(|(name, _)| Arc::clone(name));
-        let decided = self.prepared(facts.principal, &asked).and_then(|prepared| {
-            let mut decision = self.enforce(facts, &asked, &prepared)?;
-            self.shadow(facts, &asked, &prepared, &mut decision);
+        let decided = self.prepared(facts.principal, asked).and_then(|prepared| {
+            let mut decision = self.enforce(facts, asked, &prepared)?;
+            self.shadow(facts, asked, &prepared, &mut decision);
             Ok(decision)
         });
         Decision {
@@ -286,7 +305,7 @@ impl Set {
     }
 
     /// The request and the entities for one evaluation, with what the rules read.
-    fn evaluation<'p>(
+    pub(super) fn evaluation<'p>(
         &self,
         facts: &Facts<'_>,
         asked: &Asked<'_>,
@@ -318,7 +337,11 @@ impl Set {
     }
 
     /// The slice for a peer and an action, from those found before or new.
-    fn prepared(&self, principal: Principal<'_>, asked: &Asked<'_>) -> Result<Arc<Prepared>, Misfit> {
+    pub(super) fn prepared(
+        &self,
+        principal: Principal<'_>,
+        asked: &Asked<'_>,
+    ) -> Result<Arc<Prepared>, Misfit> {
         let make = || self.prepare(principal, asked.action);
         self.slices.get(principal, asked.place, make)
     }
@@ -350,6 +373,7 @@ impl Set {
         let entities = Entities::from_entities([peer, action.entity.clone(), self.service.clone()], None);
         Ok(Prepared {
             slice: self.index.slice(peer_keys, action_keys),
+            names: OnceLock::new(),
             principal,
             entities: entities.map_err(|_| Misfit)?,
         })
@@ -374,7 +398,7 @@ fn with(entities: &Entities, users: Vec<ast::Entity>) -> Result<Entities, Misfit
 
 impl Actions {
     /// The action of what is asked for: of the declared route that fits best, else the method's own.
-    fn resolve<'a>(&'a self, what: &What<'_>) -> Option<Asked<'a>> {
+    pub(super) fn resolve<'a>(&'a self, what: &What<'_>) -> Option<Asked<'a>> {
         let http = match what {
             What::Connect => return self.asked(*self.bare.get("connect")?, None),
             What::Http(http) => http,
@@ -389,7 +413,7 @@ impl Actions {
         self.asked(found.route, Some(params))
     }
 
-    fn asked(&self, place: usize, params: Option<Value>) -> Option<Asked<'_>> {
+    pub(super) fn asked(&self, place: usize, params: Option<Value>) -> Option<Asked<'_>> {
         let action = self.all.get(place)?;
         Some(Asked {
             place,
@@ -457,7 +481,7 @@ impl<'a> Tally<'a> {
 
 impl Rule {
     /// Whether everything that it asks for beside a user is there.
-    fn all_but_the_user(&self, evaluation: &Evaluation<'_>) -> bool {
+    pub(super) fn all_but_the_user(&self, evaluation: &Evaluation<'_>) -> bool {
         let rest = self.without_user.as_ref();
         rest.is_some_and(|rest| evaluation.holds(rest.as_ref()) == Some(true))
     }

@@ -48,7 +48,7 @@ struct Types {
 
 /// The entities of a token, as the context names them.
 #[derive(Debug)]
-pub(super) struct Names {
+pub(super) struct Uids {
     user: Value,
     actor: Option<Value>,
 }
@@ -158,9 +158,9 @@ impl Maker {
     }
 
     /// The user and who acts for the user, as the context names them.
-    pub(super) fn names(&self, user: &User) -> Names {
+    pub(super) fn names(&self, user: &User) -> Uids {
         let name = |subject: &str| Value::from(self.user_uid(&user.alias, subject).as_ref().clone());
-        Names {
+        Uids {
             user: name(&user.subject),
             actor: user.actor.as_deref().map(name),
         }
@@ -236,7 +236,7 @@ impl Maker {
         facts: &Facts<'_>,
         uses: Uses,
         params: Option<&Value>,
-        names: Option<&Names>,
+        names: Option<&Uids>,
     ) -> Result<ast::Context, Misfit> {
         let mut pairs = BTreeMap::new();
         if uses.context("port") {

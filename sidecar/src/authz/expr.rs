@@ -176,7 +176,7 @@ impl Reads {
 }
 
 /// The variable and the attributes that lead to an expression.
-fn chain(expr: &Expr) -> Vec<String> {
+pub(super) fn chain(expr: &Expr) -> Vec<String> {
     match expr {
         Expr::Var(Var::Principal) => vec!["principal".to_owned()],
         Expr::Var(Var::Action) => vec!["action".to_owned()],

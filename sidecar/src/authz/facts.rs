@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use spiffe::SpiffeId;
 
+use super::inputs::Inputs;
+
 /// Who the peer is.
 #[derive(Clone, Copy, Debug)]
 pub enum Principal<'a> {
@@ -199,6 +201,8 @@ pub struct Decision {
     pub text: Option<Arc<str>>,
     /// Whether a policy that made the decision asks to have it recorded whatever the sampling (`@audit`).
     pub audit: bool,
+    /// What it was made on, for a denial and where a policy asks for a record: what the policies of the slice read.
+    pub inputs: Option<Arc<Inputs>>,
 }
 
 impl Decision {
@@ -216,6 +220,7 @@ impl Decision {
             would: None,
             text: None,
             audit: false,
+            inputs: None,
         }
     }
 }

@@ -10,6 +10,7 @@ use cedar_policy::{
 };
 
 use super::expr::Uses;
+use super::names::Names;
 
 /// One policy of the own service, ready to be evaluated.
 #[derive(Debug)]
@@ -29,6 +30,21 @@ pub(super) struct Rule {
     pub(super) without_user: Option<Option<Expression>>,
     /// What it asks for when its scope matched, and when its principal did not; one line each.
     pub(super) asks: [Arc<str>; 2],
+    /// The single values that its conditions name.
+    pub(super) names: Names,
+    pub(super) origin: Origin,
+}
+
+/// A policy as it stands in its file, for people: what explanations show.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Origin {
+    /// Its text without comments.
+    pub(super) text: Box<str>,
+    /// Its `@reason`.
+    pub(super) reason: Option<Box<str>>,
+    pub(super) file: Arc<str>,
+    /// From 1.
+    pub(super) line: usize,
 }
 
 /// `@audit`.
@@ -153,6 +169,11 @@ impl Index {
             index.rules.push(rule);
         }
         index
+    }
+
+    /// Every rule, by rank.
+    pub(super) fn all(&self) -> &[Rule] {
+        &self.rules
     }
 
     /// How many rules there are.

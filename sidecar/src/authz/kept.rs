@@ -3,17 +3,18 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use cedar_policy::Entities;
 use cedar_policy_core::ast::EntityUIDEntry;
 use spiffe::SpiffeId;
 
-use super::entities::{Misfit, Names};
+use super::entities::{Misfit, Uids};
 use super::expr::Uses;
 use super::facts::{Principal, User};
 use super::index::Slice;
+use super::names::Names;
 
 /// The most (peer, action) pairs whose slice is kept, and the most rules in kept slices together. Past them slices are
 /// found anew for each decision.
@@ -26,6 +27,8 @@ const USERS: usize = 256;
 #[derive(Debug)]
 pub(super) struct Prepared {
     pub(super) slice: Slice,
+    /// What the rules of the slice name, once somebody asks.
+    pub(super) names: OnceLock<Names>,
     pub(super) principal: EntityUIDEntry,
     /// Peer, action and service.
     pub(super) entities: Entities,
@@ -91,7 +94,7 @@ pub(super) struct KnownUser {
     user: User,
     uses: Uses,
     /// As the context names them.
-    pub(super) names: Names,
+    pub(super) names: Uids,
     pub(super) entities: Entities,
 }
 
@@ -119,7 +122,7 @@ impl KeptUsers {
         prepared: &Arc<Prepared>,
         user: &User,
         uses: Uses,
-        make: impl FnOnce() -> Result<(Names, Entities), Misfit>,
+        make: impl FnOnce() -> Result<(Uids, Entities), Misfit>,
     ) -> Result<Arc<KnownUser>, Misfit> {
         let hash = self.hasher.hash_one((Arc::as_ptr(prepared).addr(), user, uses));
         let slot = usize::try_from(hash).unwrap_or_default() % USERS;

@@ -11,7 +11,7 @@ use cedar_policy::Schema;
 use super::compile::compile;
 use super::decide::Policies;
 use super::describe::facts;
-use super::model::{Model, PolicyError};
+use super::model::{GroupModel, Model, PolicyError};
 use super::parse::{Parsings, Source, is_test};
 use super::problem::{PolicyProblem, Problems};
 use super::rules::{Placed, findings, fits};
@@ -208,10 +208,16 @@ fn try_mesh(model: &Model) -> Result<Mesh, PolicyError> {
         Some(detail) => Err(fail(detail)),
         None => Ok(Mesh {
             world: Arc::new(world),
-            schema_text,
+            schema_text: schema_text + &groups(model),
             schema,
         }),
     }
+}
+
+/// The groups as the version counts them: the schema does not say who is in them, and decisions rest on it.
+fn groups(model: &Model) -> String {
+    let group = |group: &GroupModel| format!("\n// {}: {}", group.name, group.patterns.join(" "));
+    model.groups.iter().map(group).collect()
 }
 
 /// The policies, if every one of them is good.

@@ -12,33 +12,41 @@ mod compile;
 mod decide;
 mod describe;
 mod entities;
+mod explain;
 mod expr;
 mod facts;
 mod format;
 mod index;
+mod inputs;
 mod kept;
 mod load;
 mod model;
+mod names;
 mod parse;
 mod problem;
+mod replay;
 mod route;
 mod rules;
 mod scan;
 mod schema;
 mod trial;
 mod validate;
+mod wire;
 mod world;
 
 pub use decide::Policies;
+pub use explain::{Clause, Effect, Explanation, Judged, Miss, Nearest, Part, State, Word};
 pub use facts::{
     ClaimValue, Decision, Facts, HttpFacts, Needs, Principal, Reason, User, Verdict, What, Would,
 };
 pub use format::format;
+pub use inputs::{Inputs, RequestInputs, Subject};
 pub use load::{Checked, check, describe, load, test};
 pub use model::{
     ClaimKind, GroupModel, HeaderModel, IssuerModel, Model, PolicyError, PortKind, RouteModel, ServiceModel,
 };
 pub use problem::PolicyProblem;
+pub use replay::ReplayError;
 pub use schema::schema;
 pub use trial::{Covered, Outcome, Tested};
 

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use cedar_policy::{Policy, PolicyId, PolicySet};
 use miette::Diagnostic;
@@ -44,6 +45,8 @@ pub(super) type Wrong = (String, Option<String>);
 pub(super) struct Source<'f> {
     files: &'f [(PathBuf, String)],
     scans: Vec<Scan<'f>>,
+    /// Where the lines of each file end.
+    ends: Vec<Vec<usize>>,
 }
 
 impl<'f> Source<'f> {
@@ -54,6 +57,10 @@ impl<'f> Source<'f> {
             scans: files
                 .iter()
                 .map(|(path, text)| Scan::new(if is_test(path) { "" } else { text }))
+                .collect(),
+            ends: files
+                .iter()
+                .map(|(_, text)| text.match_indices('\n').map(|(at, _)| at).collect())
                 .collect(),
         }
     }
@@ -79,8 +86,20 @@ impl<'f> Source<'f> {
     /// A file's path, and the line of a place in it, from 1.
     pub(super) fn place(&self, file: usize, span: Span) -> (PathBuf, usize) {
         let path = self.files.get(file).map(|(path, _)| path.clone());
-        let before = self.text(file).get(..span.start).unwrap_or_default();
-        (path.unwrap_or_default(), before.matches('\n').count() + 1)
+        (path.unwrap_or_default(), self.line(file, span.start))
+    }
+
+    /// A file's name, without its folder: that differs between machines.
+    pub(super) fn name(&self, file: usize) -> Arc<str> {
+        let path = self.files.get(file).map(|(path, _)| path);
+        let name = path.and_then(|path| path.file_name());
+        name.map_or_else(Arc::default, |name| Arc::from(name.to_string_lossy()))
+    }
+
+    /// The line of a place, from 1.
+    pub(super) fn line(&self, file: usize, at: usize) -> usize {
+        let ends = self.ends.get(file).map_or(&[][..], Vec::as_slice);
+        ends.partition_point(|end| *end < at) + 1
     }
 
     /// Notes a problem at a place.

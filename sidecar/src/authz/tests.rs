@@ -2,6 +2,7 @@
 
 mod differential;
 mod examples;
+mod explaining;
 mod halves;
 mod loading;
 mod naming;

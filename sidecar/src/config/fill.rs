@@ -9,6 +9,7 @@ use crate::authz::{
     self, GroupModel, HeaderModel, IssuerModel, Model, Policies, PolicyProblem, PortKind, RouteModel,
     ServiceModel,
 };
+use crate::request::DeclaredHeader;
 use crate::services::Protocol;
 
 impl Mesh {
@@ -34,6 +35,16 @@ impl Mesh {
                 })
                 .collect(),
         }
+    }
+
+    /// The request headers that policies may read, as a request's head gives them.
+    pub fn declared_headers(&self) -> Vec<DeclaredHeader> {
+        let read = self.headers.iter().map(|header| DeclaredHeader {
+            cedar: header.cedar_name.clone(),
+            name: header.name.clone(),
+            list: header.list,
+        });
+        read.collect()
     }
 
     /// The issuers as the verifier of tokens takes them.

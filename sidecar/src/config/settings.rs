@@ -55,6 +55,7 @@ pub(super) fn read(document: &Document, text: &str) -> Option<Sidecar> {
         health,
         metrics,
         admin: admin(&root),
+        denials: counted(&root, ("admin", "denials"), 2_048, 0..=100_000),
         log: log(&root),
         limits: limits(&root),
         drain_timeout: timed(&root, ("drain", "timeout"), 30_000, 0..=3_600_000),
@@ -266,6 +267,7 @@ fn log(root: &Section<'_, '_>) -> Log {
         return Log {
             output: JournalOutput::Stdout,
             user: UserMode::Hash(None),
+            record_inputs: true,
         };
     };
     let document = root.document;
@@ -287,7 +289,12 @@ fn log(root: &Section<'_, '_>) -> Log {
         None | Some("stdout") => JournalOutput::Stdout,
         Some(path) => JournalOutput::File(document.resolve(path)),
     };
-    Log { output, user }
+    let record_inputs = section.boolean("record_inputs").is_none_or(|at| at.value);
+    Log {
+        output,
+        user,
+        record_inputs,
+    }
 }
 
 fn hash_key(document: &Document, at: &At<&str>) -> Option<UserKey> {
@@ -311,7 +318,9 @@ fn hash_key(document: &Document, at: &At<&str>) -> Option<UserKey> {
 }
 
 fn limits(root: &Section<'_, '_>) -> Limits {
-    let number = |key: &str, default: usize, range: RangeInclusive<usize>| counted(root, key, default, range);
+    let number = |key: &str, default: usize, range: RangeInclusive<usize>| {
+        counted(root, ("limits", key), default, range)
+    };
     let time = |key: &'static str, default: u64, range: RangeInclusive<u64>| {
         timed(root, ("limits", key), default, range)
     };
@@ -328,8 +337,13 @@ fn limits(root: &Section<'_, '_>) -> Limits {
     }
 }
 
-fn counted(root: &Section<'_, '_>, key: &str, default: usize, range: RangeInclusive<usize>) -> usize {
-    let Some(at) = root.table("limits").and_then(|section| section.integer(key)) else {
+fn counted(
+    root: &Section<'_, '_>,
+    (table, key): (&str, &str),
+    default: usize,
+    range: RangeInclusive<usize>,
+) -> usize {
+    let Some(at) = root.table(table).and_then(|section| section.integer(key)) else {
         return default;
     };
     match usize::try_from(at.value) {

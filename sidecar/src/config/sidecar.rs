@@ -47,6 +47,8 @@ pub struct Sidecar {
     pub metrics: SocketAddr,
     /// The administration socket.
     pub admin: PathBuf,
+    /// How many refusals it can explain.
+    pub denials: usize,
     /// The records.
     pub log: Log,
     /// What may be taken.
@@ -131,6 +133,8 @@ pub struct Log {
     pub output: JournalOutput,
     /// How users appear in them.
     pub user: UserMode,
+    /// Whether they hold what their decision was made on.
+    pub record_inputs: bool,
 }
 
 /// What may be taken.

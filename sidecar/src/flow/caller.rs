@@ -305,7 +305,7 @@ pub(super) fn at_seconds(seconds: i64) -> SystemTime {
 }
 
 /// The user as policies see it.
-pub(super) fn as_user(user: &VerifiedUser) -> authz::User {
+pub fn as_user(user: &VerifiedUser) -> authz::User {
     authz::User {
         alias: user.alias.to_string(),
         issuer: user.issuer.to_string(),

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+pub use caller::as_user;
 pub use inbound::{hbone, redirected};
 pub use outbound::{Probe, outbound};
 
@@ -34,7 +35,7 @@ use crate::detect::Prefixed;
 use crate::dial::DialOptions;
 use crate::forward::abort;
 use crate::forward::http2::Apps;
-use crate::observe::{Direction, Journal, Kind, Metrics, Proven, Record, UserLog};
+use crate::observe::{Denials, Direction, Journal, Kind, Metrics, Proven, Record, UserLog};
 use crate::request::Limits;
 use crate::runtime::Drain;
 use crate::services::{Mode, Port, Resolver};
@@ -64,6 +65,8 @@ pub struct Context {
     pub metrics: Arc<Metrics>,
     /// How users are written into records.
     pub users: UserLog,
+    /// What was refused lately.
+    pub denials: Denials,
     /// The end.
     pub drain: Drain,
     /// Hears that the redirect works.
@@ -102,6 +105,8 @@ pub struct FlowOptions {
     pub streams_per_tunnel: u32,
     /// How long what is open may go on once the drain has begun.
     pub drain_timeout: Duration,
+    /// Whether records hold what their decision was made on.
+    pub record_inputs: bool,
     /// Server TLS for clients of `public` ports that have no workload identity, as its files say now.
     pub public_tls: Arc<ArcSwapOption<rustls::ServerConfig>>,
 }
@@ -274,6 +279,13 @@ impl Context {
             for labels in tell::shadow_labels(&record, decision).into_iter().flatten() {
                 self.metrics.would(&labels);
             }
+        }
+        let made = record.decision.as_mut().and_then(|decision| decision.made.take());
+        if let Some(made) = made.as_ref().filter(|_| self.options.record_inputs) {
+            record.inputs = Some(Box::new(made.inputs.logged(tell::subject(&record))));
+        }
+        if record.by_us {
+            self.denials.keep(&record, made);
         }
         self.journal.write(record);
     }

@@ -7,11 +7,11 @@ use std::time::{Instant, SystemTime};
 
 use super::ended::End;
 use super::{Context, Secured, Via};
-use crate::authz::{self, Verdict};
+use crate::authz::{self, Subject, Verdict};
 use crate::forward::{Copied, Progress};
 use crate::observe::{
-    Decision, DecisionLabels, Destination, Direction, Kind, Label, Need, Proven, Record, Source, Tcp, Text,
-    Timing, Tls, TraceParent, Would, decision_id,
+    Decision, DecisionLabels, Destination, Direction, Kind, Label, Made, Need, Proven, Record, Source, Tcp,
+    Text, Timing, Tls, TraceParent, Would, decision_id,
 };
 use crate::snapshot::Snapshot;
 use crate::tls::{Peer, Session};
@@ -154,6 +154,7 @@ impl Story {
         record.decision = Some(undecided("deny", reason, &ctx.current.load()));
         record.error = Some(reason);
         record.detail = Some(Text::from(detail.to_owned()));
+        record.by_us = true;
         ctx.tell(record);
     }
 
@@ -172,6 +173,7 @@ impl Story {
         record.tls = protection(secured);
         record.identity_state = Proven::of(secured.peer.is_some(), false);
         record.decision = Some(as_decided(decision, &ctx.current.load()));
+        record.by_us = decision.verdict == Verdict::Deny;
         ended_as(&mut record, told);
         ctx.tell(record);
     }
@@ -281,6 +283,7 @@ pub(super) fn undecided(verdict: &'static str, reason: &'static str, snapshot: &
         audit: false,
         policy_version: Text::from(snapshot.policies.version().to_owned()),
         errors: 0,
+        made: None,
     }
 }
 
@@ -305,6 +308,22 @@ pub(super) fn as_decided(decision: &authz::Decision, snapshot: &Snapshot) -> Dec
         audit: decision.audit,
         policy_version: Text::from(snapshot.policies.version().to_owned()),
         errors: decision.errors,
+        made: decision.inputs.as_ref().map(|inputs| Made {
+            inputs: Arc::clone(inputs),
+            policies: Arc::downgrade(&snapshot.policies),
+        }),
+    }
+}
+
+/// How a record shows the user, for what else it holds.
+pub(super) fn subject(record: &Record) -> Subject<'_> {
+    match record.user.as_ref().map(|user| &user.name) {
+        Some(name) if name.sub.is_some() => Subject::Plain,
+        Some(name) => name
+            .hash
+            .as_ref()
+            .map_or(Subject::Hidden, |hash| Subject::Hash(hash.as_str())),
+        None => Subject::Hidden,
     }
 }
 

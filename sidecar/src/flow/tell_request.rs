@@ -144,6 +144,7 @@ impl RequestStory {
         if self.record.decision.is_none() {
             self.record.decision = Some(undecided("deny", code, &out.ctx.current.load()));
         }
+        self.record.by_us = true;
         if !denied {
             self.record.error = Some(code);
             self.record.detail = Some(Text::from(detail.to_owned()));
@@ -172,6 +173,7 @@ impl RequestStory {
     /// Ended by us in its middle.
     pub(super) fn cut(mut self, out: Out<'_>, end: &End, id: &Arc<str>) {
         self.record.error = Some(end.label());
+        self.record.by_us = true;
         if let End::Denied(decision) = end {
             self.record.decision = Some(as_decided(decision, &out.ctx.current.load()));
         }

@@ -1,6 +1,7 @@
 //! What is told of every connection and request: records, metrics and trace context. Facts that others established enter,
 //! lines and numbers leave. Nothing here decides, and nothing here ever blocks a worker.
 
+mod denials;
 mod journal;
 mod known;
 mod meters;
@@ -12,6 +13,7 @@ mod text;
 mod trace;
 mod user;
 
+pub use denials::{Denial, Denials, Keeping, Made};
 pub use journal::{Journal, JournalOutput};
 pub use known::KnownWorkloads;
 pub use meters::{ConnectionMeter, DecisionLabels, RequestLabels, RequestMeter};

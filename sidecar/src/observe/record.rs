@@ -12,6 +12,9 @@ use time::format_description::well_known::iso8601::{
     Config, EncodedConfig, FormattedComponents, Iso8601, TimePrecision,
 };
 
+use crate::authz::Inputs;
+
+use super::denials::Made;
 use super::text::Text;
 use super::trace::TraceParent;
 use super::user::UserName;
@@ -52,6 +55,9 @@ pub struct Record {
     /// What was decided, and why. Absent only when no decision was reached.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decision: Option<Decision>,
+    /// What the decision was made on: of a denial, and where a policy asks for a record.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inputs: Option<Box<Inputs>>,
     /// How long the stages took.
     pub timing: Timing,
     /// How often it was tried again.
@@ -66,6 +72,9 @@ pub struct Record {
     /// Stable labels of what was remarkable.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub flags: Vec<&'static str>,
+    /// Whether it was ended or answered by us: then `hopguard explain` can look it up.
+    #[serde(skip)]
+    pub by_us: bool,
 }
 
 /// What a record is about.
@@ -297,6 +306,9 @@ pub struct Decision {
     /// Rules that failed to evaluate; a failing forbid denies, a failing permit does not permit.
     #[serde(skip_serializing_if = "is_zero")]
     pub errors: u32,
+    /// What it was made on and with.
+    #[serde(skip)]
+    pub made: Option<Made>,
 }
 
 /// What the shadow set would have answered.
@@ -362,11 +374,13 @@ impl Record {
             http: None,
             tcp: None,
             decision: None,
+            inputs: None,
             timing: Timing::default(),
             retries: 0,
             error: None,
             detail: None,
             flags: Vec::new(),
+            by_us: false,
         }
     }
 }
@@ -496,6 +510,7 @@ mod tests {
             audit: false,
             policy_version: "abc".into(),
             errors: 0,
+            made: None,
         });
         record.timing.total = Some(Duration::from_nanos(1_234_999));
         let line = serde_json::to_string(&record).unwrap();
@@ -532,6 +547,7 @@ mod tests {
                 audit: false,
                 policy_version: "abc".into(),
                 errors: 0,
+                made: None,
             };
             serde_json::to_value(&decision).unwrap()
         };

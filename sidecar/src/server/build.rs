@@ -13,7 +13,7 @@ use crate::config::{Egress, Loaded, Mesh, Sidecar, read_policies};
 use crate::dial::DialOptions;
 use crate::flow::{Context, FlowOptions, Probe};
 use crate::forward::http2::Apps;
-use crate::observe::{Journal, KnownWorkloads, Label, Metrics, UserLog};
+use crate::observe::{Denials, Journal, KnownWorkloads, Label, Metrics, UserLog};
 use crate::request::Limits;
 use crate::runtime::Drain;
 use crate::services::{Resolver, ResolverOptions};
@@ -75,6 +75,7 @@ pub(super) fn build(loaded: Loaded) -> Result<Arc<State>, ServerError> {
     let shown = shown_publicly(&sidecar)?;
     let options = options(&sidecar, dial, shown.as_ref());
     let users = UserLog::new(&sidecar.log.user);
+    let denials = Denials::new(sidecar.denials);
     let (drain, probe) = (Drain::new(), Probe::default());
     let assertion = signer(&sidecar)?;
     let ctx = Context {
@@ -88,6 +89,7 @@ pub(super) fn build(loaded: Loaded) -> Result<Arc<State>, ServerError> {
         journal,
         metrics,
         users,
+        denials,
         drain,
         probe,
         options,
@@ -161,6 +163,7 @@ fn options(sidecar: &Sidecar, dial: DialOptions, public: Option<&PublicServer>) 
         tunnel_max_age: limits.tunnel_max_age,
         streams_per_tunnel: u32::try_from(limits.streams_per_tunnel).unwrap_or(u32::MAX),
         drain_timeout: sidecar.drain_timeout,
+        record_inputs: sidecar.log.record_inputs,
         public_tls: Arc::new(ArcSwapOption::new(
             public.map(|public| Arc::clone(&public.config)),
         )),

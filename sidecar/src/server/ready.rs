@@ -10,6 +10,7 @@ use crate::admin::{AdminState, Readiness};
 use crate::config::Sidecar;
 use crate::flow::Context;
 use crate::tls::PublicServer;
+use crate::tools::explain;
 
 use super::probe::Redirect;
 
@@ -227,6 +228,25 @@ impl AdminState for State {
             _ => return None,
         };
         Some(value)
+    }
+
+    fn explain(&self, id: &str) -> Result<Value, Value> {
+        let denials = &self.ctx.denials;
+        let Some(denial) = denials.find(id, SystemTime::now()) else {
+            let keeping = denials.keeping();
+            return Err(json!({
+                "error": "no such id is kept here",
+                "kept": {"now": keeping.now, "most": keeping.most, "seconds": keeping.age.as_secs()},
+            }));
+        };
+        let unreadable = |error: serde_json::Error| json!({"error": error.to_string()});
+        let record: Value = serde_json::from_str(&denial.record).map_err(unreadable)?;
+        // Those that decided, if they are still there; else those in force, and the answer says so.
+        let policies = denial
+            .policies
+            .unwrap_or_else(|| Arc::clone(&self.ctx.current.load().policies));
+        let explained = explain(&record, denial.inputs.as_deref(), Some(&policies));
+        serde_json::to_value(explained).map_err(unreadable)
     }
 
     fn readiness(&self) -> Readiness {

@@ -226,12 +226,20 @@ const METRICS: &[Key] = &[key(
     Need::Default("\"[::]:15020\""),
     "Address and port.",
 )];
-const ADMIN: &[Key] = &[key(
-    "socket",
-    Kind::Text,
-    Need::Default("\"/run/hopguard/admin.sock\""),
-    "Path of the unix socket; created 0600, and the caller's uid is checked.",
-)];
+const ADMIN: &[Key] = &[
+    key(
+        "socket",
+        Kind::Text,
+        Need::Default("\"/run/hopguard/admin.sock\""),
+        "Path of the unix socket; created 0600, and the caller's uid is checked.",
+    ),
+    key(
+        "denials",
+        Kind::Integer,
+        Need::Default("2048"),
+        "How many refusals `hopguard explain` can look up here, 0 to 100000: the latest, none older than an hour, in 4 MiB at most.",
+    ),
+];
 
 const LOG: &[Key] = &[
     key(
@@ -251,6 +259,12 @@ const LOG: &[Key] = &[
         Kind::Text,
         Need::Absent("a random key for each process"),
         "File with the key of the hash, 32 to 4096 bytes, not readable for everyone; the same for the whole mesh, so that hashes compare.",
+    ),
+    key(
+        "record_inputs",
+        Kind::Boolean,
+        Need::Default("true"),
+        "Whether denials, and decisions of policies with `@audit`, record what they were made on: of claims, headers and path only what a policy reads, the user as `user` says.",
     ),
 ];
 
