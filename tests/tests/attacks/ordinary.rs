@@ -203,6 +203,10 @@ fn bodies(rig: &Rig, wire: Wire) {
             .header("content-type", "multipart/form-data; boundary=a")
             .body(b"--a\r\n\r\n--a--"),
     ] {
+        // The sender knows no windows: what is longer than the first one is for HTTP/1.1.
+        if wire.is_h2() && ask.content().len() > 60_000 {
+            continue;
+        }
         let (_, sight) = passes(rig, wire, &ask);
         let Body::Chunked(_, trailers) = &ask.body else {
             continue;

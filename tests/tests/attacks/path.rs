@@ -504,7 +504,10 @@ pub fn spelled_at_random(wire: Wire) {
         }
         passed += 1;
         let sight = rig.echo.take("x-case: random", 1).unwrap().pop().unwrap();
-        crate::ask::arrived(&ask, &sight);
+        // HTTP/2 may be decided, and passed on, without the fragment.
+        if !(wire.is_h2() && target.contains('#')) {
+            crate::ask::arrived(&ask, &sight);
+        }
         let read = as_lenient(&sight.target().1);
         assert!(
             read != "/admin" && !read.starts_with("/admin/"),

@@ -321,7 +321,13 @@ pub fn places(wire: Wire) {
             }
             continue;
         }
-        refused(&rig, wire, &auth(&value), &[401]);
+        // In HTTP/2 a value with white space around it is malformed (RFC 9113, 8.2.1).
+        let statuses: &[u16] = if wire.is_h2() && trimmed {
+            &[400, 401]
+        } else {
+            &[401]
+        };
+        refused(&rig, wire, &auth(&value), statuses);
     }
     for (first, second) in [(&good, &good), (&good, &bob), (&bob, &good)] {
         refused(&rig, wire, &Ask::get("/admin").token(first).token(second), &[401]);
