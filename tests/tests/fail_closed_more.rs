@@ -501,7 +501,7 @@ fn a_public_port_serves_peers_and_browsers_by_the_same_policies() {
     ];
     let as_browser = |ca: &str, more: &[&str]| {
         let path = mesh.lay(browser, "public-ca.pem", ca).unwrap();
-        let line: Vec<&str> = ["--cacert", &path]
+        let line: Vec<&str> = ["--http1.1", "--cacert", &path]
             .into_iter()
             .chain(more.iter().copied())
             .chain(by_name)
@@ -511,6 +511,7 @@ fn a_public_port_serves_peers_and_browsers_by_the_same_policies() {
     let as_peer = |more: &[&str]| {
         let line = [
             "-k",
+            "--http1.1",
             "--cert",
             &cert,
             "--key",

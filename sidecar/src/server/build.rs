@@ -49,19 +49,11 @@ pub(super) fn build(loaded: Loaded) -> Result<Arc<State>, ServerError> {
         .map_err(|error| ServerError::Config(vec![mesh.conflict(&error)]))?;
     let authn = Authenticator::new(mesh.issuer_options(), AuthnOptions::new(dial.clone()))
         .map_err(ServerError::setting("issuer"))?;
-    let (policies, trouble) = match first_policies(&sidecar, &mesh) {
-        Ok(policies) => (policies, None),
-        // A sidecar that does not start would leave its service without an answer that says why; one that denies does not.
-        Err(trouble) => (Policies::deny_all(), Some(trouble)),
-    };
-    if trouble.is_none() && policies.count() == 0 {
-        tracing::warn!(folder = %sidecar.policies.display(), "{NO_POLICY}");
-    }
-    let (shadow, shadow_trouble) = match shadow(&sidecar, &mesh) {
-        Ok(shadow) => (shadow, None),
-        Err(trouble) => (None, Some(trouble)),
-    };
-    let policies = Arc::new(policies.with_shadow(shadow));
+    let First {
+        policies,
+        trouble,
+        shadow_trouble,
+    } = First::of(&sidecar, &mesh);
     feed(&metrics, &authn);
     metrics.set_known(KnownWorkloads::new(mesh.known_workloads()));
     metrics.config_info(&mesh.hash, policies.version(), env!("CARGO_PKG_VERSION"));
@@ -97,6 +89,36 @@ pub(super) fn build(loaded: Loaded) -> Result<Arc<State>, ServerError> {
     let state = State::new(Arc::new(ctx), sidecar, trouble, shown);
     super::reload::tell_shadow(&state, shadow_trouble);
     Ok(state)
+}
+
+/// The policies to start with, and why it is not those of the files.
+struct First {
+    policies: Arc<Policies>,
+    trouble: Option<String>,
+    shadow_trouble: Option<String>,
+}
+
+impl First {
+    fn of(sidecar: &Sidecar, mesh: &Mesh) -> Self {
+        let (policies, trouble) = match first_policies(sidecar, mesh) {
+            Ok(policies) => (policies, None),
+            // A sidecar that does not start would leave its service without an answer that says why; one that denies does
+            // not.
+            Err(trouble) => (Policies::deny_all(), Some(trouble)),
+        };
+        if trouble.is_none() && policies.count() == 0 {
+            tracing::warn!(folder = %sidecar.policies.display(), "{NO_POLICY}");
+        }
+        let (shadow, shadow_trouble) = match shadow(sidecar, mesh) {
+            Ok(shadow) => (shadow, None),
+            Err(trouble) => (None, Some(trouble)),
+        };
+        Self {
+            policies: Arc::new(policies.with_shadow(shadow)),
+            trouble,
+            shadow_trouble,
+        }
+    }
 }
 
 /// An empty set is a good one: it allows nothing. Nobody means that for long.

@@ -62,7 +62,6 @@ fn refused(rig: &Rig, what: &str, bytes: &[u8]) {
 
 /// P24, H4, S7: what cannot be said in HTTP/1.1, or only in two ways.
 #[test]
-#[ignore = "HTTP/2 is not spoken to applications yet"]
 fn malformed_streams_are_refused() {
     let rig = forbids();
     let control = frames::request(1, &good("/public/form"), Some(b"x"), &[]);
@@ -224,7 +223,6 @@ fn malformed_streams_are_refused() {
 
 /// H4: `host` beside an equal `:authority` is one host; a request without either is none.
 #[test]
-#[ignore = "HTTP/2 is not spoken to applications yet"]
 fn an_authority_is_one_host() {
     let rig = permits();
     for wire in BOTH {
@@ -243,7 +241,6 @@ fn an_authority_is_one_host() {
 
 /// S12: floods end the connection, and others are served.
 #[test]
-#[ignore = "HTTP/2 is not spoken to applications yet"]
 fn floods_end_the_connection() {
     let rig = permits();
     let fields = good("/public/slow");
@@ -294,7 +291,6 @@ fn floods_end_the_connection() {
 
 /// S11: streams of one connection are decided each by itself.
 #[test]
-#[ignore = "HTTP/2 is not spoken to applications yet"]
 fn each_stream_is_decided() {
     let rig = permits();
     let mut bytes = frames::preface();
@@ -314,7 +310,6 @@ fn each_stream_is_decided() {
 }
 
 #[test]
-#[ignore = "HTTP/2 is not spoken to applications yet"]
 fn the_tables_of_paths_and_hosts() {
     for wire in BOTH {
         path::everywhere(wire);
@@ -326,7 +321,6 @@ fn the_tables_of_paths_and_hosts() {
 }
 
 #[test]
-#[ignore = "HTTP/2 is not spoken to applications yet"]
 fn the_tables_of_identity_and_tokens() {
     for wire in BOTH {
         identity::claimed(wire);
@@ -339,7 +333,6 @@ fn the_tables_of_identity_and_tokens() {
 }
 
 #[test]
-#[ignore = "HTTP/2 is not spoken to applications yet"]
 fn ordinary_requests_pass() {
     for wire in BOTH {
         ordinary::all(wire);

@@ -138,6 +138,15 @@ impl<'a> Shared<'a> {
         }
     }
 
+    /// Sees that the body ends where its declared length says. Asked before its last byte goes on, so that the application
+    /// never takes for whole what was not.
+    pub(super) async fn nothing_more(&self, body: &mut RecvStream) -> Result<(), ExchangeFailure> {
+        match self.chunk(body).await? {
+            None => Ok(()),
+            Some(_) => Err(wrong_length()),
+        }
+    }
+
     /// The trailers of the request that go on, behind its last byte.
     pub(super) async fn trailers(&self, body: &mut RecvStream) -> Result<HeaderMap, ExchangeFailure> {
         let trailers = timeout(self.times.body_idle, poll_fn(|cx| body.poll_trailers(cx))).await;
@@ -164,6 +173,14 @@ fn of_client(error: &h2::Error) -> ExchangeFailure {
         });
     }
     ExchangeFailure::ClientClosed
+}
+
+pub(super) fn wrong_length() -> ExchangeFailure {
+    ExchangeFailure::RequestBody(Refusal {
+        status: 400,
+        code: "bad_content_length",
+        detail: "the body does not have the declared length".to_owned(),
+    })
 }
 
 fn count(counter: &AtomicU64, bytes: usize) {

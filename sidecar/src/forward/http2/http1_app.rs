@@ -9,12 +9,11 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
 
-use super::exchange::{Down, Outgoing, Sent, Shared, Stream, bad, both, closed};
+use super::exchange::{Down, Outgoing, Sent, Shared, Stream, bad, both, closed, wrong_length};
 use crate::forward::http1::{Exchange, ExchangeFailure};
 use crate::forward::{Buffered, abort};
 use crate::request::{
-    Framing, Head, Limits, Part, Refusal, ResponseFraming, ResponseHead, add_trailer, parse_response,
-    trailer_lines,
+    Framing, Head, Limits, Part, ResponseFraming, ResponseHead, add_trailer, parse_response, trailer_lines,
 };
 
 /// A connection to an application that speaks HTTP/1.1.
@@ -97,6 +96,9 @@ async fn up(
         Framing::Length(length) => Some(length),
         Framing::Chunked => None,
     };
+    if left == Some(0) {
+        shared.nothing_more(body).await?;
+    }
     if put(write, head, shared).await? == Sent::Refused {
         return Ok(Sent::Refused);
     }
@@ -110,6 +112,9 @@ async fn up(
             Some(left) => {
                 let length = u64::try_from(bytes).unwrap_or(u64::MAX);
                 *left = left.checked_sub(length).ok_or_else(wrong_length)?;
+                if *left == 0 {
+                    shared.nothing_more(body).await?;
+                }
                 put(write, chunk, shared).await?
             }
         };
@@ -132,14 +137,6 @@ async fn up(
         Some(0) => Ok(Sent::Whole),
         Some(_) => Err(wrong_length()),
     }
-}
-
-fn wrong_length() -> ExchangeFailure {
-    ExchangeFailure::RequestBody(Refusal {
-        status: 400,
-        code: "bad_content_length",
-        detail: "the body does not have the declared length".to_owned(),
-    })
 }
 
 async fn put(

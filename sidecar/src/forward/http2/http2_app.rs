@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use super::apps::Lease;
 use super::exchange::{Down, Outgoing, Sent, Shared, Stream, both, send_data};
 use crate::forward::http1::{Exchange, ExchangeFailure};
-use crate::request::passed_response;
+use crate::request::{Framing, passed_response};
 
 /// Carries out one exchange. Dropping the future resets the stream at the application.
 pub async fn to_http2(stream: &mut Stream, mut lease: Lease, outgoing: &Outgoing<'_>) -> Exchange {
@@ -26,6 +26,11 @@ pub async fn to_http2(stream: &mut Stream, mut lease: Lease, outgoing: &Outgoing
         Ok(request) => request,
         Err(refusal) => return down.result(Some(ExchangeFailure::RequestBody(refusal))),
     };
+    if matches!(outgoing.head.framing, Framing::Length(0))
+        && let Err(failure) = shared.nothing_more(body).await
+    {
+        return down.result(Some(failure));
+    }
     let (response, send) = match lease.sender.send_request(request, body.is_end_stream()) {
         Ok(opened) => opened,
         Err(error) => {
