@@ -130,7 +130,7 @@ fn inspect_reads_stdin_and_der_and_names_what_is_wrong() {
 
     std::fs::write(dir.join("garbage"), "garbage").unwrap();
     let output = svid(&["svid", "inspect", dir.join("garbage").to_str().unwrap()]);
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(3));
     assert!(
         String::from_utf8_lossy(&output.stderr).contains("neither PEM nor DER"),
         "{output:?}"
