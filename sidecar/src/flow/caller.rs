@@ -110,6 +110,12 @@ impl Read {
                 extra: self.shown.asks.plain(),
                 ..no
             },
+            403 if !decision.scopes.is_empty() => No {
+                code: "insufficient_scope",
+                detail: "the policy needs a scope that the token does not have".to_owned(),
+                extra: self.shown.asks.scopes(self.shown.key.is_some(), &decision.scopes),
+                ..no
+            },
             _ => no,
         }
     }

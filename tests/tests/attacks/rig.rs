@@ -115,6 +115,9 @@ permit(principal in Group::"inside", action == Action::"shop/orders#tenant", res
 @id("admins-alone")
 permit(principal in Group::"inside", action in Action::"shop/orders#admin", resource == Service::"shop/orders")
 when { context has user && context.user in Role::"test|admin" };
+@id("scoped")
+permit(principal in Group::"inside", action == Action::"GET", resource == Service::"shop/orders")
+when { context.path == "/scoped" && context has user && context.user.scope.contains("orders:read") };
 @id("no-admin-region")
 forbid(principal, action in Action::"http", resource == Service::"shop/orders")
 when { context.headers has region && context.headers.region.contains("admin") };
