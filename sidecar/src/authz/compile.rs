@@ -15,6 +15,7 @@ use super::names::Names;
 use super::parse::{Parsed, Parsings, Source};
 use super::problem::Span;
 use super::rules::fits;
+use super::scopes::{Scopes, scopes_of};
 use super::world::{METHODS, World};
 
 /// The longest `needs` of a denial, in characters.
@@ -73,6 +74,7 @@ fn rule(id: &str, parsed: &Parsed, source: &Source<'_>) -> Rule {
         condition: conditions(policy),
         uses: parsed.reads.uses,
         without_user: without_user(parsed),
+        scopes: scopes(parsed),
         asks: asks(parsed, source),
         names: policy
             .to_pst()
@@ -104,6 +106,34 @@ fn conditions(policy: &Policy) -> Option<Expression> {
 
 /// Those of a permit's conditions, `&&` by `&&`, that do not read the user; `None` inside when there is none of them.
 fn without_user(parsed: &Parsed) -> Option<Option<Expression>> {
+    let (body, mut clauses) = operands(parsed)?;
+    clauses.retain(|clause| !expr::reads_user(clause));
+    joined(body, clauses)
+}
+
+/// A permit's conditions, those that ask for a scope apart from the rest; `None` when there is none of them.
+fn scopes(parsed: &Parsed) -> Option<Scopes> {
+    if !parsed.reads.uses.user("scope") {
+        return None;
+    }
+    let (body, mut clauses) = operands(parsed)?;
+    let mut wanted = Vec::new();
+    clauses.retain(|clause| match scopes_of(clause) {
+        Some(lists) => {
+            wanted.extend(lists);
+            false
+        }
+        None => true,
+    });
+    if wanted.is_empty() {
+        return None;
+    }
+    let rest = joined(body, clauses)?;
+    Some(Scopes { wanted, rest })
+}
+
+/// The conditions of a permit that reads the user, `&&` by `&&`.
+fn operands(parsed: &Parsed) -> Option<(pst::Template, Vec<pst::Clause>)> {
     if parsed.policy.effect() == Effect::Forbid || !parsed.reads.user {
         return None;
     }
@@ -111,18 +141,22 @@ fn without_user(parsed: &Parsed) -> Option<Option<Expression>> {
         return None;
     };
     let body = policy.body().clone();
-    let mut rest = Vec::new();
+    let mut operands = Vec::new();
     for clause in body.clauses() {
         match clause {
-            pst::Clause::When(expr) => rest.extend(conjuncts(expr).map(pst::Clause::When)),
-            pst::Clause::Unless(expr) => rest.push(pst::Clause::Unless(Arc::clone(expr))),
+            pst::Clause::When(expr) => operands.extend(conjuncts(expr).map(pst::Clause::When)),
+            pst::Clause::Unless(expr) => operands.push(pst::Clause::Unless(Arc::clone(expr))),
         }
     }
-    rest.retain(|clause| !expr::reads_user(clause));
-    let body = body.try_with_clauses(rest).ok()?;
+    Some((body, operands))
+}
+
+/// Conditions as one expression; `None` inside for none.
+fn joined(body: pst::Template, clauses: Vec<pst::Clause>) -> Option<Option<Expression>> {
+    let body = body.try_with_clauses(clauses).ok()?;
     let policy = Policy::from_pst(pst::Policy::Static(body.try_into().ok()?)).ok()?;
-    let rest = policy.as_ref().non_scope_constraints();
-    Some(rest.map(|conditions| Expression::from(conditions.clone())))
+    let conditions = policy.as_ref().non_scope_constraints();
+    Some(conditions.map(|conditions| Expression::from(conditions.clone())))
 }
 
 /// The operands of a chain of `&&`, from left to right.

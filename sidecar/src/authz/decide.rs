@@ -17,6 +17,7 @@ use super::facts::{Decision, Facts, Needs, Principal, Reason, Verdict, What, Wou
 use super::index::{ActionKey, Audit, Index, Origin, PrincipalKey, Rule, Slice};
 use super::kept::{KeptSlices, KeptUsers, KnownUser, Prepared};
 use super::route::{Router, canonical_escapes};
+use super::scopes::Scopes;
 use super::world::{World, method_action};
 
 /// The policies that one sidecar enforces: immutable, shared by its workers.
@@ -246,28 +247,44 @@ impl Set {
         let slice = &prepared.slice;
         let mut tally = Tally::default();
         let mut nearest = None;
+        let mut scopes = Vec::new();
+        let user = match facts.what {
+            What::Http(http) => http.user,
+            What::Connect => None,
+        };
         if !slice.forbids.is_empty() || !slice.permits.is_empty() {
             let world = self.evaluation(facts, asked, prepared, slice.uses)?;
             tally.add(self.index.rules(&slice.forbids), &world);
             tally.add(self.index.rules(&slice.permits), &world);
             if tally.nothing_matched() {
+                let lacking = user.and_then(|user| {
+                    let mut permits = self.index.rules(&slice.permits);
+                    permits.find_map(|rule| Some((rule, rule.all_but_scopes(&world)?.for_user(&user.scope))))
+                });
                 let mut permits = self.index.rules(&slice.permits);
-                nearest = permits.find(|rule| rule.all_but_the_user(&world));
+                nearest = match lacking {
+                    Some((rule, names)) => {
+                        scopes = names;
+                        Some(rule)
+                    }
+                    None => permits.find(|rule| rule.all_but_the_user(&world)),
+                };
             }
         }
         let mut decision = tally.decision();
         if decision.reason == Reason::NoRule {
-            let no_user = matches!(facts.what, What::Http(http) if http.user.is_none());
+            let no_user = matches!(facts.what, What::Http(_)) && user.is_none();
             if nearest.is_some() && no_user {
                 decision.user_would_help = true;
                 decision.reason = Reason::UserRequired;
             }
             decision.needs = self.needs(nearest, slice, asked.action);
+            decision.scopes = scopes;
         }
         Ok(decision)
     }
 
-    /// What it would have taken: best a permit of which only the user is in the way, then one whose scope fits, then one
+    /// What it would have taken: best a permit of which only a scope or the user is in the way, then one whose scope fits, then one
     /// that another peer would have matched. Of several, the lowest id.
     fn needs(&self, nearest: Option<&Rule>, slice: &Slice, action: &Action) -> Option<Needs> {
         match nearest.or_else(|| self.index.rules(&slice.permits).next()) {
@@ -484,6 +501,12 @@ impl Rule {
     pub(super) fn all_but_the_user(&self, evaluation: &Evaluation<'_>) -> bool {
         let rest = self.without_user.as_ref();
         rest.is_some_and(|rest| evaluation.holds(rest.as_ref()) == Some(true))
+    }
+
+    /// The scopes that it asks for, when everything else that it asks for is there.
+    fn all_but_scopes(&self, evaluation: &Evaluation<'_>) -> Option<&Scopes> {
+        let scopes = self.scopes.as_ref();
+        scopes.filter(|scopes| evaluation.holds(scopes.rest.as_ref()) == Some(true))
     }
 
     /// What it would have taken, as its scope matched or not.

@@ -189,6 +189,9 @@ pub struct Decision {
     pub needs: Option<Needs>,
     /// No permit matched, there was no user, and a permit in full scope asks for one: 401 rather than 403.
     pub user_would_help: bool,
+    /// No permit matched, and one whose scope fits lacks nothing but a scope of the user's token: the scopes that it asks
+    /// for (RFC 6750 section 3.1, `insufficient_scope`).
+    pub scopes: Vec<Arc<str>>,
     /// The declared route that the path matched, as `<service>#<route>`.
     pub route: Option<Arc<str>>,
     /// How many policies could not be evaluated.
@@ -214,6 +217,7 @@ impl Decision {
             rules: Vec::new(),
             needs: None,
             user_would_help: false,
+            scopes: Vec::new(),
             route: None,
             errors: 0,
             shadow: Vec::new(),

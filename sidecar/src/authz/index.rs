@@ -11,6 +11,7 @@ use cedar_policy::{
 
 use super::expr::Uses;
 use super::names::Names;
+use super::scopes::Scopes;
 
 /// One policy of the own service, ready to be evaluated.
 #[derive(Debug)]
@@ -28,6 +29,8 @@ pub(super) struct Rule {
     /// For a permit that reads the user: what it asks for beside the user and its scope (inside: `None` for nothing). True
     /// means that only the user is in the way.
     pub(super) without_user: Option<Option<Expression>>,
+    /// For a permit that asks for scopes of the token: which, and what it asks for beside them.
+    pub(super) scopes: Option<Scopes>,
     /// What it asks for when its scope matched, and when its principal did not; one line each.
     pub(super) asks: [Arc<str>; 2],
     /// The single values that its conditions name.

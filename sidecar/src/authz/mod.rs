@@ -29,6 +29,7 @@ mod route;
 mod rules;
 mod scan;
 mod schema;
+mod scopes;
 mod trial;
 mod validate;
 mod wire;

@@ -13,11 +13,13 @@ use std::sync::Arc;
 
 use spiffe::{SpiffeId, TrustDomain};
 
+use crate::request::Spellings;
 use crate::services::{AppProtocol, Mode, Port, Protocol, Service};
 
 use super::document::{At, Document, Section, Wrong, read_text};
 use super::issuer::{MeshIssuer, issuers};
 use super::problem::ConfigProblem;
+use super::spellings::spellings;
 use super::tokens::{TokenRules, token_rules};
 use super::unique::Seen;
 use super::{keys, shape, words};
@@ -74,6 +76,8 @@ pub struct MeshRoute {
     pub methods: Vec<String>,
     /// Its template.
     pub path: String,
+    /// What it lets into a path that is refused elsewhere.
+    pub spellings: Spellings,
 }
 
 /// A workload group.
@@ -360,6 +364,7 @@ fn routes(service: &Section<'_, '_>) -> Vec<MeshRoute> {
             name: name.value,
             methods,
             path: path.value,
+            spellings: spellings(&section),
         });
     }
     routes

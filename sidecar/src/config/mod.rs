@@ -14,6 +14,7 @@ mod reference;
 mod settings;
 mod shape;
 mod sidecar;
+mod spellings;
 mod tokens;
 mod unique;
 mod words;

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::inbound::principal;
+use super::spelled::spelled;
 use super::tell::millis;
 use super::token::{Kept, Shown, still_bound, token};
 use super::{Context, Secured};
 use crate::assertion;
 use crate::authn::{ClaimValue, VerifiedUser, renewable};
-use crate::authz::{self, Decision, Facts, HttpFacts, Reason, What};
+use crate::authz::{self, Decision, Facts, HttpFacts, Policies, Reason, Verdict, What};
 use crate::observe::{TraceParent, decision_id};
-use crate::request::Head;
+use crate::request::{Head, Refusal};
 use crate::snapshot::Snapshot;
 
 /// The header that tells the application who the user is, as proven: JSON with `iss`, `sub` and `roles`, and `act` when
@@ -45,8 +46,31 @@ impl<'a> Asked<'a> {
         }
     }
 
-    pub(super) fn facts<'b>(
+    /// The decision, on every path that the application may take the request for: each must be allowed.
+    pub(super) fn decide(
+        &self,
+        policies: &Policies,
+        at: SystemTime,
+        user: Option<&authz::User>,
+        headers: &[(String, Vec<String>)],
+    ) -> Decision {
+        let decision = policies.decide(&self.facts(&self.head.path, at, user, headers));
+        match &self.head.bare_path {
+            Some(bare) if decision.verdict == Verdict::Allow => {
+                let other = policies.decide(&self.facts(bare, at, user, headers));
+                if other.verdict == Verdict::Allow {
+                    decision
+                } else {
+                    other
+                }
+            }
+            _ => decision,
+        }
+    }
+
+    fn facts<'b>(
         &'b self,
+        path: &'b str,
         at: SystemTime,
         user: Option<&'b authz::User>,
         headers: &'b [(String, Vec<String>)],
@@ -59,7 +83,7 @@ impl<'a> Asked<'a> {
             now_millis: millis(at),
             what: What::Http(HttpFacts {
                 method: &self.head.method,
-                path: &self.head.path,
+                path,
                 host: &self.head.host,
                 headers,
                 user,
@@ -86,6 +110,12 @@ impl Read {
                 extra: self.shown.asks.plain(),
                 ..no
             },
+            403 if !decision.scopes.is_empty() => No {
+                code: "insufficient_scope",
+                detail: "the policy needs a scope that the token does not have".to_owned(),
+                extra: self.shown.asks.scopes(self.shown.key.is_some(), &decision.scopes),
+                ..no
+            },
             _ => no,
         }
     }
@@ -108,6 +138,17 @@ pub(super) struct No {
     /// A sentence for people.
     pub(super) detail: String,
     pub(super) extra: Vec<(&'static str, String)>,
+}
+
+impl From<Refusal> for No {
+    fn from(refusal: Refusal) -> Self {
+        Self {
+            status: refusal.status,
+            code: refusal.code,
+            detail: refusal.detail,
+            extra: vec![],
+        }
+    }
 }
 
 /// The user that something open was decided for, and the token that proved it.
@@ -170,12 +211,9 @@ pub(super) async fn read(ctx: &Context, asked: &Asked<'_>, snapshot: &Snapshot) 
             extra: vec![],
         });
     }
-    let headers = asked.head.declared(&snapshot.declared).map_err(|refusal| No {
-        status: refusal.status,
-        code: refusal.code,
-        detail: refusal.detail,
-        extra: vec![],
-    })?;
+    // Again: the route may allow less in this snapshot than in the one that the head was judged by.
+    spelled(ctx, &asked.head, snapshot).map_err(No::from)?;
+    let headers = asked.head.declared(&snapshot.declared).map_err(No::from)?;
     let shown = token(ctx, asked, snapshot).await?;
     let verified = shown.verified.clone();
     let user = verified.as_deref().map(as_user);

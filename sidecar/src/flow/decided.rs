@@ -18,9 +18,7 @@ pub(super) async fn decided(
         Err(no) => return Err((story, no)),
     };
     let token = asked.started.elapsed();
-    let decision = snapshot
-        .policies
-        .decide(&asked.facts(asked.at, read.user.as_ref(), &read.headers));
+    let decision = asked.decide(&snapshot.policies, asked.at, read.user.as_ref(), &read.headers);
     let policy = asked.started.elapsed().saturating_sub(token);
     let story = story
         .user(ctx, read.verified.as_deref())

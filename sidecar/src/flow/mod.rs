@@ -9,6 +9,7 @@ mod inbound;
 mod outbound;
 mod relay;
 mod request;
+mod spelled;
 mod streams;
 mod tell;
 mod tell_request;

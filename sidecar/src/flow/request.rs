@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use super::caller::{Allowed, Asked, No, rewritten};
 use super::decided::decided;
 use super::ended::{Bounds, End, ended};
+use super::spelled::spelled;
 use super::streams::{self, is_http2};
 use super::tell_request::{Out, RequestStory};
 use super::{Abort, Context, Secured, time_until};
@@ -130,7 +131,10 @@ where
             head: ctx.options.head_timeout,
         };
         let failure = match read_head(&mut self.client, &ctx.options.limits, times).await {
-            Ok(head) => return Some(head),
+            Ok(head) => match spelled(ctx, &head, &ctx.current.load()) {
+                Ok(()) => return Some(head),
+                Err(refusal) => HeadFailure::Refused(refusal),
+            },
             Err(failure) => failure,
         };
         let HeadFailure::Refused(refusal) = failure else {
@@ -227,8 +231,7 @@ where
         let (ctx, secured) = (self.ctx, self.secured);
         let bytes = rewritten(asked, allowed);
         let again = |snapshot: &Snapshot, user: Option<&authz::User>| {
-            let facts = asked.facts(SystemTime::now(), user, &allowed.read.headers);
-            snapshot.policies.decide(&facts)
+            asked.decide(&snapshot.policies, SystemTime::now(), user, &allowed.read.headers)
         };
         let bounds = Bounds {
             decided: allowed.snapshot.generation,

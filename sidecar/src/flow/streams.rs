@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::caller::{Allowed, Asked, No, added, passed_on};
 use super::decided::decided;
 use super::ended::{Bounds, End, ended};
+use super::spelled::spelled;
 use super::tell_request::{Out, RequestStory};
 use super::{Context, Secured, time_until};
 use crate::authz;
@@ -183,7 +184,11 @@ impl Connection {
         let Incoming { parts, mut stream } = incoming;
         let read = read_http2(&parts, stream.is_ended(), &self.ctx.options.limits);
         drop(parts);
-        let head = match read {
+        let judged = read.and_then(|head| {
+            spelled(&self.ctx, &head, &self.ctx.current.load())?;
+            Ok(head)
+        });
+        let head = match judged {
             Ok(head) => head,
             Err(refusal) => return self.unread(&mut stream, &refusal).await,
         };
@@ -259,8 +264,7 @@ impl Connection {
         let add = added(asked, allowed);
         let add: Vec<(&str, &str)> = add.iter().map(|(name, value)| (*name, value.as_str())).collect();
         let again = |snapshot: &Snapshot, user: Option<&authz::User>| {
-            let facts = asked.facts(SystemTime::now(), user, &allowed.read.headers);
-            snapshot.policies.decide(&facts)
+            asked.decide(&snapshot.policies, SystemTime::now(), user, &allowed.read.headers)
         };
         let bounds = Bounds {
             decided: allowed.snapshot.generation,

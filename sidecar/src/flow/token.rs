@@ -181,16 +181,29 @@ impl Asks {
         self.challenges(None)
     }
 
+    /// The challenges of a request whose token lacks a scope; `proof`: it came with one (RFC 6750 section 3.1).
+    pub(super) fn scopes(&self, proof: bool, scopes: &[Arc<str>]) -> Vec<(&'static str, String)> {
+        let error = format!(
+            ", error=\"insufficient_scope\", scope=\"{}\"",
+            plain_ascii(&scopes.join(" "))
+        );
+        self.challenges(Some((proof, &error)))
+    }
+
+    /// The challenges that name an error and what it was.
+    fn failed(&self, proof: bool, code: &str, detail: &str) -> Vec<(&'static str, String)> {
+        let error = format!(
+            ", error=\"{code}\", error_description=\"{}\"",
+            plain_ascii(detail)
+        );
+        self.challenges(Some((proof, &error)))
+    }
+
     /// One challenge for each kind of token that is taken; the error stands in the one that the client tried.
-    fn challenges(&self, error: Option<(bool, &str, &str)>) -> Vec<(&'static str, String)> {
+    fn challenges(&self, error: Option<(bool, &str)>) -> Vec<(&'static str, String)> {
         let told = |tried: bool| match error {
-            Some((proof, code, detail)) if proof == tried => {
-                format!(
-                    ", error=\"{code}\", error_description=\"{}\"",
-                    plain_ascii(detail)
-                )
-            }
-            _ => String::new(),
+            Some((proof, error)) if proof == tried => error,
+            _ => "",
         };
         let bearer = format!("Bearer realm=\"hopguard\"{}", told(false));
         let proof = format!(
@@ -218,7 +231,7 @@ impl Asks {
             status: 401,
             code: reason,
             detail: detail.to_owned(),
-            extra: self.challenges(Some((proof, "invalid_token", detail))),
+            extra: self.failed(proof, "invalid_token", detail),
         }
     }
 
@@ -239,7 +252,7 @@ impl Asks {
             ProofRefusal::Invalid(detail) => ("invalid_dpop_proof", detail),
             ProofRefusal::UseNonce(nonce) => {
                 let detail = "the DPoP proof must carry the nonce of this answer";
-                let mut extra = self.challenges(Some((true, "use_dpop_nonce", detail)));
+                let mut extra = self.failed(true, "use_dpop_nonce", detail);
                 extra.push(("dpop-nonce", nonce));
                 return No {
                     status: 401,
@@ -260,7 +273,7 @@ impl Asks {
         No {
             status: 401,
             code,
-            extra: self.challenges(Some((true, code, &detail))),
+            extra: self.failed(true, code, &detail),
             detail,
         }
     }
@@ -294,15 +307,41 @@ impl Kept<'_> {
 mod tests {
     use super::*;
 
-    fn shown(dpop: Dpop, error: Option<(bool, &str, &str)>) -> Vec<String> {
-        let asks = Asks {
+    fn asks(dpop: Dpop) -> Asks {
+        Asks {
             dpop,
             algorithms: "ES256 EdDSA".into(),
-        };
-        asks.challenges(error)
-            .into_iter()
-            .map(|(_, value)| value)
-            .collect()
+        }
+    }
+
+    fn values(challenges: Vec<(&'static str, String)>) -> Vec<String> {
+        challenges.into_iter().map(|(_, value)| value).collect()
+    }
+
+    fn shown(dpop: Dpop, error: Option<(bool, &str, &str)>) -> Vec<String> {
+        values(match error {
+            Some((proof, code, detail)) => asks(dpop).failed(proof, code, detail),
+            None => asks(dpop).plain(),
+        })
+    }
+
+    #[test]
+    fn a_scope_is_asked_for_in_the_scheme_that_was_tried() {
+        let scopes: [Arc<str>; 2] = ["a:read".into(), "b".into()];
+        let error = ", error=\"insufficient_scope\", scope=\"a:read b\"";
+        let bearer = "Bearer realm=\"hopguard\"";
+        let dpop = "DPoP realm=\"hopguard\", algs=\"ES256 EdDSA\"";
+        let told = |demand, proof| values(asks(demand).scopes(proof, &scopes));
+        assert_eq!(told(Dpop::Off, false), [format!("{bearer}{error}")]);
+        assert_eq!(
+            told(Dpop::Accept, false),
+            [format!("{bearer}{error}"), dpop.to_owned()]
+        );
+        assert_eq!(
+            told(Dpop::Accept, true),
+            [bearer.to_owned(), format!("{dpop}{error}")]
+        );
+        assert_eq!(told(Dpop::Require, true), [format!("{dpop}{error}")]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::framing::{self, Conflict};
 use super::raw::{self, Fault, Scan};
 use super::strip::{self, Class};
 use super::target::{self, Target};
-use super::{Framing, Limits, Refusal, host};
+use super::{Framing, Limits, Refusal, Spellings, host, path};
 
 /// The version of a request. Nothing else is spoken here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +53,8 @@ pub struct Head {
     pub(super) takes_trailers: bool,
     pub(super) fields: Fields,
     pub(super) origin: String,
+    /// Why the path is refused unless its route allows how it is spelled.
+    pub(super) odd: Option<Refusal>,
     /// What `Host` becomes: the text of the target's authority, or else of `Host`.
     pub(super) host_text: Option<String>,
 }
@@ -75,6 +77,31 @@ impl Head {
     /// Every path that some application may take this request for. The request may pass only if all of them may.
     pub fn readings(&self) -> impl Iterator<Item = &str> {
         std::iter::once(self.path.as_str()).chain(self.bare_path.as_deref())
+    }
+
+    /// Judges how the path is spelled by what its route allows. The request may pass only if this finds nothing: a head
+    /// is read before anybody knows its route.
+    ///
+    /// All [`Self::readings`] must be of one route, so that whatever is looked up by it holds for each of them.
+    ///
+    /// # Errors
+    /// The refusal, as of a path that no route could allow.
+    pub fn spelled<R: PartialEq>(
+        &self,
+        route_of: impl Fn(&str) -> Option<R>,
+        allows: impl FnOnce(&R) -> Spellings,
+    ) -> Result<(), Refusal> {
+        let Some(refusal) = &self.odd else {
+            return Ok(());
+        };
+        let mut routes = self.readings().map(route_of);
+        match routes.next().flatten() {
+            Some(route) if routes.all(|other| other.as_ref() == Some(&route)) => {
+                let path = self.origin.split('?').next().unwrap_or_default();
+                path::judge(path, allows(&route))
+            }
+            _ => Err(refusal.clone()),
+        }
     }
 }
 
@@ -180,7 +207,7 @@ impl RequestLine {
         };
         let method = self::method(method)?;
         let target = target_text(target, limits)?;
-        let read = target::read(&method, &target, limits.allow_semicolon)?;
+        let read = target::read(&method, &target)?;
         let https = target
             .get(..8)
             .is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://"));
@@ -272,6 +299,7 @@ pub(super) fn assemble(line: RequestLine, mut fields: Fields, len: usize) -> Res
         target: line.target,
         path: line.read.path,
         bare_path: line.read.bare,
+        odd: line.read.odd,
         query: line.read.query,
         host,
         version: line.version,

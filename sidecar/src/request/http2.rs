@@ -94,7 +94,7 @@ fn request_line(request: &request::Parts, limits: &Limits) -> Result<RequestLine
     if !target.starts_with('/') && target != "*" {
         return Err(Refusal::bad("bad_target", "`:path` does not begin with `/`"));
     }
-    let mut read = target::read(&method, &target, limits.allow_semicolon)?;
+    let mut read = target::read(&method, &target)?;
     if let Some(text) = uri.authority() {
         let mut authority = host::authority(text.as_str().as_bytes())?;
         authority.port = Some(authority.port.unwrap_or(if https { 443 } else { 80 }));

@@ -43,11 +43,12 @@ pub use body::{BodyReader, Fed, Part};
 pub use fields::{DeclaredHeader, Header};
 pub use head::{Head, Version, parse_head};
 pub use http2::{add_trailer, passed_response, passed_trailers, read_http2, trailer_lines};
+pub use path::Spellings;
 pub use presented::{Presented, TokenPlaces};
 pub use response::{BadResponse, ClientSide, ResponseFraming, ResponseHead, parse_response};
 pub use strip::is_claim;
 
-/// What a head may cost, and the one opt-out of the path rules.
+/// What a head may cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Most bytes of a head: request line, header lines and the empty line. Past it: 431.
@@ -56,10 +57,6 @@ pub struct Limits {
     pub headers: usize,
     /// Most bytes of the request target. Past it: 414.
     pub target_bytes: usize,
-    /// Lets `;` into paths. Servlet containers cut `;x=1` out of a segment before they route, others take it as text, so
-    /// such a path has two readings. Off (the default): 400. On: it passes, and then the caller **must**
-    /// decide on each of [`Head::readings`] and let it through only if every one of them is allowed.
-    pub allow_semicolon: bool,
 }
 
 impl Default for Limits {
@@ -68,7 +65,6 @@ impl Default for Limits {
             head_bytes: 32 * 1024,
             headers: 100,
             target_bytes: 8 * 1024,
-            allow_semicolon: false,
         }
     }
 }

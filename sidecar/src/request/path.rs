@@ -3,11 +3,61 @@
 //!
 //! The decision form decodes percent-encoded *unreserved* characters (RFC 3986 6.2.2.2), writes other escapes in upper
 //! case, and spells raw UTF-8 as escapes. Nothing else changes: `%2B` is not `+`, `{` is not `%7B`.
+//!
+//! A route may allow some [`Spellings`] that are refused elsewhere. Which route it is, only the path tells: so a path that
+//! is odd in nothing but these is read as if all were allowed ([`read`]), and judged again when its route is known.
 
 use super::Refusal;
 
 /// P23 of docs/request-attacks.md: no application has paths this deep, and routing work grows with them.
 const MAX_SEGMENTS: usize = 100;
+
+/// What a route lets into a path although readers differ about it. Nothing, by default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spellings {
+    /// `%2F` is data: it stays in its segment, in the decision form too, and separates nothing.
+    pub encoded_slash: bool,
+    /// Empty segments (`//`) are one slash in the decision form. A last one stays: `/a/` is not `/a`.
+    pub merge_slashes: bool,
+    /// `;`, which some readers cut off its segment with what follows, and others take as text.
+    pub semicolon: bool,
+    /// What a second decoding would change (`%2541`). A third must change nothing, and the second must show nothing that is
+    /// refused in a path.
+    pub encoded_percent: bool,
+}
+
+impl Spellings {
+    const NONE: Self = Self {
+        encoded_slash: false,
+        merge_slashes: false,
+        semicolon: false,
+        encoded_percent: false,
+    };
+    const ALL: Self = Self {
+        encoded_slash: true,
+        merge_slashes: true,
+        semicolon: true,
+        encoded_percent: true,
+    };
+}
+
+/// Reads a path that begins with `/`, without query, as if its route allowed every spelling; with it comes the refusal
+/// that it gets where none is allowed.
+pub(super) fn read(path: &str) -> Result<(Normal, Option<Refusal>), Refusal> {
+    match normalize(path, Spellings::NONE) {
+        Ok(normal) => Ok((normal, None)),
+        // What no route can allow is refused for what comes first.
+        Err(refusal) => match normalize(path, Spellings::ALL) {
+            Ok(normal) => Ok((normal, Some(refusal))),
+            Err(_) => Err(refusal),
+        },
+    }
+}
+
+/// Judges a path that [`read`] took by what all its routes allow.
+pub(super) fn judge(path: &str, allowed: Spellings) -> Result<(), Refusal> {
+    normalize(path, allowed).map(drop)
+}
 
 /// A path, read.
 #[derive(Debug, PartialEq, Eq)]
@@ -18,8 +68,7 @@ pub(super) struct Normal {
     pub(super) bare: Option<String>,
 }
 
-/// Reads a path that begins with `/`, without query.
-pub(super) fn normalize(path: &str, allow_semicolon: bool) -> Result<Normal, Refusal> {
+fn normalize(path: &str, allowed: Spellings) -> Result<Normal, Refusal> {
     let Some(rest) = path.strip_prefix('/') else {
         return Err(Refusal::bad("bad_target", "the target does not begin with `/`"));
     };
@@ -38,6 +87,9 @@ pub(super) fn normalize(path: &str, allow_semicolon: bool) -> Result<Normal, Ref
             ));
         }
         if segment.is_empty() && segments.peek().is_some() {
+            if allowed.merge_slashes {
+                continue;
+            }
             return Err(Refusal::bad(
                 "empty_segment",
                 "the path has an empty segment (`//`)",
@@ -45,12 +97,12 @@ pub(super) fn normalize(path: &str, allow_semicolon: bool) -> Result<Normal, Ref
         }
         normal.push('/');
         let before = normal.len();
-        decode(segment, &mut decoded, &mut normal)?;
-        check(&decoded)?;
+        decode(segment, allowed, &mut decoded, &mut normal)?;
+        check(&decoded, allowed)?;
         let written = normal.get(before..).unwrap_or_default();
         let head = written.split(';').next().unwrap_or_default();
         if head.len() != written.len() {
-            if !allow_semicolon {
+            if !allowed.semicolon {
                 return Err(Refusal::bad(
                     "path_parameter",
                     "the path has a `;`, which applications read in two ways",
@@ -74,7 +126,12 @@ pub(super) fn normalize(path: &str, allow_semicolon: bool) -> Result<Normal, Ref
 }
 
 /// Decodes a segment once into `decoded`, and writes its decision form.
-fn decode(segment: &str, decoded: &mut Vec<u8>, normal: &mut String) -> Result<(), Refusal> {
+fn decode(
+    segment: &str,
+    allowed: Spellings,
+    decoded: &mut Vec<u8>,
+    normal: &mut String,
+) -> Result<(), Refusal> {
     decoded.clear();
     let mut bytes = segment.bytes();
     while let Some(byte) = bytes.next() {
@@ -83,18 +140,8 @@ fn decode(segment: &str, decoded: &mut Vec<u8>, normal: &mut String) -> Result<(
             raw => (raw, false),
         };
         match value {
-            b'/' => {
-                return Err(Refusal::bad(
-                    "encoded_slash",
-                    "the path has an encoded slash (%2F)",
-                ));
-            }
-            b'\\' => {
-                return Err(Refusal::bad(
-                    "backslash",
-                    "the path has a backslash, plain or encoded",
-                ));
-            }
+            b'/' if !allowed.encoded_slash => return Err(encoded_slash()),
+            b'\\' => return Err(backslash()),
             b'#' if !escaped => return Err(Refusal::bad("fragment", "the target has a fragment (`#`)")),
             0..0x20 | 0x7f => return Err(control()),
             _ => {}
@@ -122,16 +169,40 @@ fn escape(bytes: &mut std::str::Bytes<'_>) -> Result<u8, Refusal> {
 }
 
 /// What a decoded segment must not be, whoever decodes it.
-fn check(decoded: &[u8]) -> Result<(), Refusal> {
-    let twice = decoded
-        .windows(3)
-        .any(|three| matches!(three, [b'%', a, b] if hex(*a).is_some() && hex(*b).is_some()));
-    if twice {
-        return Err(Refusal::bad(
-            "double_encoding",
-            "the path is encoded twice (`%25` before two digits)",
-        ));
+fn check(decoded: &[u8], allowed: Spellings) -> Result<(), Refusal> {
+    if is_encoded(decoded) {
+        if !allowed.encoded_percent {
+            return Err(double_encoding());
+        }
+        check_again(decoded, allowed)?;
     }
+    check_text(decoded)
+}
+
+/// What a second decoding must not show: nothing that the first one must not, and nothing to decode once more.
+fn check_again(decoded: &[u8], allowed: Spellings) -> Result<(), Refusal> {
+    let twice: Vec<u8> = percent_encoding::percent_decode(decoded).collect();
+    if is_encoded(&twice) {
+        return Err(double_encoding());
+    }
+    for byte in &twice {
+        match byte {
+            b'/' if !allowed.encoded_slash => return Err(encoded_slash()),
+            b'\\' => return Err(backslash()),
+            0..0x20 | 0x7f => return Err(control()),
+            _ => {}
+        }
+    }
+    check_text(&twice)
+}
+
+fn is_encoded(decoded: &[u8]) -> bool {
+    decoded
+        .windows(3)
+        .any(|three| matches!(three, [b'%', a, b] if hex(*a).is_some() && hex(*b).is_some()))
+}
+
+fn check_text(decoded: &[u8]) -> Result<(), Refusal> {
     let text = std::str::from_utf8(decoded)
         .map_err(|_| Refusal::bad("bad_utf8", "the path, decoded, is not UTF-8"))?;
     if text.is_ascii() {
@@ -152,10 +223,14 @@ fn check(decoded: &[u8]) -> Result<(), Refusal> {
     dots(&plain)
 }
 
-/// `.` and `..`, also with what some readers cut off first: `;parameters`, trailing blanks.
+/// `.` and `..`, also with what some readers cut off first: `;parameters`, trailing blanks; and between slashes that are
+/// data, for whoever decodes them.
 fn dots(segment: &str) -> Result<(), Refusal> {
-    let head = segment.split(';').next().unwrap_or_default().trim_end();
-    if head == "." || head == ".." {
+    let hidden = |part: &str| {
+        let head = part.split(';').next().unwrap_or_default().trim_end();
+        head == "." || head == ".."
+    };
+    if segment.split('/').any(hidden) {
         return Err(Refusal::bad(
             "dot_segment",
             "the path has a `.` or `..` segment, plain or encoded",
@@ -188,6 +263,21 @@ fn push_plain_dots(mut text: String, c: char) -> String {
         other => text.push(other),
     }
     text
+}
+
+fn encoded_slash() -> Refusal {
+    Refusal::bad("encoded_slash", "the path has an encoded slash (%2F)")
+}
+
+fn backslash() -> Refusal {
+    Refusal::bad("backslash", "the path has a backslash, plain or encoded")
+}
+
+fn double_encoding() -> Refusal {
+    Refusal::bad(
+        "double_encoding",
+        "the path is encoded twice (`%25` before two digits)",
+    )
 }
 
 fn control() -> Refusal {

@@ -9,6 +9,8 @@ use super::{Refusal, path};
 pub(super) struct Target {
     pub(super) path: String,
     pub(super) bare: Option<String>,
+    /// Why it is refused unless its route allows how it is spelled.
+    pub(super) odd: Option<Refusal>,
     pub(super) query: Option<String>,
     /// Of an absolute-form target: the authority, with its own text.
     pub(super) authority: Option<(Authority, String)>,
@@ -17,7 +19,7 @@ pub(super) struct Target {
 }
 
 /// Reads the target of any method but CONNECT.
-pub(super) fn read(method: &str, target: &str, allow_semicolon: bool) -> Result<Target, Refusal> {
+pub(super) fn read(method: &str, target: &str) -> Result<Target, Refusal> {
     if target.contains('#') {
         return Err(Refusal::bad("fragment", "the target has a fragment (`#`)"));
     }
@@ -25,7 +27,7 @@ pub(super) fn read(method: &str, target: &str, allow_semicolon: bool) -> Result<
         return star(method);
     }
     if target.starts_with('/') {
-        return origin(target.to_owned(), None, allow_semicolon);
+        return origin(target.to_owned(), None);
     }
     let Some((scheme, rest)) = target.split_once("://") else {
         return Err(Refusal::bad(
@@ -56,7 +58,7 @@ pub(super) fn read(method: &str, target: &str, allow_semicolon: bool) -> Result<
         });
     }
     let slash = if rest.starts_with('/') { "" } else { "/" };
-    origin(format!("{slash}{rest}"), authority, allow_semicolon)
+    origin(format!("{slash}{rest}"), authority)
 }
 
 fn star(method: &str) -> Result<Target, Refusal> {
@@ -67,25 +69,23 @@ fn star(method: &str) -> Result<Target, Refusal> {
     Ok(Target {
         path: star.clone(),
         bare: None,
+        odd: None,
         query: None,
         authority: None,
         origin: star,
     })
 }
 
-fn origin(
-    origin: String,
-    authority: Option<(Authority, String)>,
-    allow_semicolon: bool,
-) -> Result<Target, Refusal> {
+fn origin(origin: String, authority: Option<(Authority, String)>) -> Result<Target, Refusal> {
     let (path, query) = match origin.split_once('?') {
         Some((path, query)) => (path, Some(query.to_owned())),
         None => (origin.as_str(), None),
     };
-    let normal = path::normalize(path, allow_semicolon)?;
+    let (normal, odd) = path::read(path)?;
     Ok(Target {
         path: normal.path,
         bare: normal.bare,
+        odd,
         query,
         authority,
         origin,

@@ -12,7 +12,7 @@ mod presented;
 mod properties;
 mod responses;
 
-use super::{Head, Limits, Refusal, parse_head};
+use super::{Head, Limits, Refusal, Spellings, parse_head};
 
 /// Reads a whole head.
 fn read(text: impl AsRef<[u8]>) -> Result<Head, Refusal> {
@@ -20,7 +20,13 @@ fn read(text: impl AsRef<[u8]>) -> Result<Head, Refusal> {
 }
 
 fn read_with(text: impl AsRef<[u8]>, limits: &Limits) -> Result<Head, Refusal> {
-    parse_head(text.as_ref(), limits).map(|head| head.expect("a complete head"))
+    let head = parse_head(text.as_ref(), limits)?.expect("a complete head");
+    on_route(head, Spellings::default())
+}
+
+/// What becomes of a head whose only route allows these spellings.
+fn on_route(head: Head, allowed: Spellings) -> Result<Head, Refusal> {
+    head.spelled(|_| Some(()), |()| allowed).map(|()| head)
 }
 
 /// Reads `GET target` with `Host: svc`.

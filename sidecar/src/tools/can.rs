@@ -115,7 +115,11 @@ pub fn ask(
         Ok(head) => head,
         Err((status, code, detail)) => return Ok(Answer::refused(question, status, code, &detail)),
     };
-    let headers = match head.declared(&mesh.declared_headers()) {
+    let spelled = head.spelled(
+        |path| policies.route_of(&head.method, path),
+        |route| target.service.spellings(route),
+    );
+    let headers = match spelled.and_then(|()| head.declared(&mesh.declared_headers())) {
         Ok(headers) => headers,
         Err(refusal) => {
             return Ok(Answer::refused(
@@ -127,14 +131,20 @@ pub fn ask(
         }
     };
     let user = question.user.map(as_user);
-    let http = HttpFacts {
-        method: &head.method,
-        path: &head.path,
-        host: &head.host,
-        headers: &headers,
-        user: user.as_ref(),
+    let answer = |path| {
+        let http = HttpFacts {
+            method: &head.method,
+            path,
+            host: &head.host,
+            headers: &headers,
+            user: user.as_ref(),
+        };
+        decided(&policies, question, What::Http(http))
     };
-    Ok(decided(&policies, question, What::Http(http)))
+    let first = answer(&head.path);
+    // As the sidecar: each path that the application may take it for must be allowed.
+    let other = head.bare_path.as_deref().filter(|_| first.allowed).map(answer);
+    Ok(other.filter(|other| !other.allowed).unwrap_or(first))
 }
 
 /// The request as the sidecar would read it.

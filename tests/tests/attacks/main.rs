@@ -14,6 +14,7 @@ mod host;
 mod http2;
 mod identity;
 mod keys;
+mod options;
 mod ordinary;
 mod path;
 mod rig;

@@ -40,6 +40,31 @@ spiffe_ids = ["spiffe://mesh.local/ns/shop/sa/orders"]
   name = "tenant"
   methods = ["GET"]
   path = "/tenants/{t}/orders"
+  [[service.route]]
+  name = "files"
+  methods = ["GET"]
+  path = "/files/{name}"
+  encoded_slash = "data"
+  [[service.route]]
+  name = "merged"
+  methods = ["GET"]
+  path = "/merged/{**}"
+  merge_slashes = true
+  [[service.route]]
+  name = "servlet"
+  methods = ["GET"]
+  path = "/servlet/{**}"
+  allow_semicolon = true
+  [[service.route]]
+  name = "servlet-admin"
+  methods = ["GET"]
+  path = "/servlet/admin/{**}"
+  allow_semicolon = true
+  [[service.route]]
+  name = "percent"
+  methods = ["GET"]
+  path = "/percent/{**}"
+  encoded_percent = true
 
 [[service]]
 name = "shop/payments"
@@ -90,6 +115,9 @@ permit(principal in Group::"inside", action == Action::"shop/orders#tenant", res
 @id("admins-alone")
 permit(principal in Group::"inside", action in Action::"shop/orders#admin", resource == Service::"shop/orders")
 when { context has user && context.user in Role::"test|admin" };
+@id("scoped")
+permit(principal in Group::"inside", action == Action::"GET", resource == Service::"shop/orders")
+when { context.path == "/scoped" && context has user && context.user.scope.contains("orders:read") };
 @id("no-admin-region")
 forbid(principal, action in Action::"http", resource == Service::"shop/orders")
 when { context.headers has region && context.headers.region.contains("admin") };
@@ -105,6 +133,12 @@ permit(principal in Group::"inside", action in Action::"http", resource == Servi
 @id("admins-alone")
 forbid(principal, action in Action::"shop/orders#admin", resource == Service::"shop/orders")
 unless { context has user && context.user in Role::"test|admin" };
+@id("secrets")
+forbid(principal, action in Action::"GET", resource == Service::"shop/orders")
+when { ["/merged/secret", "/servlet/secret", "/percent/%2541"].contains(context.path) };
+@id("secret-files")
+forbid(principal, action == Action::"shop/orders#files", resource == Service::"shop/orders")
+when { context.params.name == "secret%2Fplan" };
 @id("admins-alone-other")
 forbid(principal, action == Action::"OTHER", resource == Service::"shop/orders")
 when { context.path == "/admin" || context.path like "/admin/*" };

@@ -424,3 +424,29 @@ fn a_token_stands_in_one_place() {
 fn odd_and_good_tokens_pass() {
     good(Wire::Mtls);
 }
+
+/// RFC 6750 section 3.1: a good token that lacks nothing but a scope.
+#[test]
+fn a_scope_that_is_missing_is_asked_for() {
+    let rig = permits();
+    let scoped = |scope: &str| {
+        let mut all = claims("bob", "clerk");
+        all["scope"] = json!(scope);
+        Ask::get("/scoped").token(&KEYS.token("ec", HEAD, &all.to_string()))
+    };
+    passes(&rig, Wire::Mtls, &scoped("openid orders:read"));
+    let said = fire(&rig, Wire::Mtls, &scoped("openid"), "refused");
+    let answer = said.answer.unwrap();
+    assert_eq!(answer.status, 403, "{answer:?}");
+    assert_eq!(
+        answer.header("www-authenticate"),
+        Some("Bearer realm=\"hopguard\", error=\"insufficient_scope\", scope=\"orders:read\""),
+        "{answer:?}"
+    );
+    assert!(String::from_utf8_lossy(&answer.body).contains("insufficient_scope"));
+    let other = fire(&rig, Wire::Mtls, &Ask::get("/other").with_bob(), "refused");
+    let answer = other.answer.unwrap();
+    assert_eq!((answer.status, answer.header("www-authenticate")), (403, None));
+    refused(&rig, Wire::MtlsH2, &scoped("openid"), &[403]);
+    rig.settle();
+}

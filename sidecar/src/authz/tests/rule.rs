@@ -226,6 +226,48 @@ fn a_user_is_asked_for_only_where_one_would_help() {
 }
 
 #[test]
+fn a_scope_is_asked_for_where_nothing_else_is_missing() {
+    let set = loaded(
+        r#"@id("a") permit(principal, action in Action::"http", resource)
+           when { context has user && context.path == "/any" && context.user.scope.containsAny(["x", "y"]) };
+           @id("b") permit(principal in Group::"frontend", action in Action::"read", resource)
+           when { context has user && context.user.scope.containsAll(["orders:read", "z"]) && context.path == "/all" };
+           @id("c") permit(principal, action in Action::"http", resource)
+           when { context has user } when { context.path == "/open" };
+           @id("d") permit(principal, action in Action::"http", resource)
+           when { context has user && context.path == "/one" && context.user.scope.contains("w")
+                  && context.user in Role::"corp|clerk" };"#,
+    );
+    let asked = |peer: &str, path: &str, user: Option<User>| {
+        let mut ask = Ask::new(peer, "GET", path);
+        ask.user = user;
+        let decision = ask.of(&set);
+        assert!(decision.scopes.is_empty() || decision.reason == Reason::NoRule);
+        let rule = decision.needs.map(|needs| needs.rule.to_string());
+        (ids(&decision.scopes).join(" "), rule.unwrap_or_default())
+    };
+    let bob = || Some(user("bob", &[]));
+    let clerk = || Some(user("clara", &["clerk"]));
+    let pair = |scopes: &str, rule: &str| (scopes.to_owned(), rule.to_owned());
+    assert_eq!(asked(WEB, "/any", bob()), pair("x", "a"));
+    assert_eq!(asked(WEB, "/all", bob()), pair("orders:read z", "b"));
+    assert_eq!(asked(ORDERS, "/all", bob()), pair("", "a"), "another peer");
+    assert_eq!(asked(WEB, "/one", clerk()), pair("w", "d"));
+    assert_eq!(asked(WEB, "/one", bob()).0, "", "the role is missing, too");
+    assert_eq!(asked(WEB, "/one", None).0, "", "there is no token");
+    assert_eq!(asked(WEB, "/open", bob()), pair("", ""), "allowed");
+    let mut y = user("eve", &[]);
+    y.scope = vec!["y".to_owned()];
+    assert_eq!(asked(WEB, "/any", Some(y)), pair("", ""), "allowed");
+    let odd = loaded(
+        r#"@id("a") permit(principal, action in Action::"http", resource)
+           when { context has user && context.user.scope.contains("two words") };"#,
+    );
+    let decision = Ask::new(WEB, "GET", "/").user(user("bob", &[])).of(&odd);
+    assert!(decision.scopes.is_empty(), "no scope is called that");
+}
+
+#[test]
 fn the_nearest_permit_lacks_nothing_but_the_user() {
     let set = loaded(
         r#"@id("a") permit(principal, action in Action::"http", resource)

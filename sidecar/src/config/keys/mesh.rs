@@ -188,6 +188,30 @@ const ROUTE: &[Key] = &[
         Need::Required,
         "The template: `{name}` is one whole segment that is not empty, seen as `context.params.name`; a last `{**}` is the rest, also an empty one.",
     ),
+    key(
+        "encoded_slash",
+        Kind::Text,
+        Need::Default("\"refuse\""),
+        "`data`: a `%2F` in a path is part of its segment and separates nothing, for policies as for the application, which gets it as it came. `refuse`: 400.",
+    ),
+    key(
+        "merge_slashes",
+        Kind::Boolean,
+        Need::Default("false"),
+        "`true`: policies take several slashes in a row as one; the application gets them as they came, and must take them as one too. `false`: 400.",
+    ),
+    key(
+        "allow_semicolon",
+        Kind::Boolean,
+        Need::Default("false"),
+        "`true`: a path may hold a `;`. What follows it up to the next `/` is text for some applications, and cut off by others: the request passes only if both paths are of this route and both are allowed. `false`: 400.",
+    ),
+    key(
+        "encoded_percent",
+        Kind::Boolean,
+        Need::Default("false"),
+        "`true`: a path may hold what a second decoding would change (`%2541`), which is data. `false`: 400.",
+    ),
     // A route adds to what its port demands of tokens.
     BIND,
     BIND_CLAIM,

@@ -164,7 +164,6 @@ fn asking(apps: &Apps, addr: SocketAddr, certain: bool) -> To<'_> {
         head_bytes: 32 * 1024,
         headers: 100,
         target_bytes: 8 * 1024,
-        allow_semicolon: false,
     };
     To {
         apps,

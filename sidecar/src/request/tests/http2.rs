@@ -4,10 +4,10 @@
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, Uri};
 
-use super::refused;
+use super::{on_route, refused};
 use crate::request::{
-    BodyReader, Framing, Head, Limits, Part, Refusal, ResponseHead, Version, add_trailer, parse_response,
-    passed_response, passed_trailers, read_http2, trailer_lines,
+    BodyReader, Framing, Head, Limits, Part, Refusal, ResponseHead, Spellings, Version, add_trailer,
+    parse_response, passed_response, passed_trailers, read_http2, trailer_lines,
 };
 
 fn parts(method: &str, uri: &str, headers: &[(&str, &str)]) -> Parts {
@@ -24,7 +24,8 @@ fn parts(method: &str, uri: &str, headers: &[(&str, &str)]) -> Parts {
 }
 
 fn asked(method: &str, uri: &str, headers: &[(&str, &str)], ended: bool) -> Result<Head, Refusal> {
-    read_http2(&parts(method, uri, headers), ended, &Limits::default())
+    let head = read_http2(&parts(method, uri, headers), ended, &Limits::default())?;
+    on_route(head, Spellings::default())
 }
 
 fn get(headers: &[(&str, &str)]) -> Result<Head, Refusal> {

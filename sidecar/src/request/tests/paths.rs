@@ -1,7 +1,7 @@
 //! P: the request target.
 
-use super::{forwarded, get, read, read_with, refused};
-use crate::request::{Limits, parse_head};
+use super::{forwarded, get, on_route, read, refused};
+use crate::request::{Head, Limits, Refusal, Spellings, parse_head};
 
 #[test]
 fn p1_p19_a_path_is_decided_in_one_form_and_forwarded_as_it_came() {
@@ -323,44 +323,166 @@ fn p23_work_is_bounded() {
     );
 }
 
-#[test]
-fn a_semicolon_where_it_is_allowed_has_every_reading_decided() {
-    let limits = Limits {
-        allow_semicolon: true,
-        ..Limits::default()
-    };
-    let get = |target: &str| read_with(format!("GET {target} HTTP/1.1\r\nHost: svc\r\n\r\n"), &limits);
-    let head = get("/admin;x=1/%61;/b?q;r").unwrap();
-    assert_eq!(
-        head.readings().collect::<Vec<_>>(),
-        ["/admin;x=1/a;/b", "/admin/a/b"]
-    );
-    assert_eq!(
-        get("/admin%3Bx").unwrap().readings().collect::<Vec<_>>(),
-        ["/admin%3Bx"]
-    );
-    refused(get("/..;/admin"), 400, "dot_segment", "..;");
-    refused(get("/;x/admin"), 400, "empty_segment", "a segment of parameters");
-    refused(
-        get("/admin/;x"),
-        400,
+/// Every single spelling, and what is allowed with it.
+const ODD: [(&str, Spellings); 4] = [
+    (
+        "encoded_slash",
+        Spellings {
+            encoded_slash: true,
+            ..NONE
+        },
+    ),
+    (
         "empty_segment",
-        "a last segment of parameters",
-    );
+        Spellings {
+            merge_slashes: true,
+            ..NONE
+        },
+    ),
+    (
+        "path_parameter",
+        Spellings {
+            semicolon: true,
+            ..NONE
+        },
+    ),
+    (
+        "double_encoding",
+        Spellings {
+            encoded_percent: true,
+            ..NONE
+        },
+    ),
+];
+const NONE: Spellings = Spellings {
+    encoded_slash: false,
+    merge_slashes: false,
+    semicolon: false,
+    encoded_percent: false,
+};
+const ALL: Spellings = Spellings {
+    encoded_slash: true,
+    merge_slashes: true,
+    semicolon: true,
+    encoded_percent: true,
+};
+
+fn whole(target: &str) -> Result<Head, Refusal> {
+    let text = format!("GET {target} HTTP/1.1\r\nHost: svc\r\n\r\n");
+    parse_head(text.as_bytes(), &Limits::default()).map(|head| head.expect("a complete head"))
 }
 
 #[test]
-fn p27_p28_headers_that_claim_another_target_or_method_are_not_seen() {
-    let head = read(
-        "GET /admin HTTP/1.1\r\nHost: svc\r\nX-Original-URL: /public\r\nX-Rewrite-URL: /public\r\n\
-         x-envoy-original-path: /public\r\nX-HTTP-Method-Override: DELETE\r\nX-HTTP-Method: DELETE\r\n\
-         X-Method-Override: DELETE\r\nX_HTTP_METHOD_OVERRIDE: DELETE\r\nAccept: */*\r\n\r\n",
-    )
-    .unwrap();
-    assert_eq!((head.method.as_str(), head.path.as_str()), ("GET", "/admin"));
-    assert_eq!(
-        forwarded(&head, &[]),
-        "GET /admin HTTP/1.1\r\nHost: svc\r\nAccept: */*\r\n\r\n"
+fn a_route_takes_the_spellings_that_it_allows_and_no_others() {
+    for (target, codes, readings) in [
+        ("/a%2fb?x", &["encoded_slash"][..], &["/a%2Fb"][..]),
+        ("/%2F", &["encoded_slash"], &["/%2F"]),
+        ("//a///b", &["empty_segment"], &["/a/b"]),
+        ("/a//", &["empty_segment"], &["/a/"]),
+        ("//", &["empty_segment"], &["/"]),
+        (
+            "/a;x=1/%61;/b?q;r",
+            &["path_parameter"],
+            &["/a;x=1/a;/b", "/a/a/b"],
+        ),
+        ("/%2561", &["double_encoding"], &["/%2561"]),
+        ("/100%2541%25", &["double_encoding"], &["/100%2541%25"]),
+        ("/%252f", &["double_encoding", "encoded_slash"], &["/%252f"]),
+        (
+            "//a%2fb;c",
+            &["empty_segment", "encoded_slash", "path_parameter"],
+            &["/a%2Fb;c", "/a%2Fb"],
+        ),
+    ] {
+        let head = on_route(whole(target).unwrap(), ALL).unwrap();
+        assert_eq!(head.readings().collect::<Vec<_>>(), readings, "{target}");
+        assert!(
+            forwarded(&head, &[]).starts_with(&format!("GET {target} HTTP/1.1\r\n")),
+            "{target}"
+        );
+        for bits in 0..16_u8 {
+            let allowed = Spellings {
+                encoded_slash: bits & 1 != 0,
+                merge_slashes: bits & 2 != 0,
+                semicolon: bits & 4 != 0,
+                encoded_percent: bits & 8 != 0,
+            };
+            let judged = on_route(whole(target).unwrap(), allowed);
+            let missing = codes.iter().find(|code| {
+                let one = ODD.iter().find(|(known, _)| known == *code).unwrap().1;
+                !((one.encoded_slash && allowed.encoded_slash)
+                    || (one.merge_slashes && allowed.merge_slashes)
+                    || (one.semicolon && allowed.semicolon)
+                    || (one.encoded_percent && allowed.encoded_percent))
+            });
+            match missing {
+                None => assert_eq!(judged.unwrap().path, head.path, "{target} {allowed:?}"),
+                Some(code) => refused(judged, 400, code, &format!("{target} {allowed:?}")),
+            }
+        }
+    }
+}
+
+#[test]
+fn an_odd_path_of_no_route_or_of_two_is_refused() {
+    let head = whole("/admin;x").unwrap();
+    for route_of in [
+        |_: &str| None,
+        |path: &str| Some(path.len()),
+        |path: &str| path.find(';'),
+    ] {
+        assert_eq!(
+            head.spelled(route_of, |_| ALL).unwrap_err().code,
+            "path_parameter"
+        );
+    }
+    assert!(head.spelled(|_| Some(1), |_| ALL).is_ok());
+    assert!(
+        whole("/admin")
+            .unwrap()
+            .spelled(|_| None::<()>, |()| NONE)
+            .is_ok(),
+        "not odd"
     );
-    assert_eq!(head.header("x-original-url").count(), 0);
+}
+
+/// Dot segments and what else is refused everywhere, behind what is allowed.
+#[test]
+fn nothing_else_hides_behind_an_allowed_spelling() {
+    for (target, code) in [
+        ("/..;/admin", "dot_segment"),
+        ("/a;/../b", "path_parameter"),
+        ("/a;x/..;y", "path_parameter"),
+        ("/%2F..%2Fadmin", "encoded_slash"),
+        ("/a/..%2fadmin", "encoded_slash"),
+        ("/a%2F..", "encoded_slash"),
+        ("/a%2F.;x", "encoded_slash"),
+        ("/a%2F%ef%bc%8e%ef%bc%8e%2Fb", "encoded_slash"),
+        ("/a//../b", "empty_segment"),
+        ("//.//", "empty_segment"),
+        ("/%252e%252e/admin", "double_encoding"),
+        ("/a%252f..%252fb", "double_encoding"),
+        ("/%255cadmin", "double_encoding"),
+        ("/%2500", "double_encoding"),
+        ("/%25c0%25ae", "double_encoding"),
+        ("/%25ef%25bc%258f", "double_encoding"),
+        ("/%252541", "double_encoding"),
+        ("/%25%32%35%34%31", "double_encoding"),
+        ("/a%2f\\b", "encoded_slash"),
+        ("/a//%00", "empty_segment"),
+        ("/a//%zz", "empty_segment"),
+        ("/a;%ff", "bad_utf8"),
+        ("/;x/admin", "path_parameter"),
+        ("/admin/;x", "path_parameter"),
+    ] {
+        refused(whole(target), 400, code, target);
+    }
+    let deep = format!("/{}", "a//".repeat(100));
+    refused(whole(&deep), 400, "empty_segment", "empty segments count, too");
+}
+
+#[test]
+fn an_encoded_semicolon_is_text() {
+    let head = get("/admin%3Bx").unwrap();
+    assert_eq!(head.readings().collect::<Vec<_>>(), ["/admin%3Bx"]);
 }
