@@ -49,6 +49,8 @@ static PYTHON: LazyLock<PathBuf> = LazyLock::new(|| {
 
 /// What the application got, asked for from `pod`.
 fn received(pod: &str, url: &str, more: &[&str]) -> Vec<(String, String)> {
+    // Made before a statement is: that is short-lived.
+    LazyLock::force(&PYTHON);
     let line: Vec<&str> = ["curl", "-sS", "--max-time", "20", url]
         .into_iter()
         .chain(more.iter().copied())
