@@ -29,8 +29,12 @@ pub struct Args {
 enum Action {
     /// Check a policy folder as every sidecar of the mesh does when it loads it
     ///
-    /// With `-o json` the result is a list of what is wrong: file, line, column, message and hint; empty when all is well.
+    /// With `-o json` the result is a list of what is wrong: severity, file, line, column, message and hint; empty when all
+    /// is well. What is only a warning is loaded, and leaves the exit code 0.
     Check {
+        /// Take warnings for errors
+        #[arg(long)]
+        deny_warnings: bool,
         /// The mesh file that the policies are about
         #[arg(long, value_name = "FILE", default_value = "mesh.toml")]
         mesh: PathBuf,
@@ -64,7 +68,11 @@ enum Action {
 /// Runs the verb.
 pub fn run(args: Args, ui: &Ui) -> Result<Exit, Failure> {
     match args.action {
-        Action::Check { mesh, dir } => Ok(told(look(&mesh, &dir), &dir, ui)),
+        Action::Check {
+            mesh,
+            dir,
+            deny_warnings,
+        } => Ok(told(look(&mesh, &dir), &dir, deny_warnings, ui)),
         Action::Test(args) => test::run(&args, ui),
         Action::Fmt(args) => fmt::run(&args, ui),
         Action::Facts { mesh, dir } => Ok(facts::run(&mesh, &dir, ui)),
@@ -75,6 +83,7 @@ pub fn run(args: Args, ui: &Ui) -> Result<Exit, Failure> {
 /// One thing that is wrong, in whichever file.
 #[derive(Serialize)]
 struct Problem {
+    severity: Severity,
     file: String,
     line: usize,
     column: usize,
@@ -85,8 +94,24 @@ struct Problem {
     place: Option<(NamedSource<String>, usize, usize)>,
 }
 
-fn look(mesh: &Path, dir: &Path) -> Result<Checked, Vec<Problem>> {
-    of_set(mesh, dir, authz::check)
+/// Whether a set is refused for a problem.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Severity {
+    Error,
+    Warning,
+}
+
+fn look(mesh: &Path, dir: &Path) -> Result<(Checked, Vec<Problem>), Vec<Problem>> {
+    of_set(mesh, dir, |model, files| {
+        let checked = authz::check(model, files)?;
+        let warning = |found: &PolicyProblem| Problem {
+            severity: Severity::Warning,
+            ..Problem::of_policy(found.clone(), mesh, files)
+        };
+        let warnings = checked.warnings.iter().map(warning).collect();
+        Ok((checked, warnings))
+    })
 }
 
 /// Has `ask` look at a mesh file and a policy folder.
@@ -107,41 +132,56 @@ fn load_mesh(mesh: &Path) -> Result<Mesh, Vec<Problem>> {
     config::load_mesh(mesh).map_err(|problems| problems.iter().map(Problem::of_config).collect())
 }
 
-fn told(found: Result<Checked, Vec<Problem>>, dir: &Path, ui: &Ui) -> Exit {
-    let problems = match found {
-        Ok(checked) => {
-            if ui.is_json() {
-                ui.json(&[(); 0]);
-            } else {
-                ui.line(summary(&checked, dir));
-            }
-            return Exit::Done;
-        }
-        Err(problems) => problems,
+fn told(
+    found: Result<(Checked, Vec<Problem>), Vec<Problem>>,
+    dir: &Path,
+    deny_warnings: bool,
+    ui: &Ui,
+) -> Exit {
+    let (checked, mut warnings) = match found {
+        Ok(found) => found,
+        Err(problems) => return wrong(&problems, ui),
     };
-    wrong(&problems, ui)
+    let denied = deny_warnings && !warnings.is_empty();
+    if denied {
+        for warning in &mut warnings {
+            warning.severity = Severity::Error;
+        }
+    }
+    show(&warnings, ui);
+    match (ui.is_json(), denied) {
+        (true, _) => {}
+        (false, true) => ui.note("a sidecar would load this set, but warnings are denied"),
+        (false, false) => ui.line(summary(&checked, dir)),
+    }
+    if denied { Exit::BadFile } else { Exit::Done }
 }
 
 /// Tells what is wrong with files.
 fn wrong(problems: &[Problem], ui: &Ui) -> Exit {
-    if ui.is_json() {
-        ui.json(&problems);
-    } else {
-        let graphical = std::io::stdout().is_terminal();
-        for problem in problems {
-            let text = if graphical {
-                problem.graphical(ui.color())
-            } else {
-                problem.plain()
-            };
-            ui.line(text.trim_end());
-        }
+    show(problems, ui);
+    if !ui.is_json() {
         let (count, s) = (problems.len(), if problems.len() == 1 { "" } else { "s" });
         ui.note(format!(
             "{count} problem{s}: a sidecar would refuse this set and keep the one it has"
         ));
     }
     Exit::BadFile
+}
+
+fn show(problems: &[Problem], ui: &Ui) {
+    if ui.is_json() {
+        return ui.json(&problems);
+    }
+    let graphical = std::io::stdout().is_terminal();
+    for problem in problems {
+        let text = if graphical {
+            problem.graphical(ui.color())
+        } else {
+            problem.plain()
+        };
+        ui.line(text.trim_end());
+    }
 }
 
 fn summary(checked: &Checked, dir: &Path) -> String {
@@ -164,7 +204,7 @@ fn summary(checked: &Checked, dir: &Path) -> String {
 fn schema(mesh: &Path, ui: &Ui) -> Result<Exit, Failure> {
     let loaded = match load_mesh(mesh) {
         Ok(loaded) => loaded,
-        Err(problems) => return Ok(told(Err(problems), mesh, ui)),
+        Err(problems) => return Ok(wrong(&problems, ui)),
     };
     let text = authz::schema(&loaded.authz_model())
         .map_err(|error| Failure::new(format!("{}: {error}", mesh.display())).exit(Exit::BadFile))?;
@@ -184,6 +224,7 @@ impl Problem {
             .and_then(|text| offset(text, problem.line, problem.column));
         let file = problem.file.display().to_string();
         Self {
+            severity: Severity::Error,
             place: text
                 .zip(start)
                 .map(|(text, start)| (NamedSource::new(&file, text), start, 0)),
@@ -207,6 +248,7 @@ impl Problem {
             .iter()
             .find(|(path, _)| *path == problem.file && problem.line > 0);
         Self {
+            severity: Severity::Error,
             place: text.map(|(_, text)| (NamedSource::new(&file, text.clone()), problem.offset, problem.len)),
             file,
             line: problem.line,
@@ -224,8 +266,12 @@ impl Problem {
             String::new()
         };
         let hint = self.hint.as_ref().map(|hint| format!("\n  hint: {hint}"));
+        let kind = match self.severity {
+            Severity::Error => "",
+            Severity::Warning => "warning: ",
+        };
         format!(
-            "{}{place}: {}{}",
+            "{}{place}: {kind}{}{}",
             self.file,
             self.message,
             hint.unwrap_or_default()
@@ -280,6 +326,13 @@ impl Display for Shown<'_> {
 impl std::error::Error for Shown<'_> {}
 
 impl Diagnostic for Shown<'_> {
+    fn severity(&self) -> Option<miette::Severity> {
+        Some(match self.0.severity {
+            Severity::Error => miette::Severity::Error,
+            Severity::Warning => miette::Severity::Warning,
+        })
+    }
+
     fn help<'a>(&'a self) -> Option<Box<dyn Display + 'a>> {
         let hint = self.0.hint.as_ref()?;
         Some(Box::new(hint))
@@ -306,7 +359,8 @@ mod tests {
 
     #[test]
     fn the_examples_are_good() {
-        let checked = look(&examples().join("mesh.toml"), &examples()).unwrap();
+        let (checked, warnings) = look(&examples().join("mesh.toml"), &examples()).unwrap();
+        assert!(warnings.is_empty(), "{warnings:?}");
         assert!(checked.count >= 8);
         let text = summary(&checked, Path::new("policies"));
         assert!(
@@ -320,7 +374,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let text = "@id(\"a\")\npermit(principal in Group::\"monitor\", action, resource);\n";
         std::fs::write(dir.path().join("a.cedar"), text).unwrap();
-        let problems = look(&examples().join("mesh.toml"), dir.path()).unwrap_err();
+        let problems = look(&examples().join("mesh.toml"), dir.path()).err().unwrap();
         assert_eq!(problems.len(), 1);
         let problem = problems.first().unwrap();
         assert_eq!((problem.line, problem.column), (2, 21));

@@ -218,3 +218,41 @@ fn facts_name_what_proofs_need() {
     assert_eq!(facts["policies"]["shadow"], serde_json::json!(["eu-only"]));
     assert_eq!(facts["policies"]["in_force"].as_array().unwrap().len(), 8);
 }
+
+#[test]
+fn a_trap_is_a_warning_and_an_error_where_one_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let policy = "@id(\"a\")\npermit(principal, action in Action::\"http\", resource);\n\
+                  @id(\"b\")\nforbid(principal, action in Action::\"http\", resource == Service::\"shop/orders\")\n\
+                  when { context.path == \"/admin\" };\n";
+    fs::write(dir.path().join("a.cedar"), policy).unwrap();
+    let output = run(&["policy", "check"], dir.path());
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(
+        said.contains("a.cedar:5:16: warning: this forbid compares `context.path` as text")
+            && said.contains(": ok ("),
+        "{said}"
+    );
+    let told = |args: &[&str], code: i32, severity: &str| {
+        let output = run(args, dir.path());
+        assert_eq!(output.status.code(), Some(code), "{}", text(&output));
+        let found = json(&output);
+        assert_eq!(found.as_array().unwrap().len(), 1, "{found}");
+        assert_eq!(
+            (&found[0]["severity"], &found[0]["line"]),
+            (&severity.into(), &5.into()),
+            "{found}"
+        );
+    };
+    told(&["-o", "json", "policy", "check"], 0, "warning");
+    told(&["-o", "json", "policy", "check", "--deny-warnings"], 3, "error");
+    let denied = run(&["policy", "check", "--deny-warnings"], dir.path());
+    assert_eq!(denied.status.code(), Some(3));
+    assert!(text(&denied).contains("warnings are denied"), "{}", text(&denied));
+    let good = run(&["-o", "json", "policy", "check", "--deny-warnings"], &examples());
+    assert_eq!(
+        (good.status.code(), json(&good)),
+        (Some(0), serde_json::json!([]))
+    );
+}

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
-use cedar_policy::{Effect, Entities, Entity, EntityUid, EvalResult, EvaluationError, Expression};
+use cedar_policy::{Entities, Entity, EntityUid, EvalResult, EvaluationError, Expression};
 use cedar_policy_core::ast::{self, EntityUIDEntry, Request, Value};
 use cedar_policy_core::entities::{NoEntitiesSchema, TCComputation};
 use cedar_policy_core::evaluator::Evaluator;
@@ -14,10 +14,12 @@ use cedar_policy_core::extensions::Extensions;
 use super::entities::{Maker, Misfit, record, string};
 use super::expr::Uses;
 use super::facts::{Decision, Facts, Needs, Principal, Reason, Verdict, What, Would};
-use super::index::{ActionKey, Audit, Index, Origin, PrincipalKey, Rule, Slice};
+use super::index::{ActionKey, Index, Origin, PrincipalKey, Rule, Slice};
 use super::kept::{KeptSlices, KeptUsers, KnownUser, Prepared};
+use super::problem::PolicyProblem;
 use super::route::{Router, canonical_escapes};
 use super::scopes::Scopes;
+use super::tally::Tally;
 use super::world::{World, method_action};
 
 /// The policies that one sidecar enforces: immutable, shared by its workers.
@@ -28,6 +30,7 @@ pub struct Policies {
     pub(super) set: Option<Box<Set>>,
     /// A set that is decided after this one and only watched.
     shadow: Option<Arc<Policies>>,
+    warnings: Vec<PolicyProblem>,
 }
 
 /// What a loaded set decides with.
@@ -119,15 +122,6 @@ impl Evaluation<'_> {
     }
 }
 
-/// How the rules of one slice came out.
-#[derive(Default)]
-struct Tally<'a> {
-    forbids: Vec<&'a Rule>,
-    failed_forbids: Vec<&'a Rule>,
-    permits: Vec<&'a Rule>,
-    errors: u32,
-}
-
 impl Policies {
     /// A loaded set.
     pub(super) fn new(version: String, count: usize, set: Set) -> Self {
@@ -136,6 +130,7 @@ impl Policies {
             count,
             set: Some(Box::new(set)),
             shadow: None,
+            warnings: Vec::new(),
         }
     }
 
@@ -146,6 +141,7 @@ impl Policies {
             count: 0,
             set: None,
             shadow: None,
+            warnings: Vec::new(),
         }
     }
 
@@ -154,6 +150,16 @@ impl Policies {
     #[must_use]
     pub fn with_shadow(self, shadow: Option<Arc<Self>>) -> Self {
         Self { shadow, ..self }
+    }
+
+    /// The same policies, with what their writer should know.
+    pub(super) fn with_warnings(self, warnings: Vec<PolicyProblem>) -> Self {
+        Self { warnings, ..self }
+    }
+
+    /// What is not wrong with the policies of the own service but often a trap, by file and place; at most 200.
+    pub fn warnings(&self) -> &[PolicyProblem] {
+        &self.warnings
     }
 
     /// The set that watches.
@@ -437,62 +443,6 @@ impl Actions {
             action,
             params,
         })
-    }
-}
-
-impl<'a> Tally<'a> {
-    fn nothing_matched(&self) -> bool {
-        self.forbids.is_empty() && self.failed_forbids.is_empty() && self.permits.is_empty()
-    }
-
-    fn add(&mut self, rules: impl Iterator<Item = &'a Rule>, evaluation: &Evaluation<'_>) {
-        for rule in rules {
-            match (evaluation.holds(rule.condition.as_ref()), rule.effect) {
-                (Some(false), _) => {}
-                (Some(true), Effect::Permit) => self.permits.push(rule),
-                (Some(true), Effect::Forbid) => self.forbids.push(rule),
-                // Not evaluated: never taken for true of a permit, nor for false of a forbid.
-                (None, Effect::Permit) => self.errors += 1,
-                (None, Effect::Forbid) => {
-                    self.errors += 1;
-                    self.failed_forbids.push(rule);
-                }
-            }
-        }
-    }
-
-    /// The forbids that deny: those that matched, else those that could not be evaluated.
-    fn denied_by(&self) -> Vec<&'a Rule> {
-        if self.forbids.is_empty() {
-            self.failed_forbids.clone()
-        } else {
-            self.forbids.clone()
-        }
-    }
-
-    fn decision(&self) -> Decision {
-        let denied_by = self.denied_by();
-        let (verdict, reason, rules) = if !self.forbids.is_empty() {
-            (Verdict::Deny, Reason::Forbidden, &denied_by)
-        } else if !denied_by.is_empty() {
-            (Verdict::Deny, Reason::PolicyError, &denied_by)
-        } else if self.permits.is_empty() {
-            (Verdict::Deny, Reason::NoRule, &self.permits)
-        } else {
-            (Verdict::Allow, Reason::Allowed, &self.permits)
-        };
-        Decision {
-            verdict,
-            rules: rules.iter().map(|rule| Arc::clone(&rule.id)).collect(),
-            errors: self.errors,
-            text: rules.iter().find_map(|rule| rule.reason.clone()),
-            audit: rules.iter().any(|rule| match rule.audit {
-                Audit::No => false,
-                Audit::Always => true,
-                Audit::Deny => verdict == Verdict::Deny,
-            }),
-            ..Decision::deny(reason)
-        }
     }
 }
 

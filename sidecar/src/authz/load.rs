@@ -11,6 +11,7 @@ use cedar_policy::Schema;
 use super::compile::compile;
 use super::decide::Policies;
 use super::describe::facts;
+use super::lint;
 use super::model::{GroupModel, Model, PolicyError};
 use super::parse::{Parsings, Source, is_test};
 use super::problem::{PolicyProblem, Problems};
@@ -49,8 +50,9 @@ pub fn load(
             let set = checked(&mesh, &source, problems)?;
             trial::hold(&mesh, model, &source, &set, problems);
             let (version, count) = (version(&mesh.schema_text, files), set.len());
+            let warnings = lint::of_service(&mesh.world, &source, &set, service);
             match compile(&mesh.world, &mesh.schema, &source, &set, service) {
-                Ok(set) => Some(Policies::new(version, count, set)),
+                Ok(set) => Some(Policies::new(version, count, set).with_warnings(warnings)),
                 Err(error) => {
                     problems.whole(PathBuf::new(), error.to_string(), None);
                     None
@@ -70,6 +72,8 @@ pub struct Checked {
     pub count: usize,
     /// How many of them each service that can be called enforces or watches in shadow.
     pub services: Vec<(String, usize)>,
+    /// What is not wrong but often a trap, by file and place; at most 200.
+    pub warnings: Vec<PolicyProblem>,
 }
 
 /// Checks a policy folder for the whole mesh, as each of its sidecars will.
@@ -93,6 +97,7 @@ pub fn check(model: &Model, files: &[(PathBuf, String)]) -> Result<Checked, Vec<
             Some(Checked {
                 version: version(&mesh.schema_text, files),
                 count: set.len(),
+                warnings: lint::of_all(&mesh.world, &source, &set),
                 services: mesh
                     .world
                     .services

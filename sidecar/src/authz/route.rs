@@ -59,6 +59,21 @@ impl Template {
         })
     }
 
+    /// Whether it is `other` with a `{**}` behind.
+    pub(super) fn is_beneath(&self, other: &Self) -> bool {
+        let same = |(mine, theirs): (&Segment, &Segment)| match (mine, theirs) {
+            (Segment::Param(_), Segment::Param(_)) => true,
+            (mine, theirs) => mine == theirs,
+        };
+        let pairs = self.segments.iter().zip(&other.segments);
+        self.rest && self.segments.len() == other.segments.len() && pairs.into_iter().all(same)
+    }
+
+    /// Whether it has no `{**}` at its end.
+    pub(super) fn is_one_path(&self) -> bool {
+        !self.rest
+    }
+
     /// A path that both match although neither is more specific than the other, if there is one.
     pub(super) fn ambiguous_with(&self, other: &Self) -> Option<String> {
         let example = self.overlap(other)?;

@@ -4,6 +4,7 @@ mod differential;
 mod examples;
 mod explaining;
 mod halves;
+mod linting;
 mod loading;
 mod naming;
 mod oracle;

@@ -109,6 +109,7 @@ impl First {
         if trouble.is_none() && policies.count() == 0 {
             tracing::warn!(folder = %sidecar.policies.display(), "{NO_POLICY}");
         }
+        warn(&policies);
         let (shadow, shadow_trouble) = match shadow(sidecar, mesh) {
             Ok(shadow) => (shadow, None),
             Err(trouble) => (None, Some(trouble)),
@@ -233,6 +234,14 @@ pub(super) fn read(path: &Path) -> Result<Files, String> {
 /// Every problem, a line each.
 pub(super) fn checked(files: &Files, sidecar: &Sidecar, mesh: &Mesh) -> Result<Policies, String> {
     load(&mesh.authz_model(), files, &sidecar.service).map_err(|problems| lines(&problems))
+}
+
+/// Warns of what is often a trap in a set that comes in force.
+pub(super) fn warn(policies: &Policies) {
+    if !policies.warnings().is_empty() {
+        let warnings = lines(policies.warnings());
+        tracing::warn!(%warnings, "the policies may let pass what they should not (hint: `hopguard policy check` shows where)");
+    }
 }
 
 /// As the problems of other files are told: the hint is marked as one. What Cedar finds once for each kind of request is one

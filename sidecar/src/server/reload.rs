@@ -212,6 +212,7 @@ async fn apply(state: &State, set: Set) {
     if set.policies.count() == 0 {
         tracing::warn!(folder = %state.sidecar.policies.display(), "{}", build::NO_POLICY);
     }
+    build::warn(&set.policies);
     ctx.current.set_files(set.policies, set.mesh);
     state.files_taken();
     tell_shadow(state, set.shadow_trouble);

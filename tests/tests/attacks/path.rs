@@ -323,6 +323,22 @@ fn what_only_looks_like_a_forbidden_path_is_another_one() {
     unlike(Wire::Mtls);
 }
 
+/// P16 to P18: the list of forbids is one that the sidecar warns of, once when it loads it; the list of permits is not.
+#[test]
+fn a_list_of_forbids_is_warned_of() {
+    let warned = |rig: &Rig| {
+        rig.mesh
+            .log("orders")
+            .matches("compares `context.path` as text")
+            .count()
+    };
+    assert_eq!(
+        (warned(&permits()), warned(&forbids())),
+        (0, 2),
+        "two forbids of D, one load"
+    );
+}
+
 #[test]
 fn headers_name_no_other_target_and_no_other_method() {
     overrides(Wire::Mtls);
