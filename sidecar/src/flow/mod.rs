@@ -35,7 +35,7 @@ use crate::authn::{Authenticator, Proofs};
 use crate::detect::Prefixed;
 use crate::dial::DialOptions;
 use crate::forward::abort;
-use crate::forward::http2::Apps;
+use crate::forward::http2::{Apps, Slots};
 use crate::observe::{Denials, Direction, Journal, Kind, Metrics, Proven, Record, UserLog};
 use crate::request::Limits;
 use crate::runtime::Drain;
@@ -54,6 +54,8 @@ pub struct Context {
     pub pool: Arc<Pool>,
     /// What the applications speak.
     pub apps: Apps,
+    /// Connections that streams of HTTP/2 may have to applications of HTTP/1.1.
+    pub slots: Slots,
     /// User tokens.
     pub authn: Arc<Authenticator>,
     /// Proofs of possession, as long as they could be used again.

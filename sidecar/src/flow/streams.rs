@@ -334,7 +334,11 @@ impl Connection {
                 None => {
                     let app = match self.kept() {
                         Some(app) => app,
-                        None => Http1App::new(connect_app(addr, &options.dial).await?),
+                        None => {
+                            let slot = self.ctx.slots.take(self.secured.src.ip());
+                            let slot = slot.ok_or(ConnectFailure::Busy { addr })?;
+                            Http1App::new(connect_app(addr, &options.dial).await?, Some(slot))
+                        }
                     };
                     to_http1(stream, kept.insert(app), outgoing).await
                 }

@@ -12,7 +12,7 @@ use crate::authz::{Policies, PolicyProblem, load};
 use crate::config::{Egress, Loaded, Mesh, Sidecar, read_policies};
 use crate::dial::DialOptions;
 use crate::flow::{Context, FlowOptions, Probe};
-use crate::forward::http2::Apps;
+use crate::forward::http2::{Apps, Slots};
 use crate::observe::{Denials, Journal, KnownWorkloads, Label, Metrics, UserLog};
 use crate::request::Limits;
 use crate::runtime::Drain;
@@ -75,6 +75,7 @@ pub(super) fn build(loaded: Loaded) -> Result<Arc<State>, ServerError> {
         services,
         pool,
         apps: Apps::default(),
+        slots: Slots::new(super::descriptors::for_streams(sidecar.limits.connections)),
         authn,
         proofs: Proofs::new(),
         assertion,

@@ -4,8 +4,9 @@ use rustix::process::{Resource, getrlimit};
 
 /// What listeners, tunnels, the log and key fetches need beside the connections.
 const RESERVED: u64 = 1024;
-/// Each connection has two ends.
-const EACH: u64 = 2;
+/// Each connection has two ends, and one more stands by for every two of them: streams of HTTP/2 have connections of their
+/// own to an application of HTTP/1.1.
+const OF_TWO: u64 = 5;
 
 /// The connections that are taken at once: `wanted`, or fewer when the process may not open files for as many. A connection
 /// that is closed at once tells more than one that is never accepted.
@@ -17,7 +18,8 @@ pub(super) fn affordable(wanted: usize) -> usize {
     if taken < wanted {
         let needed = u64::try_from(wanted)
             .unwrap_or(u64::MAX)
-            .saturating_mul(EACH)
+            .saturating_mul(OF_TWO)
+            .div_ceil(2)
             .saturating_add(RESERVED);
         tracing::warn!(
             "{taken} connections are taken at once, not the {wanted} of `limits.connections`: the process may open {limit} \
@@ -27,9 +29,15 @@ pub(super) fn affordable(wanted: usize) -> usize {
     taken
 }
 
+/// The connections to applications that streams of HTTP/2 may have together.
+pub(super) fn for_streams(wanted: usize) -> usize {
+    let limit = getrlimit(Resource::Nofile).current;
+    limit.map_or(wanted, |limit| within(limit, wanted)) / 2
+}
+
 fn within(limit: u64, wanted: usize) -> usize {
     // Of a small limit most goes to connections all the same.
-    let room = limit.saturating_sub(RESERVED.min(limit / 4)) / EACH;
+    let room = limit.saturating_sub(RESERVED.min(limit / 4)).saturating_mul(2) / OF_TWO;
     wanted.min(usize::try_from(room).unwrap_or(usize::MAX)).max(1)
 }
 
@@ -40,9 +48,9 @@ mod tests {
     #[test]
     fn no_more_is_taken_than_can_be_held() {
         assert_eq!(within(1_048_576, 20_000), 20_000);
-        assert_eq!(within(41_024, 20_000), 20_000);
-        assert_eq!(within(20_000, 20_000), 9_488);
-        assert_eq!(within(1024, 20_000), 384);
+        assert_eq!(within(51_024, 20_000), 20_000);
+        assert_eq!(within(20_000, 20_000), 7_590);
+        assert_eq!(within(1024, 20_000), 307);
         assert_eq!(within(1024, 100), 100);
         assert_eq!(within(0, 100), 1);
     }

@@ -162,7 +162,7 @@ async fn control_listeners(state: &Arc<State>) -> Result<(), ServerError> {
     let socket =
         crate::admin::AdminSocket::bind(&state.sidecar.admin).map_err(|error| ServerError::Setting {
             what: "admin.socket",
-            detail: error.to_string(),
+            detail: format!("{error} (its folder must exist, and the user that the sidecar runs as must be able to write into it)"),
         })?;
     tokio::spawn(serve_admin(socket, readiness));
     Ok(())

@@ -10,6 +10,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
 
 use super::exchange::{Down, Outgoing, Sent, Shared, Stream, bad, both, closed, wrong_length};
+use super::slots::Slot;
 use crate::forward::http1::{Exchange, ExchangeFailure};
 use crate::forward::{Buffered, abort};
 use crate::request::{
@@ -22,17 +23,20 @@ pub struct Http1App {
     write: OwnedWriteHalf,
     /// It has carried an exchange.
     reused: bool,
+    /// The right to have it, given back when it ends.
+    _slot: Option<Slot>,
 }
 
 impl Http1App {
     /// A fresh connection.
     #[must_use]
-    pub fn new(stream: TcpStream) -> Self {
+    pub fn new(stream: TcpStream, slot: Option<Slot>) -> Self {
         let (read, write) = stream.into_split();
         Self {
             read: Buffered::new(read),
             write,
             reused: false,
+            _slot: slot,
         }
     }
 
@@ -55,7 +59,9 @@ impl Http1App {
 pub async fn to_http1(stream: &mut Stream, app: &mut Http1App, outgoing: &Outgoing<'_>) -> Exchange {
     let shared = Shared::new(outgoing);
     let Stream { body, respond } = stream;
-    let Http1App { read, write, reused } = app;
+    let Http1App {
+        read, write, reused, ..
+    } = app;
     let mut down = Down::new(respond, &shared, outgoing.response_add);
     read.allow(outgoing.limits.head_bytes);
     let done = both(

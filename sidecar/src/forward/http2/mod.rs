@@ -18,6 +18,7 @@ mod exchange;
 mod http1_app;
 mod http2_app;
 mod settings;
+mod slots;
 mod sniff;
 
 #[cfg(test)]
@@ -30,3 +31,4 @@ pub use exchange::{Outgoing, Stream, Times};
 pub use http1_app::{Http1App, to_http1};
 pub use http2_app::to_http2;
 pub use settings::CLIENT_TASKS;
+pub use slots::{Slot, Slots};

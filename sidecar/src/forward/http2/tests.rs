@@ -131,7 +131,7 @@ async fn one(to: Treat, (apps, links): (&Apps, &Links), incoming: Incoming) -> O
     let exchange = match lease {
         Some(lease) => to_http2(&mut stream, lease, &outgoing).await,
         None => {
-            let mut app = Http1App::new(connect_app(addr, &DIAL).await.unwrap());
+            let mut app = Http1App::new(connect_app(addr, &DIAL).await.unwrap(), None);
             let exchange = to_http1(&mut stream, &mut app, &outgoing).await;
             if exchange.failure.is_some() {
                 app.abort();
