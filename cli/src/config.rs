@@ -269,6 +269,11 @@ fn init(dir: &Path, ui: &Ui) -> Result<Exit, Failure> {
         })?;
         written.push(path);
     }
+    let run = dir.join(RUN);
+    std::fs::create_dir_all(&run).map_err(|error| {
+        Failure::new(format!("`{}` cannot be made: {error}", run.display()))
+            .hint("check the folder and its rights")
+    })?;
     if ui.is_json() {
         ui.json(&serde_json::json!({ "written": written }));
         return Ok(Exit::Done);
@@ -279,10 +284,16 @@ fn init(dir: &Path, ui: &Ui) -> Result<Exit, Failure> {
     let dir = dir.display();
     ui.note("Change what their comments say, then:");
     ui.note(format!("  hopguard config check {dir}/*.toml"));
+    ui.note(format!(
+        "  chown hopguard {dir}/{RUN}        # the user that the sidecar runs as"
+    ));
     ui.note(format!("  hopguard ca serve --config {dir}/ca.toml"));
     ui.note(format!("  hopguard sidecar --config {dir}/sidecar.toml"));
     Ok(Exit::Done)
 }
+
+/// The folder of the sidecar's admin socket: its own, so that it needs no right to write the files beside.
+const RUN: &str = "run";
 
 fn write_new(path: &Path, text: &str) -> std::io::Result<()> {
     if let Some(folder) = path.parent() {
