@@ -565,7 +565,7 @@ fn can_answers_as_the_examples_say() {
             &[
                 "denied: 403 no_rule",
                 "needs role clerk of corp; has reader",
-                "20-users.cedar:15",
+                "20-users.cedar:19",
             ],
         ),
         (

@@ -145,10 +145,16 @@ fn a_folder_is_brought_into_form_once() {
     let version = |dir: &Path| json(&run(&["-o", "json", "policy", "test"], dir))["version"].clone();
     let before = version(dir.path());
     let messy = dir.path().join("10-workloads.cedar");
-    let policies = fs::read_to_string(&messy)
-        .unwrap()
-        .replace("permit(", "permit   (");
+    let policies = fs::read_to_string(&messy).unwrap().replace("permit (", "permit(");
+    let output = run(&["policy", "fmt", "--check"], dir.path());
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "the examples are in form: {}",
+        text(&output)
+    );
     fs::write(&messy, &policies).unwrap();
+    assert_ne!(version(dir.path()), before, "the version is of the text");
     let output = run(&["policy", "fmt", "--check"], dir.path());
     assert_eq!(output.status.code(), Some(1), "{}", text(&output));
     assert!(text(&output).contains("10-workloads.cedar"));
@@ -169,7 +175,7 @@ fn a_folder_is_brought_into_form_once() {
     );
     let output = run(&["policy", "test", "--coverage-min", "100"], dir.path());
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
-    assert_ne!(version(dir.path()), before, "the version is of the text");
+    assert_eq!(version(dir.path()), before, "in the form that it had");
     let left: Vec<_> = fs::read_dir(dir.path())
         .unwrap()
         .map(|e| e.unwrap().file_name())
