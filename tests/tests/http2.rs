@@ -490,3 +490,70 @@ print('good', ask(GOOD))
     })
     .unwrap();
 }
+
+/// A stream costs its client nothing, and us a descriptor where the application speaks HTTP/1.1: they are bounded together,
+/// and a client's share of them leaves room for the others.
+#[test]
+fn a_client_with_many_streams_leaves_the_application_to_others() {
+    let dir = folder(&[("policies/http2.cedar", POLICY)]);
+    let mesh = Mesh::start(&Options {
+        dir: Some(dir.path().to_path_buf()),
+        // Sixteen connections to the application for all streams, four of them for one address.
+        set: vec!["sidecar.web:limits.connections=32".to_owned()],
+        ..Options::default()
+    })
+    .unwrap();
+    let script = r#"
+import socket, struct, sys
+def frame(kind, flags, stream, payload): return struct.pack('>I', len(payload))[1:] + bytes([kind, flags]) + struct.pack('>I', stream) + payload
+HEAD = b''.join(b'\0' + bytes([len(n)]) + n + bytes([len(v)]) + v for n, v in
+    [(b':method', b'POST'), (b':scheme', b'http'), (b':path', b'/echo'), (b':authority', b'web')])
+s = socket.create_connection(('web', 8080)); s.settimeout(30)
+s.sendall(b'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n' + frame(4, 0, 0, b'') + b''.join(frame(1, 4, 2 * i + 1, HEAD) for i in range(40)))
+data, answered = b'', set()
+while len(answered) < 36:
+    more = s.recv(65536)
+    if not more: sys.exit('closed')
+    data += more
+    while len(data) >= 9 and len(data) >= 9 + int.from_bytes(data[:3], 'big'):
+        length, kind, stream = int.from_bytes(data[:3], 'big'), data[3], int.from_bytes(data[5:9], 'big')
+        data = data[9 + length:]
+        if kind == 1: answered.add(stream)
+print('answered', len(answered), flush=True)
+sys.stdin.read()
+"#;
+    let mut greedy = mesh.command("stranger", &["python3", "-c", script]);
+    let mut greedy = Guard(
+        greedy
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap(),
+    );
+    let mut line = String::new();
+    BufReader::new(greedy.0.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    assert_eq!(line, "answered 36\n");
+    for more in [&["--http2-prior-knowledge"][..], &[]] {
+        let line = [
+            "curl",
+            "-sS",
+            "--max-time",
+            "20",
+            "-o",
+            "/dev/null",
+            "-w",
+            "%{http_code}",
+        ];
+        let line = [&line[..], more, &["http://web:8080/headers"]].concat();
+        assert_eq!(succeeded(mesh.exec("laptop", &line).unwrap()).unwrap(), "200");
+    }
+    eventually(PATIENCE, || {
+        match requests(&mesh, "web", |record| record["http"]["status"] == 503).len() {
+            36 => Ok(()),
+            other => Err(format!("{other} refusals in the records")),
+        }
+    })
+    .unwrap();
+}

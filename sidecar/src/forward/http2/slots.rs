@@ -12,14 +12,21 @@ const SHARE: usize = 4;
 #[derive(Clone, Debug)]
 pub struct Slots {
     most: usize,
-    held: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    held: Arc<Mutex<Held>>,
+}
+
+/// Who has how many.
+#[derive(Debug, Default)]
+struct Held {
+    all: usize,
+    by: HashMap<IpAddr, usize>,
 }
 
 /// The right to one connection, until it is dropped.
 #[derive(Debug)]
 pub struct Slot {
     of: IpAddr,
-    held: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    held: Arc<Mutex<Held>>,
 }
 
 impl Slots {
@@ -36,12 +43,12 @@ impl Slots {
     #[must_use]
     pub fn take(&self, of: IpAddr) -> Option<Slot> {
         let mut held = lock(&self.held);
-        let own = held.get(&of).copied().unwrap_or_default();
-        let all: usize = held.values().sum();
-        if all >= self.most || own >= (self.most / SHARE).max(1) {
+        let own = held.by.get(&of).copied().unwrap_or_default();
+        if held.all >= self.most || own >= (self.most / SHARE).max(1) {
             return None;
         }
-        held.insert(of, own.saturating_add(1));
+        held.all = held.all.saturating_add(1);
+        held.by.insert(of, own.saturating_add(1));
         drop(held);
         Some(Slot {
             of,
@@ -53,17 +60,18 @@ impl Slots {
 impl Drop for Slot {
     fn drop(&mut self) {
         let mut held = lock(&self.held);
-        if let Some(own) = held.get_mut(&self.of) {
+        held.all = held.all.saturating_sub(1);
+        if let Some(own) = held.by.get_mut(&self.of) {
             *own = own.saturating_sub(1);
             if *own == 0 {
-                held.remove(&self.of);
+                held.by.remove(&self.of);
             }
         }
     }
 }
 
 /// Held for a few operations, never across a wait.
-fn lock(held: &Mutex<HashMap<IpAddr, usize>>) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+fn lock(held: &Mutex<Held>) -> MutexGuard<'_, Held> {
     held.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -81,8 +89,9 @@ mod tests {
         held.pop();
         assert!(slots.take(greedy).is_some(), "what is dropped is free again");
         held.clear();
+        let left = lock(&slots.held);
         assert!(
-            lock(&slots.held).is_empty(),
+            left.by.is_empty() && left.all == 0,
             "nothing is remembered of who has gone"
         );
     }
