@@ -168,8 +168,18 @@ fn a_route_binds_whatever_its_path_is_spelled_like() {
         answered(&post(&own, path), status, &["payments"]);
         answered(&post(&other, path), 401, &["not_bound_to_caller"]);
     }
-    // What is not the route is decided as what it is, and here the policy allows it.
-    answered(&post(&other, "/charge/"), 200, &[]);
+    // What an application may take for the route has its binding too, whatever the policy makes of it.
+    for (method, path) in [
+        ("POST", "/charge/"),
+        ("PUT", "/charge"),
+        ("post", "/charge"),
+        ("post", "/charge/"),
+    ] {
+        let url = format!("http://payments:8080{path}");
+        let near = call("orders", "Bearer", &other, &["-X", method, &url]);
+        answered(&near, 401, &["not_bound_to_caller"]);
+    }
+    // What is neither is decided as what it is.
     answered(
         &call("orders", "Bearer", &other, &["http://payments:8080/headers"]),
         200,

@@ -46,18 +46,18 @@ impl Demand {
     }
 }
 
-/// What is demanded of one request: by its port, and by its route, which can only add.
+/// What is demanded of one request: by its port, and by routes, which can only add.
 #[derive(Clone, Copy, Debug)]
 pub struct Demands<'a> {
     /// By the port.
     pub port: &'a Demand,
-    /// By the declared route that the request matched, the one that it is decided on.
-    pub route: Option<&'a Demand>,
+    /// By the declared route that it is decided on; of a request of none, by those that it is near to.
+    pub routes: &'a [&'a Demand],
 }
 
 impl<'a> Demands<'a> {
     fn each(self) -> impl Iterator<Item = &'a Demand> {
-        std::iter::once(self.port).chain(self.route)
+        std::iter::once(self.port).chain(self.routes.iter().copied())
     }
 
     /// The stricter of what both say of proofs.

@@ -191,11 +191,27 @@ impl Policies {
         Some(Arc::clone(name))
     }
 
+    /// The routes whose rules about tokens a request must keep: the one that it is decided on or, when it is of none, those
+    /// that it differs from in the method or in a slash at its end. An application may take it for one of them.
+    pub fn routes_for_tokens(&self, method: &str, path: &str) -> Vec<Arc<str>> {
+        if let Some(route) = self.route_of(method, path) {
+            return vec![route];
+        }
+        let Some(set) = self.set.as_deref() else {
+            return Vec::new();
+        };
+        let near = set.actions.router.near(&canonical_escapes(path));
+        let routes = near
+            .into_iter()
+            .filter_map(|at| set.actions.all.get(at)?.route.as_ref());
+        routes.map(|(name, _)| Arc::clone(name)).collect()
+    }
+
     /// Decides. Total: it has no error, because what cannot be decided is denied.
     pub fn decide(&self, facts: &Facts<'_>) -> Decision {
         let mut decision = self.alone(facts);
         if let Some(shadow) = &self.shadow {
-            let other = shadow.alone(facts);
+            let other = shadow.verdict(facts);
             if other.verdict != decision.verdict {
                 decision.would = Some(Box::new(Would {
                     verdict: other.verdict,
@@ -206,6 +222,19 @@ impl Policies {
             }
         }
         decision
+    }
+
+    /// The same of a set that only watches: what it was made on is nobody's to read.
+    fn verdict(&self, facts: &Facts<'_>) -> Decision {
+        let set = self.set.as_deref().filter(|_| self.count > 0);
+        let Some(set) = set else {
+            return Decision::deny(Reason::NoPolicies);
+        };
+        let asked = set.actions.resolve(&facts.what);
+        asked.map_or_else(
+            || Decision::deny(Reason::PolicyError),
+            |asked| set.judge(facts, &asked),
+        )
     }
 
     /// The decision of this set, whoever watches.
@@ -290,8 +319,8 @@ impl Set {
         Ok(decision)
     }
 
-    /// What it would have taken: best a permit of which only a scope or the user is in the way, then one whose scope fits, then one
-    /// that another peer would have matched. Of several, the lowest id.
+    /// What it would have taken: best a permit of which only a scope or the user is in the way, then one whose scope fits,
+    /// then one that another peer would have matched. Of several, the lowest id.
     fn needs(&self, nearest: Option<&Rule>, slice: &Slice, action: &Action) -> Option<Needs> {
         match nearest.or_else(|| self.index.rules(&slice.permits).next()) {
             Some(rule) => Some(rule.needs(true)),

@@ -264,6 +264,21 @@ impl Router {
         let route = node.find(path.strip_prefix('/'), &mut values)?;
         Some(Match { route, values })
     }
+
+    /// The routes whose template fits the path, by whatever method, a slash at its end or not: what many applications take
+    /// for the same.
+    pub(super) fn near(&self, path: &str) -> Vec<usize> {
+        let other = match path.strip_suffix('/') {
+            Some(without) => without.to_owned(),
+            None => format!("{path}/"),
+        };
+        let fits = |node: &Node, path: &str| node.find(path.strip_prefix('/'), &mut Vec::new());
+        let nodes = self.methods.values();
+        nodes
+            .flat_map(|node| [fits(node, path), fits(node, &other)])
+            .flatten()
+            .collect()
+    }
 }
 
 impl Node {

@@ -29,32 +29,32 @@ pub(super) struct Shown {
     pub(super) asks: Asks,
 }
 
-/// Where a request's token is judged: its port, and the route that the decision will match.
+/// Where a request's token is judged: its port, and the routes that it is of or near to.
 struct Place<'a> {
     port: &'a Arc<PortTokens>,
-    route: Option<&'a Demand>,
+    routes: Vec<&'a Demand>,
 }
 
 impl<'a> Place<'a> {
     /// `None` when the own service is in no mesh file any more: then nothing can be allowed either.
     fn of(ctx: &Context, secured: &Secured, head: &Head, snapshot: &'a Snapshot) -> Option<Self> {
         let rules: &TokenRules = &snapshot.mesh.service(&ctx.options.service)?.tokens;
-        let route = if rules.has_routes() {
+        let routes = if rules.has_routes() {
             // By the router and the path of the decision: no spelling leads to the one and not to the other.
-            snapshot.policies.route_of(&head.method, &head.path)
+            snapshot.policies.routes_for_tokens(&head.method, &head.path)
         } else {
-            None
+            Vec::new()
         };
         Some(Self {
             port: rules.port(secured.port.port),
-            route: route.and_then(|name| rules.route(&name)),
+            routes: routes.iter().filter_map(|name| rules.route(name)).collect(),
         })
     }
 
     fn demands(&self) -> Demands<'_> {
         Demands {
             port: &self.port.demand,
-            route: self.route,
+            routes: &self.routes,
         }
     }
 }

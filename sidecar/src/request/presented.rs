@@ -1,5 +1,8 @@
 //! Where a user's token stands in a request: the head and the places that are configured enter; nothing, one token, or the
 //! reason why it cannot be told leaves. A token in two places is no token: the application could read the other one.
+//!
+//! A name counts in every spelling that some application takes for it: PHP reads `access.token` and `access+token` as
+//! `access_token`, ASP.NET knows no case in a query, and old readers part a query at `;` and cookies at `,`.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -88,14 +91,19 @@ impl Head {
         let pairs = self
             .header("cookie")
             .flat_map(|line| line.split(|&byte| byte == b';'));
-        pairs
-            .filter_map(move |pair| cookie(pair, name))
-            .map(|value| std::str::from_utf8(value).ok().map(Cow::Borrowed))
+        pairs.flat_map(move |pair| {
+            let whole = cookie(pair, name).map(|value| std::str::from_utf8(value).ok().map(Cow::Borrowed));
+            // Behind a comma it is a cookie to some, and part of a value to others.
+            let behind = pair.split(|&byte| byte == b',').skip(1);
+            whole
+                .into_iter()
+                .chain(behind.filter_map(move |part| cookie(part, name).map(|_| None)))
+        })
     }
 
     /// The values of the query's parameters of this name, decoded as forms are. `None` for one that is not UTF-8.
     fn parameters<'h>(&'h self, name: &str) -> impl Iterator<Item = Option<Cow<'h, str>>> {
-        let pairs = self.query.iter().flat_map(|query| query.split('&'));
+        let pairs = self.query.iter().flat_map(|query| query.split(SEPARATORS));
         pairs.filter(move |pair| is_parameter(pair, name)).map(|pair| {
             let value = pair.split_once('=').map_or("", |(_, value)| value);
             // A form's `+` is a blank, and no token has one.
@@ -124,16 +132,20 @@ impl Head {
             });
         }
         if let (Some(name), Some(query)) = (&places.query, &self.query) {
-            let kept: Vec<&str> = query
-                .split('&')
-                .filter(|pair| !is_parameter(pair, name))
-                .collect();
+            let is_kept = |pair: &&str| !is_parameter(pair.trim_end_matches(SEPARATORS), name);
+            let kept: String = query.split_inclusive(SEPARATORS).filter(is_kept).collect();
             let path = self.origin.split('?').next().unwrap_or_default();
-            if kept.len() != query.split('&').count() {
+            if kept != *query {
+                // Without the separator that stood before the token.
+                let kept = if query.ends_with(SEPARATORS) {
+                    &kept
+                } else {
+                    kept.strip_suffix(SEPARATORS).unwrap_or(&kept)
+                };
                 head.origin = if kept.is_empty() {
                     path.to_owned()
                 } else {
-                    format!("{path}?{}", kept.join("&"))
+                    format!("{path}?{kept}")
                 };
             }
         }
@@ -141,15 +153,30 @@ impl Head {
     }
 }
 
+/// What parts a query.
+const SEPARATORS: [char; 2] = ['&', ';'];
+
 /// The value of a cookie, if it is of this name. Blanks around the name are cut off, as careless applications do.
 fn cookie<'p>(pair: &'p [u8], name: &str) -> Option<&'p [u8]> {
     let at = pair.iter().position(|&byte| byte == b'=').unwrap_or(pair.len());
     let (found, value) = pair.split_at_checked(at)?;
-    (found.trim_ascii() == name.as_bytes()).then(|| value.get(1..).unwrap_or_default().trim_ascii())
+    let same = folded(found.trim_ascii().iter().copied()).eq(folded(name.bytes()));
+    same.then(|| value.get(1..).unwrap_or_default().trim_ascii())
 }
 
 /// Whether a parameter is of this name once it is decoded: `%61ccess_token` is `access_token` to the application.
 fn is_parameter(pair: &str, name: &str) -> bool {
     let found = pair.split_once('=').map_or(pair, |(found, _)| found);
-    percent_decode_str(&found.replace('+', " ")).eq(name.bytes())
+    let found: Vec<u8> = percent_decode_str(&found.replace('+', " ")).collect();
+    let lower = |bytes: &[u8]| bytes.to_ascii_lowercase();
+    let (found, name) = (lower(found.trim_ascii()), lower(name.as_bytes()));
+    folded(found.into_iter()).eq(folded(name.into_iter()))
+}
+
+/// A name as PHP knows it: what may not stand in the name of a variable is `_`.
+fn folded(name: impl Iterator<Item = u8>) -> impl Iterator<Item = u8> {
+    name.map(|byte| match byte {
+        b'.' | b' ' | b'[' | b'-' => b'_',
+        other => other,
+    })
 }

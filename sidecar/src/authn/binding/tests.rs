@@ -35,7 +35,7 @@ fn caller(claim: Option<&str>) -> Demand {
 fn checked(claims: &str, demands: [&Demand; 2], sender: Sender<'_>) -> &'static str {
     let demands = Demands {
         port: demands[0],
-        route: Some(demands[1]),
+        routes: &demands[1..],
     };
     match binding(claims).unwrap().check(demands, sender) {
         Ok(()) => "ok",

@@ -68,6 +68,12 @@ fn two_tokens_are_none() {
         ("/", "Cookie: session=a\r\nCookie: session=a\r\n"),
         ("/?access_token=a&access_token=a", ""),
         ("/?access_token=a&access%5Ftoken=", ""),
+        ("/?access.token=a", "Authorization: Bearer a\r\n"),
+        ("/?access+token=a", "Authorization: Bearer a\r\n"),
+        ("/?+access%5Btoken=a", "Authorization: Bearer a\r\n"),
+        ("/?ACCESS_TOKEN=a", "Authorization: Bearer a\r\n"),
+        ("/?x=1;access_token=a", "Authorization: Bearer a\r\n"),
+        ("/", "Authorization: Bearer a\r\nCookie: a=b,session=a\r\n"),
     ] {
         assert_eq!(
             head(target, lines).presented(&places(true, true)),
@@ -83,6 +89,8 @@ fn what_stands_in_the_place_of_a_token_and_is_none_is_bad() {
         ("/", "Cookie: session=\r\n", "malformed"),
         ("/", "Cookie: session\r\n", "malformed"),
         ("/", "Cookie: session=\"t\"\r\n", "malformed"),
+        ("/", "Cookie: a=b,session=t\r\n", "malformed"),
+        ("/", "Cookie: a=b, session=t\r\n", "malformed"),
         ("/", "Cookie: session=a b\r\n", "malformed"),
         ("/", "Cookie: session=\u{e9}\r\n", "malformed"),
         ("/?access_token", "", "malformed"),
@@ -128,6 +136,18 @@ fn an_application_that_shall_not_have_the_token_does_not_get_it() {
         own.starts_with("GET /p?x=%31&access_token=t&&y=? ") && own.contains("session=t"),
         "{own}"
     );
+    for (target, left) in [
+        ("/p?a=1&access_token=t", "/p?a=1"),
+        ("/p?access_token=t;a=1", "/p?a=1"),
+        ("/p?a;Access.Token=t;b&", "/p?a;b&"),
+    ] {
+        let without = head(target, "").without_token(&places(true, true));
+        let forwarded = forwarded(&without, &[]);
+        assert!(
+            forwarded.starts_with(&format!("GET {left} HTTP/1.1\r\n")),
+            "{forwarded}"
+        );
+    }
     let alone = head("/p?access_token=t", "").without_token(&places(true, true));
     assert!(forwarded(&alone, &[]).starts_with("GET /p HTTP/1.1\r\n"));
     for target in ["/p", "/p?", "/p?a=1"] {
