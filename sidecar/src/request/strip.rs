@@ -62,6 +62,7 @@ pub(super) const HOP: &[&str] = &[
 
 pub(super) const CLAIMS: &[&str] = &[
     "forwarded",
+    "x-forwarded",
     "x-hopguard",
     "x-real-ip",
     "x-client-ip",

@@ -18,6 +18,7 @@ fn i1_i3_i4_claims_from_outside_are_stripped_in_every_spelling() {
         "X-Forwarded-Uri",
         "X-Forwarded-User",
         "X-Real-IP",
+        "X-Forwarded",
         "Forwarded",
         "x-hopguard-user",
         "X_Hopguard_User",
