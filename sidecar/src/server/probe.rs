@@ -20,6 +20,8 @@ pub(super) enum Redirect {
     InPlace,
     /// A family goes past the sidecar.
     Missing(&'static str),
+    /// The probe itself could not be made, for this reason: nothing is known.
+    Unknown(String),
 }
 
 /// A redirected connection is accepted on this machine at once; anything slower was not redirected.
@@ -28,30 +30,45 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// Probes both families once.
 pub(super) async fn probe(ctx: &Arc<Context>) -> Redirect {
     for (family, nobody) in [("IPv4", Probe::V4), ("IPv6", Probe::V6)] {
-        if let Some(target) = reachable(nobody)
-            && !redirected(ctx, target).await
-        {
-            return Redirect::Missing(family);
+        let Some(target) = reachable(nobody) else {
+            continue;
+        };
+        match redirected(ctx, target).await {
+            Ok(true) => {}
+            Ok(false) => return Redirect::Missing(family),
+            Err(error) => return Redirect::Unknown(error.to_string()),
         }
     }
     Redirect::InPlace
 }
 
-async fn redirected(ctx: &Arc<Context>, target: SocketAddr) -> bool {
+/// Whether a connection to `target` arrives at our own listener.
+///
+/// # Errors
+/// There was no descriptor for it.
+async fn redirected(ctx: &Arc<Context>, target: SocketAddr) -> io::Result<bool> {
     ctx.probe.listen_for(target);
     let unmarked = DialOptions {
         mark: None,
         timeout: PATIENCE,
     };
-    let Ok(connection) = connect(target, &unmarked).await else {
-        return false;
+    let connection = match connect(target, &unmarked).await {
+        Ok(connection) => connection,
+        Err(error) if no_descriptor(&error) => return Err(error),
+        Err(_) => return Ok(false),
     };
     let deadline = tokio::time::Instant::now() + PATIENCE;
     while !ctx.probe.heard(target) && tokio::time::Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     drop(connection);
-    ctx.probe.heard(target)
+    Ok(ctx.probe.heard(target))
+}
+
+fn no_descriptor(error: &io::Error) -> bool {
+    [nix::errno::Errno::EMFILE, nix::errno::Errno::ENFILE]
+        .map(|errno| Some(errno as i32))
+        .contains(&error.raw_os_error())
 }
 
 /// Where a probe of this family goes: to an address that nobody has or, in a network without a way out, to one in a prefix
@@ -99,6 +116,9 @@ pub(super) async fn keep(state: Arc<State>) {
         if state.redirect_seen(found.clone()) {
             match found {
                 Redirect::InPlace => tracing::info!("the redirect is in place"),
+                Redirect::Unknown(error) => {
+                    tracing::error!(%error, "whether traffic is redirected cannot be found out: not ready");
+                }
                 Redirect::Missing(family) => {
                     tracing::error!(
                         family,

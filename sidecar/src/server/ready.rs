@@ -280,6 +280,11 @@ impl AdminState for State {
                         "the redirect is not in place for {family}: run `hopguard iptables apply`"
                     ));
                 }
+                Some(Redirect::Unknown(error)) => {
+                    reasons.push(format!(
+                        "whether traffic is redirected cannot be found out: {error}"
+                    ));
+                }
                 None => reasons.push("the redirect has not been seen yet".to_owned()),
             }
         }
