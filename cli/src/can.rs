@@ -189,6 +189,11 @@ fn user(args: &Args, mesh: &Mesh, at: SystemTime, ui: &Ui) -> Result<Proven, Fai
             let file = args.jwks.as_deref().unwrap_or(Path::new("-"));
             return Err(Failure::new(format!("{}: {what}", file.display())).exit(Exit::BadFile));
         }
+        Err(failure @ TokenFailure::NotHere(_)) => {
+            return Err(Failure::new(failure.to_string())
+                .hint("say what the token tells instead: --user-claims FILE")
+                .exit(Exit::NotHere));
+        }
         Err(failure) => Proven::Refused {
             status: 503,
             code: "issuer_unavailable",

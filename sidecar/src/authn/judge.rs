@@ -10,7 +10,7 @@ use super::document;
 use super::error::{AuthnError, Rejection};
 use super::http::Client;
 use super::issuer::{self, rules};
-use super::options::IssuerOptions;
+use super::options::{IssuerKind, IssuerOptions};
 use super::provider::Provider;
 use super::trust::Roots;
 use super::unix;
@@ -32,6 +32,11 @@ pub enum TokenFailure {
     /// has them).
     #[error("{0}")]
     NoKeys(#[from] AuthnError),
+    /// Its issuer's tokens are not judged by keys that it publishes.
+    #[error(
+        "tokens of issuer `{0}` are judged by a running sidecar alone: by its Workload API, or by asking the issuer"
+    )]
+    NotHere(String),
     /// The keys that were given are no key set.
     #[error("{0}")]
     BadKeys(String),
@@ -70,6 +75,9 @@ pub async fn of_token(
         }));
     };
     issuer::check(options)?;
+    if options.kind != IssuerKind::Provider || issuer::asks_for_every_token(options) {
+        return Err(TokenFailure::NotHere(options.alias.clone()));
+    }
     let keys = match keys {
         Some(given) => document::key_set(given).map_err(|fault| TokenFailure::BadKeys(fault.to_string()))?,
         None => published(options, dial).await?,
