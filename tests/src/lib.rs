@@ -1,5 +1,6 @@
 //! The harness of the tests: a deadline instead of a sleep, processes that end with their guard, and the real binary.
 
+mod anyone;
 mod attacker;
 pub mod frames;
 mod load;
@@ -9,6 +10,7 @@ mod rig;
 mod svid;
 mod wire;
 
+pub use anyone::Anyone;
 pub use attacker::{Flight, Shot, Until, Via, Who, shoot};
 pub use load::{Counted, Load};
 pub use mesh::{Mesh, Options, output_within, succeeded};
