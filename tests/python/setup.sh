@@ -1,8 +1,7 @@
 #!/bin/sh
 # Makes target/pyenv with what others wrote and we are tested against, from PyPI, once: the stock SPIFFE client (for our Workload
-# API), Canaille (an OpenID provider), PyJWT (a JWT library), a WebSocket client. Prints the path of its python. Says precisely what
-# is missing, and exits
-# with 4 then.
+# API), Canaille (an OpenID provider), PyJWT (a JWT library), a WebSocket client. Prints the path of its python. Says
+# precisely what is missing, and exits with 4 then.
 set -eu
 
 # Moved by hand, after reading what changed.

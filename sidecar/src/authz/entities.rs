@@ -229,8 +229,8 @@ impl Maker {
         record(fields)
     }
 
-    /// The context of a decision with the attributes that are read. `params` are those of the matched route, `user` is the
-    /// user's entity.
+    /// The context of a decision with the attributes that are read. `params` are those of the matched route, `names` the
+    /// entities of the token.
     pub(super) fn context(
         &self,
         facts: &Facts<'_>,
