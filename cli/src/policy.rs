@@ -394,7 +394,7 @@ mod tests {
         let json = serde_json::to_value(&problems).unwrap();
         let mut keys: Vec<&String> = json[0].as_object().unwrap().keys().collect();
         keys.sort();
-        assert_eq!(keys, ["column", "file", "hint", "line", "message"]);
+        assert_eq!(keys, ["column", "file", "hint", "line", "message", "severity"]);
     }
 
     #[test]
