@@ -8,6 +8,7 @@
 //!  registration  the entries of the file, matched against facts (pure)       -> Granted
 //!  authority     profile -> signature -> checked before it leaves            -> Svid
 //!  store         what was issued, and by which authority
+//!  admin         what operators ask of the running authority
 //! ```
 //!
 //! | room | may use |
@@ -17,9 +18,11 @@
 //! | authority | keys |
 //! | attest | registration |
 //! | workload | registration, attest, authority |
+//! | admin | workload |
 //! | config | problem, registration, workload |
 //! | server | all |
 
+pub mod admin;
 pub mod attest;
 pub mod authority;
 pub mod config;

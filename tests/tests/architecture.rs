@@ -91,6 +91,8 @@ const CA: &[(&str, &[&str])] = &[
     // Facts that cost something are read only for entries that ask for them.
     ("attest", &["registration"]),
     ("workload", &["registration", "attest", "authority"]),
+    // Its socket is made like the others.
+    ("admin", &["workload"]),
     ("config", &["problem", "registration", "workload"]),
     ("server", ALL),
 ];

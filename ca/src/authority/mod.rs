@@ -3,6 +3,7 @@
 //! never signs for another trust domain, and never past its own end.
 
 mod check;
+mod jwt;
 mod lifetime;
 mod profile;
 
@@ -17,6 +18,7 @@ use spiffe::{SpiffeId, TrustDomain};
 use zeroize::Zeroizing;
 
 use crate::keys::{KeyError, Signer};
+pub use jwt::{JwtAuthority, JwtKey, JwtSvid};
 pub use lifetime::{Validity, backdate, rotate_at};
 
 /// Why nothing was issued.
@@ -72,13 +74,22 @@ impl std::fmt::Debug for Svid {
     }
 }
 
-/// The roots of the trust domain: what a workload verifies its peers against.
+/// The trust bundle: what a workload verifies its peers against. It is published whole, and every change of it is a new
+/// sequence number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trust {
     /// The trust domain.
     pub domain: TrustDomain,
     /// Its authorities' certificates; never empty.
     pub roots: Vec<CertificateDer<'static>>,
+    /// The keys of its JWT-SVIDs.
+    pub jwt_keys: Vec<JwtKey>,
+    /// Its revocation lists, DER; each signed by one of the roots.
+    pub crls: Vec<Vec<u8>>,
+    /// Grows with every change, also over restarts (S-59).
+    pub sequence: u64,
+    /// How often those who poll shall come back (S-60).
+    pub refresh_hint: Duration,
 }
 
 /// One signing authority.

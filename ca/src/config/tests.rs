@@ -1,3 +1,4 @@
+use super::reader::duration;
 use super::*;
 
 const GOOD: &str = r#"

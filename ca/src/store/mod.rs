@@ -18,6 +18,8 @@ pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Se
 /// What an authority is used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuthorityState {
+    /// It is published, and does not sign yet.
+    Prepared,
     /// It signs, and is trusted.
     Active,
     /// It no longer signs, and is trusted until it expires.
@@ -27,6 +29,7 @@ pub enum AuthorityState {
 impl AuthorityState {
     fn as_str(self) -> &'static str {
         match self {
+            Self::Prepared => "prepared",
             Self::Active => "active",
             Self::Retired => "retired",
         }
@@ -34,8 +37,35 @@ impl AuthorityState {
 
     fn parse(text: &str) -> Option<Self> {
         match text {
+            "prepared" => Some(Self::Prepared),
             "active" => Some(Self::Active),
             "retired" => Some(Self::Retired),
+            _ => None,
+        }
+    }
+}
+
+/// What an authority signs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuthorityKind {
+    /// X.509-SVIDs.
+    X509,
+    /// JWT-SVIDs.
+    Jwt,
+}
+
+impl AuthorityKind {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::X509 => "x509",
+            Self::Jwt => "jwt",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        match text {
+            "x509" => Some(Self::X509),
+            "jwt" => Some(Self::Jwt),
             _ => None,
         }
     }
@@ -44,14 +74,20 @@ impl AuthorityState {
 /// An authority as it is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuthorityRecord {
-    /// Its serial number in hexadecimal.
+    /// What it signs.
+    pub kind: AuthorityKind,
+    /// Its serial number in hexadecimal, or the key id of a JWT key.
     pub id: String,
-    /// Its certificate, DER.
+    /// Its certificate, DER; of a JWT key the public key, an uncompressed point.
     pub certificate: Vec<u8>,
     /// The name of its key in the keeper.
     pub key: String,
     /// What it is used for.
     pub state: AuthorityState,
+    /// When it came into this state, seconds since 1970.
+    pub since: i64,
+    /// When it was first served to workloads, seconds since 1970.
+    pub published: i64,
     /// End of validity, seconds since 1970.
     pub not_after: i64,
 }

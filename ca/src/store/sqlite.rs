@@ -10,7 +10,7 @@ use sqlx::sqlite::{
 };
 use sqlx::{ConnectOptions, Row};
 
-use super::{Answer, AuthorityRecord, AuthorityState, Issued, Store, StoreError};
+use super::{Answer, AuthorityKind, AuthorityRecord, AuthorityState, Issued, Store, StoreError};
 
 /// The embedded store.
 #[derive(Debug)]
@@ -72,7 +72,7 @@ impl Store for Sqlite {
     fn authorities(&self) -> Answer<'_, Vec<AuthorityRecord>> {
         Box::pin(async move {
             let rows =
-                sqlx::query("SELECT id, certificate, key, state, not_after FROM authority ORDER BY rowid")
+                sqlx::query("SELECT kind, id, certificate, key, state, since, published, not_after FROM authority ORDER BY rowid")
                     .fetch_all(&self.pool)
                     .await?;
             rows.iter().map(authority).collect()
@@ -82,13 +82,17 @@ impl Store for Sqlite {
     fn put_authority<'a>(&'a self, record: &'a AuthorityRecord) -> Answer<'a, ()> {
         Box::pin(async move {
             sqlx::query(
-                "INSERT INTO authority (id, certificate, key, state, not_after) VALUES (?, ?, ?, ?, ?) \
-                 ON CONFLICT (id) DO UPDATE SET state = excluded.state",
+                "INSERT INTO authority (kind, id, certificate, key, state, since, published, not_after) \
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET \
+                 state = excluded.state, since = excluded.since, published = excluded.published",
             )
+            .bind(record.kind.as_str())
             .bind(&record.id)
             .bind(&record.certificate)
             .bind(&record.key)
             .bind(record.state.as_str())
+            .bind(record.since)
+            .bind(record.published)
             .bind(record.not_after)
             .execute(&self.pool)
             .await?;
@@ -142,12 +146,17 @@ impl Store for Sqlite {
 
 fn authority(row: &SqliteRow) -> Result<AuthorityRecord, StoreError> {
     let state: String = row.try_get("state")?;
+    let kind: String = row.try_get("kind")?;
     Ok(AuthorityRecord {
+        kind: AuthorityKind::parse(&kind)
+            .ok_or_else(|| StoreError::Corrupt(format!("an authority of the kind `{kind}`")))?,
         id: row.try_get("id")?,
         certificate: row.try_get("certificate")?,
         key: row.try_get("key")?,
         state: AuthorityState::parse(&state)
             .ok_or_else(|| StoreError::Corrupt(format!("an authority in the state `{state}`")))?,
+        since: row.try_get("since")?,
+        published: row.try_get("published")?,
         not_after: row.try_get("not_after")?,
     })
 }

@@ -6,6 +6,9 @@ use super::*;
 
 fn record(id: &str, state: AuthorityState) -> AuthorityRecord {
     AuthorityRecord {
+        kind: AuthorityKind::X509,
+        since: 7,
+        published: 6,
         id: id.into(),
         certificate: vec![0x30, 0],
         key: format!("key-{id}"),

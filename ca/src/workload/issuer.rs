@@ -8,10 +8,13 @@ use std::time::SystemTime;
 use spiffe::SpiffeId;
 use tokio::sync::watch;
 
-use crate::authority::{Svid, Trust};
+use crate::authority::{JwtSvid, Svid, Trust};
 
 /// An issuer's answer.
 pub type Issue<'a> = Pin<Box<dyn Future<Output = Result<Arc<Svid>, IssueError>> + Send + 'a>>;
+
+/// An issuer's answer for a JWT-SVID.
+pub type IssueJwt<'a> = Pin<Box<dyn Future<Output = Result<JwtSvid, IssueError>> + Send + 'a>>;
 
 /// Why there is no SVID now. The caller may try again.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +26,9 @@ pub trait Issuer: Send + Sync {
     /// Signs an SVID; what is answered was recorded before.
     fn issue<'a>(&'a self, id: &'a SpiffeId, now: SystemTime) -> Issue<'a>;
 
-    /// The roots of the trust domain, and their changes.
+    /// Signs a JWT-SVID for an audience, which is not empty; what is answered was recorded before.
+    fn issue_jwt<'a>(&'a self, id: &'a SpiffeId, audience: &'a [String], now: SystemTime) -> IssueJwt<'a>;
+
+    /// The trust bundle, and its changes.
     fn trust(&self) -> watch::Receiver<Arc<Trust>>;
 }

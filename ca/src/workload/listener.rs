@@ -139,18 +139,23 @@ impl Bound {
         mut closing: watch::Receiver<bool>,
     ) {
         loop {
-            let accepted = tokio::select! {
+            let stream = tokio::select! {
                 _ = closing.wait_for(|closing| *closing) => return,
-                accepted = self.listener.accept() => accepted,
+                stream = self.next() => stream,
             };
-            match accepted {
-                Ok((stream, _)) => {
-                    if let Some(connection) = self.admit(stream, &admission)
-                        && connections.send(connection).await.is_err()
-                    {
-                        return;
-                    }
-                }
+            if let Some(connection) = self.admit(stream, &admission)
+                && connections.send(connection).await.is_err()
+            {
+                return;
+            }
+        }
+    }
+
+    /// The next connection, whoever it is from.
+    pub async fn next(&self) -> UnixStream {
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, _)) => return stream,
                 Err(error) => {
                     tracing::error!(socket = %self.socket.name, %error, "a connection could not be accepted");
                     tokio::time::sleep(BREATHER).await;

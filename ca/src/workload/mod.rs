@@ -13,7 +13,7 @@ mod proto;
 mod service;
 mod session;
 
-pub use issuer::{Issue, IssueError, Issuer};
+pub use issuer::{Issue, IssueError, IssueJwt, Issuer};
 pub use limits::Limits;
 pub use listener::{Bound, Socket, SocketError};
 pub use service::{Shared, serve};

@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use super::*;
 use crate::registration::Scope;
-use crate::workload::issuer::{Issue, Issuer};
+use crate::workload::issuer::{Issue, IssueJwt, Issuer};
 use crate::workload::limits::Limits;
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -45,6 +45,10 @@ impl Issuer for Scripted {
         })
     }
 
+    fn issue_jwt<'a>(&'a self, _: &'a SpiffeId, _: &'a [String], _: SystemTime) -> IssueJwt<'a> {
+        Box::pin(async { Err(IssueError("no JWT key".to_owned())) })
+    }
+
     fn trust(&self) -> watch::Receiver<Arc<Trust>> {
         self.trust.subscribe()
     }
@@ -64,6 +68,10 @@ fn trust(root: &str) -> Arc<Trust> {
     Arc::new(Trust {
         domain,
         roots: vec![CertificateDer::from(root.as_bytes().to_vec())],
+        jwt_keys: Vec::new(),
+        crls: Vec::new(),
+        sequence: 1,
+        refresh_hint: Duration::from_secs(300),
     })
 }
 

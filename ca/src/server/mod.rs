@@ -1,30 +1,32 @@
 //! The authority as a whole: builds every room from a configuration, serves until it is told to end, and ends within
 //! seconds. The sockets exist only once everything behind them is ready.
 
+mod keyring;
+mod operations;
+
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustls_pki_types::CertificateDer;
-use spiffe::SpiffeId;
 use tokio::sync::watch;
 
-use crate::authority::{Authority, AuthorityError, Trust};
+use crate::admin::{self, AdminError, AdminSocket};
+use crate::authority::AuthorityError;
 use crate::config::Config;
 use crate::datadir::{DataDir, DataDirError};
-use crate::keys::{Disk, KeyError};
+use crate::keys::KeyError;
 use crate::problem::Problem;
 use crate::registration::{self, Scope};
-use crate::store::{AuthorityRecord, AuthorityState, Issued, Recorder, Sqlite, Store, StoreError};
-use crate::workload::{Bound, Issue, IssueError, Issuer, Shared, SocketError, serve as serve_workloads};
+use crate::store::{Sqlite, Store, StoreError};
+use crate::workload::{Bound, Shared, SocketError, serve as serve_workloads};
+use keyring::Keyring;
+use operations::Operations;
 
 /// How often what has expired is forgotten.
 const PURGE: Duration = Duration::from_secs(60);
 /// How long what has expired is kept: clocks differ a little.
 const KEEP: Duration = Duration::from_secs(60);
-/// Before its end the authority warns at every start.
-const WARN_BEFORE: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Why the authority cannot serve.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +64,9 @@ pub enum CaError {
     /// A socket cannot be made.
     #[error(transparent)]
     Socket(#[from] SocketError),
+    /// The administration socket cannot be made.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
     /// The server broke.
     #[error("the Workload API: {0}")]
     Serve(#[from] tonic::transport::Error),
@@ -83,7 +88,9 @@ impl CaError {
     pub fn blame(&self) -> Blame {
         match self {
             Self::Files(_) | Self::OtherTrustDomain { .. } => Blame::Config,
-            Self::DataDir(_) | Self::Keys(_) | Self::Socket(_) | Self::Store { .. } => Blame::User,
+            Self::DataDir(_) | Self::Keys(_) | Self::Socket(_) | Self::Admin(_) | Self::Store { .. } => {
+                Blame::User
+            }
             Self::Authority(_) | Self::Serve(_) => Blame::Us,
         }
     }
@@ -97,6 +104,8 @@ impl CaError {
                 .unwrap_or_default(),
             Self::DataDir(error) => error.hint(),
             Self::Socket(error) => error.hint(),
+            Self::Admin(AdminError::Socket(error)) => format!("{}, by `admin_socket`", error.hint()),
+            Self::Admin(_) => String::new(),
             Self::Keys(KeyError::Open { path, .. }) => {
                 format!(
                     "if nobody read it: chmod 600 {}; else start a new trust domain",
@@ -157,7 +166,7 @@ pub async fn start(config: Config) -> Result<Running, CaError> {
     warn_if_others_write(&config.entries);
     let data_dir = DataDir::open(&config.data_dir)?;
     let store = open_store(&config, data_dir.path()).await?;
-    let issuer = local_issuer(&config, data_dir.path(), store.clone()).await?;
+    let keyring = Arc::new(Keyring::open(&config, data_dir.path(), store.clone()).await?);
 
     let (closing, closed) = watch::channel(false);
     tracing::info!(entries = entries.len(), file = %config.entries.display(), "entries are in force");
@@ -168,12 +177,15 @@ pub async fn start(config: Config) -> Result<Running, CaError> {
     ));
     tokio::spawn(ending(closed.clone(), purge(store.clone())));
 
-    let shared = Shared::new(Arc::new(issuer), receiver, closed, config.limits);
+    let shared = Shared::new(keyring.clone(), receiver.clone(), closed.clone(), config.limits);
     let sockets = config
         .sockets
         .iter()
         .map(Bound::new)
         .collect::<Result<Vec<_>, _>>()?;
+    let admin = AdminSocket::bind(&config.admin_socket)?;
+    let operations = Operations::new(keyring, receiver, config.admin_socket.clone());
+    tokio::spawn(admin::serve(admin, Arc::new(operations), closed));
     let paths: Vec<PathBuf> = config.sockets.into_iter().map(|socket| socket.path).collect();
     tracing::info!(sockets = ?paths, "the authority is ready: its sockets listen");
     Ok(Running {
@@ -251,120 +263,6 @@ async fn open_store(config: &Config, data_dir: &Path) -> Result<Arc<Sqlite>, CaE
         return Err(CaError::OtherTrustDomain { path, held, wanted });
     }
     Ok(Arc::new(store))
-}
-
-/// Signs in this process.
-struct LocalIssuer {
-    authority: Authority,
-    svid_ttl: Duration,
-    trust: watch::Sender<Arc<Trust>>,
-    recorder: Recorder,
-}
-
-async fn local_issuer(config: &Config, data_dir: &Path, store: Arc<Sqlite>) -> Result<LocalIssuer, CaError> {
-    let failed = |source| CaError::Store {
-        path: data_dir.join("state.sqlite"),
-        source,
-    };
-    let keys = Disk::new(data_dir);
-    let now = SystemTime::now();
-    let mut records = store.authorities().await.map_err(failed)?;
-    if !records
-        .iter()
-        .any(|record| record.state == AuthorityState::Active)
-    {
-        for orphan in keys.names()? {
-            tracing::warn!(
-                key = orphan,
-                "a key without an authority: it is not used, and not removed"
-            );
-        }
-        let record = new_authority(config, &keys, now)?;
-        store.put_authority(&record).await.map_err(failed)?;
-        records.push(record);
-    }
-    let live = |record: &&AuthorityRecord| record.not_after >= seconds(now);
-    let active = records
-        .iter()
-        .rfind(|record| record.state == AuthorityState::Active);
-    let active = active.ok_or_else(|| failed(StoreError::Corrupt("no active authority".to_owned())))?;
-    let certificate = CertificateDer::from(active.certificate.clone());
-    let authority = Authority::open(&config.trust_domain, &certificate, keys.load(&active.key)?, now)?;
-    let left = authority.not_after().duration_since(now).unwrap_or_default();
-    tracing::info!(
-        authority = authority.id(),
-        seconds_left = left.as_secs(),
-        "the authority's key and certificate are usable"
-    );
-    if left < WARN_BEFORE.max(config.svid_ttl * 2) {
-        tracing::warn!(
-            authority = authority.id(),
-            seconds_left = left.as_secs(),
-            "the authority's certificate ends soon"
-        );
-    }
-    let roots = records
-        .iter()
-        .filter(live)
-        .map(|record| CertificateDer::from(record.certificate.clone()))
-        .collect();
-    let trust = Trust {
-        domain: config.trust_domain.clone(),
-        roots,
-    };
-    let (recorder, work) = Recorder::new(store);
-    tokio::spawn(work);
-    Ok(LocalIssuer {
-        authority,
-        svid_ttl: config.svid_ttl,
-        trust: watch::Sender::new(Arc::new(trust)),
-        recorder,
-    })
-}
-
-/// The key is on the disk before the record that names it.
-fn new_authority(config: &Config, keys: &Disk, now: SystemTime) -> Result<AuthorityRecord, CaError> {
-    let mut suffix = [0; 8];
-    aws_lc_rs::rand::fill(&mut suffix).map_err(|_| AuthorityError::Random)?;
-    let key = format!("x509-{}", hex::encode(suffix));
-    let signer = keys.create(&key)?;
-    let certificate = Authority::create(&config.trust_domain, &signer, config.ca_ttl, now)?;
-    let authority = Authority::open(&config.trust_domain, &certificate, signer, now)?;
-    tracing::info!(authority = authority.id(), trust_domain = %config.trust_domain, "a new trust root was made");
-    Ok(AuthorityRecord {
-        id: authority.id().to_owned(),
-        certificate: certificate.to_vec(),
-        key,
-        state: AuthorityState::Active,
-        not_after: seconds(authority.not_after()),
-    })
-}
-
-impl Issuer for LocalIssuer {
-    fn issue<'a>(&'a self, id: &'a SpiffeId, now: SystemTime) -> Issue<'a> {
-        Box::pin(async move {
-            let failed = |error: &dyn std::fmt::Display| IssueError(error.to_string());
-            let svid = self
-                .authority
-                .issue(id, self.svid_ttl, now)
-                .map_err(|error| failed(&error))?;
-            let record = Issued {
-                serial: svid.serial.clone(),
-                spiffe_id: svid.id.to_string(),
-                authority: self.authority.id().to_owned(),
-                not_after: seconds(svid.not_after),
-            };
-            self.recorder
-                .record(record)
-                .await
-                .map_err(|error| failed(&error))?;
-            Ok(Arc::new(svid))
-        })
-    }
-
-    fn trust(&self) -> watch::Receiver<Arc<Trust>> {
-        self.trust.subscribe()
-    }
 }
 
 async fn purge(store: Arc<Sqlite>) {
