@@ -99,6 +99,10 @@ async fn answer(stream: UnixStream, operator: &dyn Operator, uid: u32) -> io::Re
             end = &mut work => break end,
         }
     };
+    // What was told before the end is said before it.
+    while let Ok(step) = steps.try_recv() {
+        say(&mut writer, &Said::Progress(step)).await?;
+    }
     let end = end.map_or_else(Said::Refused, Said::Done);
     say(&mut writer, &end).await
 }
