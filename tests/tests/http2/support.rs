@@ -66,7 +66,7 @@ pub fn grpc(policies: &[(&str, &str)], svid_ttl: Option<&str>) -> Grpc {
   port = 8082
   app_protocol = "http2"
 "#;
-    let demo = include_str!("../../cli/src/demo/files/mesh.toml");
+    let demo = include_str!("../../../cli/src/demo/files/mesh.toml");
     let file = demo.replace("port = 9090\n  protocol = \"opaque\"\n", ports);
     assert_ne!(file, demo);
     let mut files = vec![("mesh.toml", file.as_str()), ("policies/http2.cedar", POLICY)];
