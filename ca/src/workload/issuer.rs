@@ -29,6 +29,11 @@ pub trait Issuer: Send + Sync {
     /// Signs a JWT-SVID for an audience, which is not empty; what is answered was recorded before.
     fn issue_jwt<'a>(&'a self, id: &'a SpiffeId, audience: &'a [String], now: SystemTime) -> IssueJwt<'a>;
 
+    /// Whether an identity is revoked: its tokens are not to be believed, and it gets no new ones.
+    fn revoked(&self, _id: &SpiffeId) -> bool {
+        false
+    }
+
     /// The trust bundle, and its changes.
     fn trust(&self) -> watch::Receiver<Arc<Trust>>;
 }

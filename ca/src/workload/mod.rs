@@ -12,6 +12,7 @@ mod listener;
 mod proto;
 mod service;
 mod session;
+mod validate;
 
 pub use issuer::{Issue, IssueError, IssueJwt, Issuer};
 pub use limits::Limits;

@@ -1,5 +1,5 @@
-//! The Workload API as a gRPC service: the security header, the limits, and a session for each stream. What is not built
-//! yet answers Unimplemented.
+//! The Workload API as a gRPC service: the security header, the limits, and a session for each call. The calls of the WIT
+//! profile are not built, and answer Unimplemented as every unknown call does.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -25,6 +25,7 @@ use super::proto::{
     ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svidRequest, X509svidResponse,
 };
 use super::session::Session;
+use super::validate::Validator;
 use crate::attest::Inspector;
 use crate::registration::Entries;
 
@@ -53,6 +54,7 @@ pub struct Shared {
     pub(super) closing: watch::Receiver<bool>,
     pub(super) inspector: Inspector,
     pub(super) admission: Arc<Admission>,
+    pub(super) validator: Validator,
 }
 
 impl Shared {
@@ -70,6 +72,7 @@ impl Shared {
             closing,
             inspector,
             admission,
+            validator: Validator::default(),
         })
     }
 }
@@ -160,11 +163,6 @@ fn security_header<T>(request: &Request<T>) -> Result<(), Status> {
     }
 }
 
-fn not_yet<A, T>(request: &Request<A>) -> Result<T, Status> {
-    security_header(request)?;
-    Err(Status::unimplemented("JWT-SVIDs are not served yet"))
-}
-
 #[tonic::async_trait]
 impl SpiffeWorkloadApi for Api {
     type FetchX509SVIDStream = Messages<X509svidResponse>;
@@ -201,21 +199,29 @@ impl SpiffeWorkloadApi for Api {
         &self,
         request: Request<JwtsvidRequest>,
     ) -> Result<Response<JwtsvidResponse>, Status> {
-        not_yet(&request)
+        let mut session = self.session(&request)?;
+        session.jwt_svids(request.into_inner()).await.map(Response::new)
     }
 
     async fn fetch_jwt_bundles(
         &self,
         request: Request<JwtBundlesRequest>,
     ) -> Result<Response<Messages<JwtBundlesResponse>>, Status> {
-        not_yet(&request)
+        let session = self.session(&request)?;
+        Ok(Response::new(Messages::new(session, |mut session| {
+            Box::pin(async move {
+                let message = session.jwt_bundles().await;
+                (session, message)
+            })
+        })))
     }
 
     async fn validate_jwtsvid(
         &self,
         request: Request<ValidateJwtsvidRequest>,
     ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
-        not_yet(&request)
+        let mut session = self.session(&request)?;
+        session.validated(request.into_inner()).await.map(Response::new)
     }
 }
 

@@ -2,6 +2,8 @@
 //! state (S-42). The stream ends with PermissionDenied as soon as the caller may have nothing (S-45), and with
 //! Unavailable when the authority ends.
 
+mod jwt;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
