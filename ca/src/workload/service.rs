@@ -1,4 +1,4 @@
-//! The Workload API as a gRPC service: the security header, the limits, and a session for each call. The calls of the WIT
+//! The Workload API as a gRPC service behind the gate: a session for each call. The calls of the WIT
 //! profile are not built, and answer Unimplemented as every unknown call does.
 
 use std::future::Future;
@@ -14,8 +14,9 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
+use super::beside;
 use super::connection::Caller;
-use super::grpc_only::GrpcOnly;
+use super::gate::Gate;
 use super::issuer::Issuer;
 use super::limits::{Admission, Limits};
 use super::listener::Bound;
@@ -29,7 +30,6 @@ use super::validate::Validator;
 use crate::attest::Inspector;
 use crate::registration::Entries;
 
-const SECURITY_HEADER: &str = "workload.spiffe.io";
 /// Requests are a few hundred bytes at most.
 const MAX_REQUEST: usize = 64 << 10;
 const MAX_HEADERS: u32 = 8 << 10;
@@ -99,6 +99,7 @@ pub async fn serve(shared: Arc<Shared>, sockets: Vec<Bound>) -> Result<(), tonic
         shared: shared.clone(),
     })
     .max_decoding_message_size(MAX_REQUEST);
+    let routes = beside::add(Routes::new(service), shared.closing.clone());
     let serving = Server::builder()
         .max_concurrent_streams(shared.admission.limits().streams_per_connection)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -109,7 +110,7 @@ pub async fn serve(shared: Arc<Shared>, sockets: Vec<Bound>) -> Result<(), tonic
         .http2_max_header_list_size(MAX_HEADERS)
         .http2_max_pending_accept_reset_streams(Some(RESETS))
         .serve_with_incoming_shutdown(
-            GrpcOnly(Routes::new(service).prepare()),
+            Gate::new(routes.prepare(), shared.admission.clone()),
             ReceiverStream::new(connections).map(Ok::<_, std::convert::Infallible>),
             until,
         );
@@ -125,41 +126,20 @@ struct Api {
 }
 
 impl Api {
-    /// The security header comes before everything else (S-36), then the limits.
+    /// A session of whoever called; what kept the call from being attested is its refusal.
     fn session<T>(&self, request: &Request<T>) -> Result<Session, Status> {
-        security_header(request)?;
-        let caller = request
-            .extensions()
-            .get::<Caller>()
-            .ok_or_else(|| Status::permission_denied("nobody called"))?;
-        if let Err(shed) = self.shared.admission.call(caller.uid, Instant::now()) {
-            self.log(caller.uid, &shed, "call refused");
-            return Err(Status::unavailable(shed.to_string()));
-        }
+        let caller = request.extensions().get::<Caller>();
+        let caller = caller.ok_or_else(|| Status::permission_denied("nobody called"))?;
         match &caller.peer {
             Ok(peer) => Ok(Session::new(self.shared.clone(), peer.clone())),
             Err(reason) => {
-                self.log(caller.uid, reason, "permission denied");
+                let uid = caller.uid;
+                if let Some(unlogged) = self.shared.admission.may_log(uid, Instant::now()) {
+                    tracing::warn!(uid, %reason, unlogged, "permission denied");
+                }
                 Err(Status::permission_denied(reason.to_string()))
             }
         }
-    }
-
-    fn log(&self, uid: u32, reason: &dyn std::fmt::Display, what: &'static str) {
-        if let Some(unlogged) = self.shared.admission.may_log(uid, Instant::now()) {
-            tracing::warn!(uid, %reason, unlogged, "{what}");
-        }
-    }
-}
-
-/// Exactly one value, and exactly `true` (S-36).
-fn security_header<T>(request: &Request<T>) -> Result<(), Status> {
-    let mut values = request.metadata().get_all(SECURITY_HEADER).iter();
-    match (values.next(), values.next()) {
-        (Some(value), None) if value.as_encoded_bytes() == b"true" => Ok(()),
-        _ => Err(Status::invalid_argument(
-            "security header missing from request: `workload.spiffe.io: true`",
-        )),
     }
 }
 

@@ -423,7 +423,7 @@ fn keys_made_ready_follow_those_that_are_published() {
     let old = Pair::Ec(first).token(&old_header, CLAIMS);
     let (second_key, second) = (key(&second), Pair::Ec(second));
     let new = second.token(&new_header, CLAIMS);
-    let mut ask = |trust: &Trust, token: &str| {
+    let ask = |trust: &Trust, token: &str| {
         validator
             .validate(trust, "db".to_owned(), token, now())
             .map(|_| ())
