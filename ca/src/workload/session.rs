@@ -141,9 +141,10 @@ impl Session {
             }
         }
         if matching.grants.is_empty() {
-            let message =
-                "no entry grants an identity to this process (the authority's log says what was missing)";
-            return Err(Status::permission_denied(message));
+            // It begins as SPIRE's does: some clients tell this case by the words.
+            return Err(Status::permission_denied(
+                "no identity issued: no entry grants one to this process (the authority's log says what was missing)",
+            ));
         }
         Ok(matching.grants)
     }

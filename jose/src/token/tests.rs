@@ -313,10 +313,17 @@ fn a_jwt_svid_without_kid_is_of_any_key_that_fits() {
         used.insert(check(&keys, pair, nameless).expect("one of the keys"));
     }
     assert_eq!(used.len(), 16, "each token by its own key");
-    assert_eq!(check(&keys, &pairs[16], nameless), Err("bad_sig"), "no key of the bundle");
+    assert_eq!(
+        check(&keys, &pairs[16], nameless),
+        Err("bad_sig"),
+        "no key of the bundle"
+    );
     for name in ["unknown", "", "1"] {
         let refused = check(&keys, &pairs[0], &format!(r#"{{"alg":"ES256","kid":"{name}"}}"#));
-        assert!(matches!(refused, Err("unknown_kid" | "bad_sig")), "a name is binding: {name} {refused:?}");
+        assert!(
+            matches!(refused, Err("unknown_kid" | "bad_sig")),
+            "a name is binding: {name} {refused:?}"
+        );
     }
     assert_eq!(
         check(&bundle(17), &pairs[0], nameless),

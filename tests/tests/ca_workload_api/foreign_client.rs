@@ -154,20 +154,3 @@ fn the_security_header_must_be_there_exactly_once() {
         assert_eq!(with(&[], method), "INVALID_ARGUMENT", "{method}");
     }
 }
-
-#[test]
-fn what_is_not_built_yet_says_unimplemented() {
-    let authority = Authority::start(&for_us("a"));
-    for method in [
-        "FetchJWTSVID",
-        "FetchJWTBundles",
-        "ValidateJWTSVID",
-        "NoSuchMethod",
-    ] {
-        assert_eq!(
-            first(&authority, &["--method", method])["status"],
-            "UNIMPLEMENTED",
-            "{method}"
-        );
-    }
-}
