@@ -3,9 +3,10 @@
 
 use serde_json::json;
 
-use crate::drivers::{Client, Driver};
+use crate::drivers::Client;
 use crate::support::*;
 
+/// S-40.
 #[test]
 fn reflection_shows_every_service_and_the_whole_workload_api() {
     // Whoever asks need not be anybody.

@@ -4,7 +4,7 @@
 use hopguard_tests::eventually;
 use serde_json::{Value, json};
 
-use crate::drivers::{ALL, Client, Driver};
+use crate::drivers::{ALL, Client};
 use crate::support::*;
 use crate::tokens::{Forge, part, stranger, unix_now};
 
@@ -388,7 +388,8 @@ const METHODS: [&str; 5] = [
     "ValidateJWTSVID",
 ];
 
-/// S-36: before everything else, on every call. S-39: what is not in the specification is not there.
+/// S-36: before everything else, on every call. S-39: what is not in the specification is not there. S-54: calls are named
+/// without a package.
 #[test]
 fn calls_without_the_header_and_calls_that_are_none_are_refused() {
     let authority = Authority::start(&two_identities());
@@ -456,6 +457,24 @@ fn who_has_no_identity_gets_nothing() {
             ),
         ],
     );
+}
+
+/// S-5: an ID of full length is served like any other, also in a token with all the audience that it may have.
+#[test]
+fn an_identity_of_full_length_is_served() {
+    let path = format!("a/{}", "b".repeat(2048 - "spiffe://mesh.local/a/".len()));
+    let id = format!("spiffe://mesh.local/{path}");
+    let authority = Authority::start(&for_us(&path));
+    let said = Client::Raw
+        .connect(&authority.endpoint())
+        .ask(&json!({"do": "x509_svids"}));
+    assert_eq!(said["ids"], json!([id]));
+    let longest = "\"".repeat(1534);
+    let mut raw = Client::Raw.connect(&authority.endpoint());
+    let said = raw.ask(&json!({"do": "jwt_svids", "audience": [longest]}));
+    assert_eq!(said["ids"], json!([id]), "{said}");
+    let said = raw.ask(&json!({"do": "validate", "audience": longest, "token": tokens(&said)[0]}));
+    assert_eq!(said["id"], json!(id), "{said}");
 }
 
 /// S-33: the end of a token is its end, give or take the clocks' five seconds.

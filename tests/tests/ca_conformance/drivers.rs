@@ -41,10 +41,16 @@ impl Client {
     /// The messages of a stream (`x509` or `jwt`) as they come, and at last how it ended.
     pub fn watch(self, endpoint: &str, what: &str) -> Watch {
         match self {
-            Self::Crate => Watch(Crate::watch(endpoint, what), None),
+            Self::Crate => Watch {
+                lines: Crate::watch(endpoint, what),
+                _watching: None,
+            },
             _ => {
                 let python = Python::start(self, endpoint, &[what]);
-                Watch(python.lines, Some((python._process, python.stdin)))
+                Watch {
+                    lines: python.lines,
+                    _watching: Some((python._process, python.stdin)),
+                }
             }
         }
     }
@@ -60,11 +66,14 @@ impl Client {
 }
 
 /// A stream that somebody follows.
-pub struct Watch(Receiver<Value>, Option<(Guard, ChildStdin)>);
+pub struct Watch {
+    lines: Receiver<Value>,
+    _watching: Option<(Guard, ChildStdin)>,
+}
 
 impl Watch {
     pub fn next(&self) -> Value {
-        next(&self.0)
+        next(&self.lines)
     }
 }
 

@@ -7,6 +7,8 @@ mod beside;
 #[cfg(test)]
 mod cases;
 #[cfg(test)]
+mod certificates;
+#[cfg(test)]
 mod client_crate;
 #[cfg(test)]
 mod drivers;

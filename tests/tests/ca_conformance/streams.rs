@@ -1,10 +1,13 @@
 //! What goes on: every client sees each change as a whole message, and is told how a stream ended.
 
-use hopguard_tests::eventually;
+use std::process::Stdio;
+
+use hopguard_tests::{eventually, hopguard};
 use serde_json::{Value, json};
 
-use crate::drivers::{ALL, Watch};
+use crate::drivers::{ALL, Client, Watch};
 use crate::support::*;
+use crate::tokens::part;
 
 /// S-42 to S-44, S-56: a stream goes on over rotations, and each message has all there is.
 #[test]
@@ -103,4 +106,100 @@ fn new_entries_are_no_news_to_who_follows_keys() {
     // The next that is heard is the end, not the same keys again.
     assert_eq!(keys.next()["status"], "PERMISSION_DENIED");
     assert_eq!(first["domains"], json!(["spiffe://mesh.local"]));
+}
+
+/// S-30, S-32, S-44, S-63: a key is published before it signs, stays while a token of it lives, and is then of no use. All
+/// clients see all of it.
+#[test]
+fn every_client_follows_a_rotation_of_the_jwt_key() {
+    if !rotates() {
+        return;
+    }
+    let mut authority = Authority::files(&for_us("a"), "1h", "");
+    let config = std::fs::read_to_string(authority.path("ca.toml")).unwrap();
+    let short = format!("jwt_svid_ttl = \"10s\"\nrefresh_hint = \"1s\"\n{config}");
+    std::fs::write(authority.path("ca.toml"), short).unwrap();
+    authority.run(hopguard());
+    let endpoint = authority.endpoint();
+
+    let watches: Vec<_> = ALL
+        .iter()
+        .map(|client| (client, client.watch(&endpoint, "jwt")))
+        .collect();
+    let mut asking = Client::Raw.connect(&endpoint);
+    let mut token = || {
+        let said = asking.ask(&json!({"do": "jwt_svids", "audience": ["db"]}));
+        said["tokens"][0]
+            .as_str()
+            .unwrap_or_else(|| panic!("{said}"))
+            .to_owned()
+    };
+    let kid = |token: &str| part(token, 0)["kid"].as_str().unwrap().to_owned();
+    let old = token();
+    for (client, watch) in &watches {
+        assert_eq!(watch.next()["kids"], json!([kid(&old)]), "{client:?}");
+    }
+    let rotating = hopguard()
+        .args(["ca", "rotate", "--kind", "jwt", "--config"])
+        .arg(authority.path("ca.toml"))
+        .stderr(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The token that is asked for again and again is always by a key that the last message has.
+    let mut published = std::collections::BTreeSet::new();
+    let mut both = Vec::new();
+    for (client, watch) in &watches {
+        let said = watch.next();
+        let kids: Vec<String> = serde_json::from_value(said["kids"].clone()).unwrap();
+        assert_eq!(
+            kids.len(),
+            2,
+            "{client:?}: the new one beside the old one: {said}"
+        );
+        assert!(kids.contains(&kid(&old)), "{client:?}: {said}");
+        published.extend(kids.clone());
+        both = kids;
+    }
+    assert_eq!(published.len(), 2);
+    let new = eventually(DEADLINE * 2, || {
+        let token = token();
+        assert!(
+            both.contains(&kid(&token)),
+            "signed by a key that was not published"
+        );
+        if kid(&token) == kid(&old) {
+            Err("the old key signs")
+        } else {
+            Ok(token)
+        }
+    })
+    .unwrap();
+    for client in ALL {
+        let said = client
+            .connect(&endpoint)
+            .ask(&json!({"do": "validate", "audience": "db", "token": new}));
+        assert_eq!(said["id"], "spiffe://mesh.local/a", "{client:?}: {said}");
+    }
+    for (client, watch) in &watches {
+        assert_eq!(
+            watch.next()["kids"],
+            json!([kid(&new)]),
+            "{client:?}: the old key is gone"
+        );
+    }
+    let rotated = rotating.wait_with_output().unwrap();
+    assert!(rotated.status.success(), "{rotated:?}");
+    for client in ALL {
+        let said = client
+            .connect(&endpoint)
+            .ask(&json!({"do": "validate", "audience": "db", "token": old}));
+        assert_eq!(said["status"], "INVALID_ARGUMENT", "{client:?}: {said}");
+    }
+}
+
+/// Whether this binary has the verb at all.
+fn rotates() -> bool {
+    let help = hopguard().args(["ca", "rotate", "--help"]).output().unwrap();
+    help.status.success()
 }
