@@ -2,7 +2,7 @@
 //! time, by webpki: every chain that somebody holds must verify against every bundle that somebody holds.
 //!
 //! `hopguard-streams SOCKET COUNT [BUNDLES]` opens COUNT streams of X.509-SVIDs, each on a connection of its own, and BUNDLES
-//! streams of bundles. A line `dump DIR` on stdin writes all chains and bundles as PEM into DIR; `tell` has it say how it
+//! streams of bundles. A line `dump DIR` on stdin writes all chains and bundles that are alive as PEM into DIR; `tell` has it say how it
 //! stands; the end of stdin ends it. Each answer is one line of JSON.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -334,7 +334,7 @@ fn dump(all: &Shared, folder: &Path) -> Result<Value, Failure> {
         let path: PathBuf = folder.join(format!("bundle.{number}.pem"));
         std::fs::write(path, bundle)?;
     }
-    Ok(json!({"chains": chains, "bundles": bundles.len()}))
+    Ok(json!({"chains": chains, "bundles": bundles.len(), "at": now()}))
 }
 
 fn pem(der: &CertificateDer<'_>) -> String {
