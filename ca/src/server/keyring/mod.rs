@@ -136,10 +136,11 @@ impl Keyring {
         let _set_once = self.streams.set(streams);
     }
 
-    /// The authorities that are trusted, the newest last.
-    pub fn records(&self) -> Vec<AuthorityRecord> {
-        let records = self.records.load();
-        let trusted = records
+    /// The authorities that are trusted, the newest last; never in the middle of a step.
+    pub async fn records(&self) -> Vec<AuthorityRecord> {
+        let book = self.book.lock().await;
+        let trusted = book
+            .records
             .iter()
             .filter(|record| record.state != AuthorityState::Discarded);
         trusted.cloned().collect()

@@ -117,6 +117,7 @@ impl Session {
                 return Ok(JwtBundlesResponse { bundles });
             }
             if !news {
+                self.ticket.holds(trust.sequence);
                 self.wait().await?;
             }
         }
