@@ -13,9 +13,11 @@ mod listener;
 mod proto;
 mod service;
 mod session;
+mod streams;
 mod validate;
 
 pub use issuer::{Issue, IssueError, IssueJwt, Issuer};
 pub use limits::Limits;
 pub use listener::{Bound, Socket, SocketError};
 pub use service::{Shared, serve};
+pub use streams::{Carries, Handed, Open, Streams, Ticket};

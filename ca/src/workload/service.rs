@@ -26,6 +26,7 @@ use super::proto::{
     ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svidRequest, X509svidResponse,
 };
 use super::session::Session;
+use super::streams::Streams;
 use super::validate::Validator;
 use crate::attest::Inspector;
 use crate::registration::Entries;
@@ -54,6 +55,7 @@ pub struct Shared {
     pub(super) closing: watch::Receiver<bool>,
     pub(super) inspector: Inspector,
     pub(super) admission: Arc<Admission>,
+    pub(super) streams: Arc<Streams>,
     pub(super) validator: Validator,
 }
 
@@ -72,8 +74,14 @@ impl Shared {
             closing,
             inspector,
             admission,
+            streams: Arc::default(),
             validator: Validator::default(),
         })
+    }
+
+    /// The streams that are open.
+    pub fn streams(&self) -> Arc<Streams> {
+        self.streams.clone()
     }
 }
 

@@ -13,6 +13,7 @@ use crate::workload::proto::{
     JwtBundlesResponse, Jwtsvid, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest,
     ValidateJwtsvidResponse,
 };
+use crate::workload::streams::Carries;
 use crate::workload::validate::{MAX_AUDIENCE, jwks};
 
 /// The most audiences of one token: each can use the token at all the others.
@@ -109,6 +110,9 @@ impl Session {
                 .is_none_or(|sent| sent.jwt_keys != trust.jwt_keys);
             if news && self.still_entitled()? {
                 let bundles = [(trust.domain.id_string(), jwks(&trust.jwt_keys))].into();
+                let none = std::iter::empty();
+                self.ticket
+                    .sent(Carries::JwtBundles, trust.sequence, none, SystemTime::now());
                 self.sent = Some(trust);
                 return Ok(JwtBundlesResponse { bundles });
             }
