@@ -104,21 +104,23 @@ impl Session {
         loop {
             self.entitled().await?;
             let trust = self.trust.borrow_and_update().clone();
-            let news = self
+            let known = self
                 .sent
                 .as_ref()
-                .is_none_or(|sent| sent.jwt_keys != trust.jwt_keys);
-            if news && self.still_entitled()? {
-                let bundles = [(trust.domain.id_string(), jwks(&trust.jwt_keys))].into();
-                let none = std::iter::empty();
-                self.ticket
-                    .sent(Carries::JwtBundles, trust.sequence, none, SystemTime::now());
-                self.sent = Some(trust);
+                .is_some_and(|sent| sent.jwt_keys == trust.jwt_keys);
+            if !known && !self.still_entitled()? {
+                continue;
+            }
+            // Who has these keys has what is published, whatever else changed.
+            let none = std::iter::empty();
+            self.ticket
+                .sent(Carries::JwtBundles, trust.sequence, none, SystemTime::now());
+            let message = (!known).then(|| [(trust.domain.id_string(), jwks(&trust.jwt_keys))].into());
+            self.sent = Some(trust);
+            if let Some(bundles) = message {
                 return Ok(JwtBundlesResponse { bundles });
             }
-            if !news {
-                self.wait().await?;
-            }
+            self.wait().await?;
         }
     }
 
