@@ -1,6 +1,10 @@
 //! `hopguard ca serve`: runs the certificate authority until SIGTERM or SIGINT. What leaves on stdout is the sockets,
 //! once they listen; the log goes to stderr.
 
+mod audit;
+mod backup;
+mod restore;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,7 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::process::{raise_descriptors, start_log};
 use crate::ui::{Exit, Failure, Ui};
 
-/// The control side is small: two workers, whatever the machine.
+/// The control side is small: two workers at the most, and one where there is one core.
 const WORKERS: usize = 2;
 /// How long readings that hang may keep the process at its end.
 const LAST_READERS: Duration = Duration::from_millis(500);
@@ -27,6 +31,12 @@ pub struct Args {
 enum What {
     /// Serve the SPIFFE Workload API on unix sockets
     Serve(Serve),
+    /// Copy state and private keys into one file, while the authority runs or not
+    Backup(backup::Backup),
+    /// Make an empty data directory what a backup holds
+    Restore(restore::Restore),
+    /// Check an audit log
+    Audit(audit::Audit),
 }
 
 #[derive(clap::Args)]
@@ -43,7 +53,21 @@ struct Serve {
 
 /// Runs it.
 pub fn run(args: Args, ui: &Ui) -> Result<Exit, Failure> {
-    let What::Serve(serve) = args.what;
+    match args.what {
+        What::Serve(args) => serve(args, ui),
+        What::Backup(args) => backup::run(&args, ui),
+        What::Restore(args) => restore::run(&args, ui),
+        What::Audit(args) => audit::run(&args, ui),
+    }
+}
+
+/// For verbs that do one thing and end.
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    let built = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    built.map_err(|error| Failure::new(format!("the runtime cannot be started: {error}")))
+}
+
+fn serve(serve: Serve, ui: &Ui) -> Result<Exit, Failure> {
     let file = serve.config.unwrap_or(serve.file);
     let config = hopguard_ca::config::load(&file).map_err(|problems| failure(CaError::Files(problems)))?;
     start_log(&serve.log)?;
@@ -58,7 +82,11 @@ pub fn run(args: Args, ui: &Ui) -> Result<Exit, Failure> {
         );
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(WORKERS)
+        .worker_threads(
+            std::thread::available_parallelism()
+                .map_or(1, usize::from)
+                .min(WORKERS),
+        )
         .thread_name("hopguard-ca")
         .enable_all()
         .build()
@@ -80,6 +108,14 @@ async fn serve_until_told(config: Config, ui: &Ui) -> Result<(), Failure> {
             ui.line(format!("unix://{}", socket.display()));
         }
     }
+    let mut moved = signal(SignalKind::hangup()).map_err(cannot)?;
+    let audit = running.audit();
+    tokio::spawn(async move {
+        while moved.recv().await.is_some() {
+            tracing::info!("the audit log is opened by its name again");
+            audit.reopen().await;
+        }
+    });
     let told = async {
         tokio::select! {
             _ = terminate.recv() => {}

@@ -57,6 +57,8 @@ pub struct Svid {
     pub chain: Vec<CertificateDer<'static>>,
     /// Private key, PKCS#8 DER.
     pub key: Zeroizing<Vec<u8>>,
+    /// The authority that signed it.
+    pub authority: Arc<str>,
     /// Serial number, hexadecimal.
     pub serial: String,
     /// When it was issued (not backdated: rotation counts from here).
@@ -96,7 +98,7 @@ pub struct Trust {
 pub struct Authority {
     domain: TrustDomain,
     certificate: CertificateDer<'static>,
-    id: String,
+    id: Arc<str>,
     validity: Validity,
     public_key: Vec<u8>,
     issuer: Issuer<'static, RemoteKey>,
@@ -122,7 +124,7 @@ impl Authority {
         ttl: Duration,
         now: SystemTime,
     ) -> Result<CertificateDer<'static>, AuthorityError> {
-        let serial = serial()?;
+        let serial = serial(now)?;
         let validity = Validity::of_authority(now, ttl);
         let key = RemoteKey(signer.clone());
         let certificate = profile::root(domain, &validity, &serial)?.self_signed(&key)?;
@@ -151,7 +153,7 @@ impl Authority {
         Ok(Self {
             domain: domain.clone(),
             certificate: certificate.clone(),
-            id: root.serial,
+            id: root.serial.into(),
             validity: root.validity,
             public_key,
             issuer: Issuer::from_ca_cert_der(certificate, RemoteKey(signer))?,
@@ -192,7 +194,7 @@ impl Authority {
         let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).map_err(|_| KeyError::Crypto)?;
         let document = pair.to_pkcs8v1().map_err(|_| KeyError::Crypto)?;
         let public = LeafKey(&pair);
-        let leaf = profile::leaf(id, &validity, &serial()?)?.signed_by(&public, &self.issuer)?;
+        let leaf = profile::leaf(id, &validity, &serial(now)?)?.signed_by(&public, &self.issuer)?;
         let serial = check::leaf(
             leaf.der(),
             id,
@@ -206,6 +208,7 @@ impl Authority {
             id: id.clone(),
             chain: vec![leaf.der().clone()],
             key: Zeroizing::new(document.as_ref().to_vec()),
+            authority: self.id.clone(),
             serial,
             issued_at: now,
             not_after: validity.not_after,
@@ -213,12 +216,25 @@ impl Authority {
     }
 }
 
-/// 128 random bits, never zero (RFC 5280, 4.1.2.2).
-fn serial() -> Result<[u8; 16], AuthorityError> {
-    let mut bytes = [0; 16];
-    SystemRandom::new()
-        .fill(&mut bytes)
+/// 16 bytes (RFC 5280, 4.1.2.2): the milliseconds since 1970 in six, then 80 random bits, more than the 64 that make
+/// it unpredictable. In the order of time, so that the store writes what is issued together next to each other.
+fn serial(now: SystemTime) -> Result<[u8; 16], AuthorityError> {
+    let since = now
+        .duration_since(SystemTime::UNIX_EPOCH)
         .map_err(|_| AuthorityError::Random)?;
+    let millis = u64::try_from(since.as_millis()).map_err(|_| AuthorityError::Random)?;
+    let mut random = [0; 10];
+    SystemRandom::new()
+        .fill(&mut random)
+        .map_err(|_| AuthorityError::Random)?;
+    let mut bytes = [0; 16];
+    for (to, from) in bytes
+        .iter_mut()
+        .zip(millis.to_be_bytes().iter().skip(2).chain(&random))
+    {
+        *to = *from;
+    }
+    // A time before 1970 or a clock at its very start: zero is no serial number.
     if bytes == [0; 16] {
         Err(AuthorityError::Random)
     } else {

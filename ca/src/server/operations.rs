@@ -1,5 +1,8 @@
 //! What operators ask of the running authority, done. Each verb is a function of its own; this file only says which.
 
+mod audit;
+mod backup;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -8,22 +11,34 @@ use tokio::sync::watch;
 
 use super::keyring::Keyring;
 use crate::admin::{Answer, Operator, Progress, Refused, Request};
+use crate::audit::Audit;
+use crate::config::Config;
 use crate::registration::Entries;
+use backup::Backups;
 
 /// Everything that verbs need.
 pub struct Operations {
     keyring: Arc<Keyring>,
     entries: watch::Receiver<Arc<Entries>>,
     socket: PathBuf,
+    backups: Backups,
+    audit: Audit,
 }
 
 impl Operations {
     /// Operations on these.
-    pub fn new(keyring: Arc<Keyring>, entries: watch::Receiver<Arc<Entries>>, socket: PathBuf) -> Self {
+    pub fn new(
+        keyring: Arc<Keyring>,
+        entries: watch::Receiver<Arc<Entries>>,
+        config: &Config,
+        audit: Audit,
+    ) -> Self {
         Self {
             keyring,
             entries,
-            socket,
+            socket: config.admin_socket.clone(),
+            backups: Backups::new(config),
+            audit,
         }
     }
 
@@ -50,9 +65,14 @@ impl Operator for Operations {
     fn operate(&self, request: Request, uid: u32, _progress: Progress) -> Answer<'_> {
         Box::pin(async move {
             tracing::debug!(uid, ?request, "asked on the administration socket");
-            match request {
+            let event = audit::of(&request, uid);
+            audit::before(&self.audit, event.as_ref()).await?;
+            let answer = match request {
                 Request::Status => Ok::<_, Refused>(self.status()),
-            }
+                Request::Backup => self.backups.make().await,
+            };
+            audit::after(&self.audit, event, &answer).await;
+            answer
         })
     }
 }

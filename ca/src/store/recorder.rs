@@ -47,6 +47,13 @@ impl Recorder {
 async fn write(store: Arc<dyn Store>, mut waiting: mpsc::Receiver<Waiting>) {
     let mut batch: Vec<Waiting> = Vec::with_capacity(BATCH);
     while waiting.recv_many(&mut batch, BATCH).await > 0 {
+        // Whoever is about to record does so before the commit: fewer of them, and nobody waits for a timer.
+        tokio::task::yield_now().await;
+        while batch.len() < BATCH
+            && let Ok(one) = waiting.try_recv()
+        {
+            batch.push(one);
+        }
         let (records, answers): (Vec<_>, Vec<_>) = batch.drain(..).unzip();
         let written = store.record(&records).await;
         if let Err(error) = &written {

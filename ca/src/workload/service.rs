@@ -25,7 +25,8 @@ use super::proto::{
     ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svidRequest, X509svidResponse,
 };
 use super::session::Session;
-use crate::attest::Inspector;
+use crate::attest::{Inspector, Peer};
+use crate::audit::{Audit, Event};
 use crate::registration::Entries;
 
 const SECURITY_HEADER: &str = "workload.spiffe.io";
@@ -53,15 +54,18 @@ pub struct Shared {
     pub(super) closing: watch::Receiver<bool>,
     pub(super) inspector: Inspector,
     pub(super) admission: Arc<Admission>,
+    pub(super) audit: Audit,
 }
 
 impl Shared {
-    /// An API that hands out what `issuer` signs to whom `entries` name, until `closing` turns true.
+    /// An API that hands out what `issuer` signs to whom `entries` name, until `closing` turns true; each time after it
+    /// was written to `audit`.
     pub fn new(
         issuer: Arc<dyn Issuer>,
         entries: watch::Receiver<Arc<Entries>>,
         closing: watch::Receiver<bool>,
         limits: Limits,
+        audit: Audit,
     ) -> Arc<Self> {
         let (inspector, admission) = (Inspector::new(), Admission::new(limits));
         Arc::new(Self {
@@ -70,6 +74,7 @@ impl Shared {
             closing,
             inspector,
             admission,
+            audit,
         })
     }
 }
@@ -130,21 +135,29 @@ impl Api {
             .get::<Caller>()
             .ok_or_else(|| Status::permission_denied("nobody called"))?;
         if let Err(shed) = self.shared.admission.call(caller.uid, Instant::now()) {
-            self.log(caller.uid, &shed, "call refused");
+            self.log(caller, &shed, "call refused");
             return Err(Status::unavailable(shed.to_string()));
         }
         match &caller.peer {
             Ok(peer) => Ok(Session::new(self.shared.clone(), peer.clone())),
             Err(reason) => {
-                self.log(caller.uid, reason, "permission denied");
+                self.log(caller, reason, "permission denied");
                 Err(Status::permission_denied(reason.to_string()))
             }
         }
     }
 
-    fn log(&self, uid: u32, reason: &dyn std::fmt::Display, what: &'static str) {
+    fn log(&self, caller: &Caller, reason: &dyn std::fmt::Display, what: &'static str) {
+        let uid = caller.uid;
         if let Some(unlogged) = self.shared.admission.may_log(uid, Instant::now()) {
             tracing::warn!(uid, %reason, unlogged, "{what}");
+            self.shared.audit.tell(&Event {
+                uid: Some(uid),
+                pid: caller.peer.as_ref().ok().map(Peer::pid),
+                socket: caller.peer.as_ref().ok().map(|peer| peer.socket().into()),
+                untold: unlogged,
+                ..Event::new("call", "refused").because(reason)
+            });
         }
     }
 }

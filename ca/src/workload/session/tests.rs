@@ -8,6 +8,7 @@ use tokio::net::UnixStream;
 use zeroize::Zeroizing;
 
 use super::*;
+use crate::audit::Audit;
 use crate::registration::Scope;
 use crate::workload::issuer::{Issue, IssueJwt, Issuer};
 use crate::workload::limits::Limits;
@@ -38,6 +39,7 @@ impl Issuer for Scripted {
                 id: id.clone(),
                 chain: vec![CertificateDer::from(format!("svid {number}").into_bytes())],
                 key: Zeroizing::new(b"key".to_vec()),
+                authority: "1".into(),
                 serial: number.to_string(),
                 issued_at: now,
                 not_after: now + self.life,
@@ -97,6 +99,7 @@ fn stage(paths: &[&str], life: Duration) -> Stage {
         entries.subscribe(),
         closing.subscribe(),
         Limits::default(),
+        Audit::none(),
     );
     let (ours, other_end) = UnixStream::pair().unwrap();
     let peer = Peer::of(&ours, "default".into()).unwrap();
