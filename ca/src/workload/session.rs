@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
-use spiffe::SpiffeId;
 use tokio::sync::watch;
 use tonic::Status;
 
@@ -235,7 +234,7 @@ impl Session {
         }
     }
 
-    fn refused(&self, id: Option<&SpiffeId>, reason: &dyn std::fmt::Display, untold: u64) {
+    fn refused(&self, id: Option<&dyn std::fmt::Display>, reason: &dyn std::fmt::Display, untold: u64) {
         self.shared.audit.tell(&Event {
             spiffe_id: id.map(ToString::to_string),
             untold,
