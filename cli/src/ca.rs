@@ -69,16 +69,16 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 
 fn serve(serve: Serve, ui: &Ui) -> Result<Exit, Failure> {
     let file = serve.config.unwrap_or(serve.file);
-    let config = hopguard_ca::config::load(&file).map_err(|problems| failure(CaError::Files(problems)))?;
+    let mut config =
+        hopguard_ca::config::load(&file).map_err(|problems| failure(CaError::Files(problems)))?;
     start_log(&serve.log)?;
-    // Each connection takes a descriptor, its process another.
-    let (wanted, limit) = (
-        u64::from(config.limits.connections) * 2 + 256,
-        raise_descriptors(),
-    );
+    let (wanted, limit) = (config.limits.descriptors(), raise_descriptors());
     if limit < wanted {
+        config.limits = config.limits.within(limit);
         tracing::warn!(
-            "the process may open {limit} files, and `limits.connections` needs {wanted} (hint: raise LimitNOFILE)"
+            connections = config.limits.connections,
+            connections_per_uid = config.limits.connections_per_uid,
+            "the process may open {limit} files, and `limits.connections` needs {wanted}: it takes fewer (hint: raise LimitNOFILE)"
         );
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 use super::connection::{Caller, Connection};
 use super::limits::Admission;
 use crate::attest::Peer;
+use crate::audit::{Audit, Event};
 
 const BACKLOG: u32 = 1024;
 /// After an accept that failed (no descriptors left), so that it does not spin.
@@ -131,10 +132,10 @@ impl Bound {
         })
     }
 
-    /// Accepts until `closing`, and hands over whoever was attested and admitted.
+    /// Accepts until `closing`, and hands over whoever was attested and admitted; who was not is told to `audit`.
     pub async fn accept(
         self,
-        admission: Arc<Admission>,
+        (admission, audit): (Arc<Admission>, Audit),
         connections: mpsc::Sender<Connection>,
         mut closing: watch::Receiver<bool>,
     ) {
@@ -143,7 +144,7 @@ impl Bound {
                 _ = closing.wait_for(|closing| *closing) => return,
                 stream = self.next() => stream,
             };
-            if let Some(connection) = self.admit(stream, &admission)
+            if let Some(connection) = self.admit(stream, &admission, &audit)
                 && connections.send(connection).await.is_err()
             {
                 return;
@@ -164,13 +165,19 @@ impl Bound {
         }
     }
 
-    fn admit(&self, stream: UnixStream, admission: &Arc<Admission>) -> Option<Connection> {
+    fn admit(&self, stream: UnixStream, admission: &Arc<Admission>, audit: &Audit) -> Option<Connection> {
         let uid = stream.peer_cred().ok()?.uid();
         let permit = match admission.connect(uid, Instant::now()) {
             Ok(permit) => permit,
             Err(reason) => {
                 if let Some(unlogged) = admission.may_log(uid, Instant::now()) {
                     tracing::warn!(uid, socket = %self.socket.name, %reason, unlogged, "connection refused");
+                    audit.tell(&Event {
+                        uid: Some(uid),
+                        socket: Some(self.socket.name.clone()),
+                        untold: unlogged,
+                        ..Event::new("connection", "refused").because(&reason)
+                    });
                 }
                 return None;
             }

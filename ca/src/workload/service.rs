@@ -86,7 +86,11 @@ impl Shared {
 pub async fn serve(shared: Arc<Shared>, sockets: Vec<Bound>) -> Result<(), tonic::transport::Error> {
     let (sender, connections) = mpsc::channel(HANDOVER);
     for socket in sockets {
-        tokio::spawn(socket.accept(shared.admission.clone(), sender.clone(), shared.closing.clone()));
+        tokio::spawn(socket.accept(
+            (shared.admission.clone(), shared.audit.clone()),
+            sender.clone(),
+            shared.closing.clone(),
+        ));
     }
     drop(sender);
     let closed = |mut closing: watch::Receiver<bool>| async move {
