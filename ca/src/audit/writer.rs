@@ -61,17 +61,17 @@ pub async fn write(sink: Sink, mut waiting: mpsc::Receiver<Waiting>) {
 impl Writer {
     /// Writes a batch, tells everybody in it how it went, and synchronises when that is due.
     fn batch(&mut self, batch: Vec<Waiting>, last: bool) {
-        let reopen = batch.iter().any(|one| matches!(one.what, What::Reopen));
+        if batch.iter().any(|one| matches!(one.what, What::Reopen)) {
+            self.sink.sync();
+            self.sink.reopen();
+        }
         let written = self.records(&batch);
         for done in batch.into_iter().filter_map(|one| one.done) {
             let _caller_gone = done.send(written);
         }
-        if last || reopen || (self.dirty && self.synced.elapsed() >= SYNC) {
+        if last || (self.dirty && self.synced.elapsed() >= SYNC) {
             self.sink.sync();
             (self.synced, self.dirty) = (Instant::now(), false);
-        }
-        if reopen {
-            self.sink.reopen();
         }
     }
 
