@@ -11,6 +11,10 @@ use super::{Event, Waiting, What};
 
 /// Records in one write.
 const BATCH: usize = 512;
+/// After so many in one write there are more to come,
+const BUSY: usize = 4;
+/// and so long is waited for them.
+const LINGER: Duration = Duration::from_millis(1);
 /// How often what was written is forced down to the disk: a crash of the whole machine may take as much of the log.
 const SYNC: Duration = Duration::from_secs(1);
 
@@ -30,6 +34,7 @@ pub async fn write(sink: Sink, mut waiting: mpsc::Receiver<Waiting>) {
         synced: Instant::now(),
         dirty: false,
     };
+    let mut busy = false;
     loop {
         let mut batch = Vec::with_capacity(16);
         let next = waiting.recv_many(&mut batch, BATCH);
@@ -38,13 +43,16 @@ pub async fn write(sink: Sink, mut waiting: mpsc::Receiver<Waiting>) {
         } else {
             Some(next.await)
         };
-        // Whoever is about to record does so before the write.
-        tokio::task::yield_now().await;
-        while batch.len() < BATCH
-            && let Ok(one) = waiting.try_recv()
-        {
-            batch.push(one);
+        if busy {
+            // Whoever is about to record does so before the write. Nobody who comes alone waits.
+            tokio::time::sleep(LINGER).await;
+            while batch.len() < BATCH
+                && let Ok(one) = waiting.try_recv()
+            {
+                batch.push(one);
+            }
         }
+        busy = batch.len() >= BUSY;
         let ended = some == Some(0);
         let work = tokio::task::spawn_blocking(move || {
             writer.batch(batch, ended);

@@ -14,7 +14,8 @@ use super::limits::Admission;
 use crate::attest::Peer;
 use crate::audit::{Audit, Event};
 
-const BACKLOG: u32 = 1024;
+/// As much as most kernels allow (`net.core.somaxconn`): while it is full, nobody can connect.
+const BACKLOG: u32 = 4096;
 /// After an accept that failed (no descriptors left), so that it does not spin.
 const BREATHER: Duration = Duration::from_millis(100);
 /// `sun_path` of unix(7), without its closing zero.

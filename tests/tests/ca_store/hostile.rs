@@ -248,7 +248,8 @@ fn ten_thousand_requests_of_a_hostile_caller_leave_others_served_and_memory_boun
         let victims = scope.spawn(|| {
             let mut served = 0;
             while !over.load(Ordering::Relaxed) || served < 3 {
-                assert_eq!(victim(authority)["ids"][0], *expected, "after {served} times");
+                let said = victim(authority);
+                assert_eq!(said["ids"][0], *expected, "after {served} times: {said}");
                 served += 1;
             }
             served
