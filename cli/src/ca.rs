@@ -1,9 +1,12 @@
-//! `hopguard ca serve`: runs the certificate authority until SIGTERM or SIGINT. What leaves on stdout is the sockets,
-//! once they listen; the log goes to stderr.
+//! `hopguard ca`: runs the certificate authority until SIGTERM or SIGINT (`serve`; what leaves on stdout is the sockets,
+//! once they listen, and the log goes to stderr), and asks a running one (the other verbs, one file each).
 
+mod ask;
 mod audit;
 mod backup;
 mod restore;
+mod rotate;
+mod status;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -37,6 +40,12 @@ enum What {
     Restore(restore::Restore),
     /// Check an audit log
     Audit(audit::Audit),
+    /// Say what is in force, and how long the mesh lives if the authority dies now
+    #[command(after_help = status::EXAMPLES)]
+    Status(status::Args),
+    /// Replace the signing authority (X.509) or key (JWT), and wait wherever a step would break somebody
+    #[command(after_help = rotate::EXAMPLES)]
+    Rotate(rotate::Args),
 }
 
 #[derive(clap::Args)]
@@ -58,6 +67,8 @@ pub fn run(args: Args, ui: &Ui) -> Result<Exit, Failure> {
         What::Backup(args) => backup::run(&args, ui),
         What::Restore(args) => restore::run(&args, ui),
         What::Audit(args) => audit::run(&args, ui),
+        What::Status(args) => status::run(&args, ui),
+        What::Rotate(args) => rotate::run(&args, ui),
     }
 }
 

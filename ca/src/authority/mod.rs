@@ -6,6 +6,7 @@ mod check;
 mod jwt;
 mod lifetime;
 mod profile;
+pub mod slot;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -15,6 +16,8 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair
 use rcgen::{Issuer, PKCS_ECDSA_P256_SHA256, PublicKeyData, SigningKey};
 use rustls_pki_types::CertificateDer;
 use spiffe::{SpiffeId, TrustDomain};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
 use zeroize::Zeroizing;
 
 use crate::keys::{KeyError, Signer};
@@ -57,10 +60,12 @@ pub struct Svid {
     pub chain: Vec<CertificateDer<'static>>,
     /// Private key, PKCS#8 DER.
     pub key: Zeroizing<Vec<u8>>,
-    /// The authority that signed it.
-    pub authority: Arc<str>,
     /// Serial number, hexadecimal.
     pub serial: String,
+    /// Id of the authority that signed it.
+    pub authority: String,
+    /// Sequence number of the bundle that it will be sent with, or of an older one; whoever publishes bundles sets it.
+    pub bundle: u64,
     /// When it was issued (not backdated: rotation counts from here).
     pub issued_at: SystemTime,
     /// End of validity.
@@ -98,7 +103,7 @@ pub struct Trust {
 pub struct Authority {
     domain: TrustDomain,
     certificate: CertificateDer<'static>,
-    id: Arc<str>,
+    id: String,
     validity: Validity,
     public_key: Vec<u8>,
     issuer: Issuer<'static, RemoteKey>,
@@ -153,7 +158,7 @@ impl Authority {
         Ok(Self {
             domain: domain.clone(),
             certificate: certificate.clone(),
-            id: root.serial.into(),
+            id: root.serial,
             validity: root.validity,
             public_key,
             issuer: Issuer::from_ca_cert_der(certificate, RemoteKey(signer))?,
@@ -208,12 +213,18 @@ impl Authority {
             id: id.clone(),
             chain: vec![leaf.der().clone()],
             key: Zeroizing::new(document.as_ref().to_vec()),
-            authority: self.id.clone(),
             serial,
+            authority: self.id.clone(),
+            bundle: 0,
             issued_at: now,
             not_after: validity.not_after,
         })
     }
+}
+
+/// Whether a certificate names itself as its issuer: then we made it, and can make its successor.
+pub fn self_signed(der: &[u8]) -> bool {
+    X509Certificate::from_der(der).is_ok_and(|(_, certificate)| certificate.issuer() == certificate.subject())
 }
 
 /// 16 bytes (RFC 5280, 4.1.2.2): the milliseconds since 1970 in six, then 80 random bits, more than the 64 that make

@@ -133,8 +133,7 @@ impl CaError {
             }
             Self::OtherTrustDomain { .. } => "one `data_dir` serves one trust domain for ever".to_owned(),
             Self::Authority(AuthorityError::NotValidNow { .. }) => {
-                "check the clock; a root that has ended is replaced by starting with a new `data_dir`"
-                    .to_owned()
+                "check the clock: it is before the authority was made, or was when it was made".to_owned()
             }
             Self::Authority(_) | Self::Serve(_) => "this should not happen: please report it".to_owned(),
         }
@@ -182,7 +181,7 @@ pub async fn start(config: Config) -> Result<Running, CaError> {
     let data_dir = DataDir::open(&config.data_dir)?;
     let store = open_store(&config, data_dir.path()).await?;
     let audit = open_audit(&config, data_dir.path()).await?;
-    let keyring = Arc::new(Keyring::open(&config, data_dir.path(), store.clone()).await?);
+    let keyring = Arc::new(Keyring::open(&config, data_dir.path(), store.clone(), audit.clone()).await?);
 
     let (closing, closed) = watch::channel(false);
     tracing::info!(entries = entries.len(), file = %config.entries.display(), "entries are in force");
@@ -192,6 +191,7 @@ pub async fn start(config: Config) -> Result<Running, CaError> {
         registration::watch(config.entries.clone(), scope, sender),
     ));
     tokio::spawn(ending(closed.clone(), purge(store.clone())));
+    tokio::spawn(ending(closed.clone(), keyring::run(keyring.clone())));
 
     let shared = Shared::new(
         keyring.clone(),
@@ -200,13 +200,14 @@ pub async fn start(config: Config) -> Result<Running, CaError> {
         config.limits.clone(),
         audit.clone(),
     );
+    keyring.watch(shared.streams());
     let sockets = config
         .sockets
         .iter()
         .map(Bound::new)
         .collect::<Result<Vec<_>, _>>()?;
     let admin = AdminSocket::bind(&config.admin_socket)?;
-    let operations = Operations::new(keyring, receiver, &config, audit.clone());
+    let operations = Operations::new(keyring, &shared, receiver, &config, audit.clone());
     tokio::spawn(admin::serve(admin, Arc::new(operations), closed));
     let paths: Vec<PathBuf> = config.sockets.into_iter().map(|socket| socket.path).collect();
     tracing::info!(sockets = ?paths, "the authority is ready: its sockets listen");

@@ -10,7 +10,7 @@ use sqlx::sqlite::{
 };
 use sqlx::{ConnectOptions, Connection, Row};
 
-use super::{Answer, AuthorityKind, AuthorityRecord, AuthorityState, Issued, Store, StoreError};
+use super::{AliveGroup, Answer, AuthorityKind, AuthorityRecord, AuthorityState, Issued, Store, StoreError};
 
 /// Records that one statement forgets.
 const PURGED_AT_ONCE: i64 = 2000;
@@ -69,8 +69,9 @@ impl Sqlite {
         Ok(())
     }
 
-    /// Moves what was restored ahead: numbers that others compare go up by so much, and what was waited for at the time
-    /// of the backup starts to wait anew, because what was published and handed out since is unknown.
+    /// Moves what was restored ahead: numbers that others compare go up by so much, what was waited for at the time of
+    /// the backup starts to wait anew, and a JWT key is trusted for as long as a token of it may live at the most, because
+    /// what was published and handed out since is unknown.
     pub(super) async fn ahead(&self, by: i64, now: i64) -> Result<(), StoreError> {
         let mut all = self.pool.begin().await?;
         for (table, statement) in [
@@ -88,10 +89,14 @@ impl Sqlite {
                 sqlx::query(statement).bind(by).execute(&mut *all).await?;
             }
         }
-        sqlx::query("UPDATE authority SET since = ?1, published = ?1 WHERE state <> 'active'")
-            .bind(now)
-            .execute(&mut *all)
-            .await?;
+        sqlx::query(
+            "UPDATE authority SET until = MAX(until, ?1 + 86400), \
+             since = CASE state WHEN 'active' THEN since ELSE ?1 END, \
+             published = CASE WHEN state = 'active' OR published = 0 THEN published ELSE ?1 END",
+        )
+        .bind(now)
+        .execute(&mut *all)
+        .await?;
         all.commit().await?;
         Ok(())
     }
@@ -119,9 +124,12 @@ impl Store for Sqlite {
     fn authorities(&self) -> Answer<'_, Vec<AuthorityRecord>> {
         Box::pin(async move {
             let rows =
-                sqlx::query("SELECT kind, id, certificate, key, state, since, published, not_after FROM authority ORDER BY rowid")
-                    .fetch_all(&self.pool)
-                    .await?;
+                sqlx::query(
+                    "SELECT kind, id, certificate, key, state, since, published, sequence, held, until, not_after \
+                     FROM authority ORDER BY rowid",
+                )
+                .fetch_all(&self.pool)
+                .await?;
             rows.iter().map(authority).collect()
         })
     }
@@ -129,9 +137,11 @@ impl Store for Sqlite {
     fn put_authority<'a>(&'a self, record: &'a AuthorityRecord) -> Answer<'a, ()> {
         Box::pin(async move {
             sqlx::query(
-                "INSERT INTO authority (kind, id, certificate, key, state, since, published, not_after) \
-                 VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET \
-                 state = excluded.state, since = excluded.since, published = excluded.published",
+                "INSERT INTO authority \
+                 (kind, id, certificate, key, state, since, published, sequence, held, until, not_after) \
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET \
+                 state = excluded.state, since = excluded.since, published = excluded.published, \
+                 sequence = excluded.sequence, held = excluded.held, until = excluded.until",
             )
             .bind(record.kind.as_str())
             .bind(&record.id)
@@ -140,10 +150,37 @@ impl Store for Sqlite {
             .bind(record.state.as_str())
             .bind(record.since)
             .bind(record.published)
+            .bind(record.sequence)
+            .bind(record.held)
+            .bind(record.until)
             .bind(record.not_after)
             .execute(&self.pool)
             .await?;
             Ok(())
+        })
+    }
+
+    fn remove_authority<'a>(&'a self, id: &'a str) -> Answer<'a, ()> {
+        Box::pin(async move {
+            sqlx::query("DELETE FROM authority WHERE id = ?")
+                .bind(id)
+                .execute(&self.pool)
+                .await?;
+            Ok(())
+        })
+    }
+
+    fn sequence<'a>(&'a self, content: &'a [u8]) -> Answer<'a, i64> {
+        Box::pin(async move {
+            let row = sqlx::query(
+                "INSERT INTO bundle (only, sequence, content) VALUES (1, 1, ?) ON CONFLICT DO UPDATE SET \
+                 sequence = sequence + (content <> excluded.content), content = excluded.content \
+                 RETURNING sequence",
+            )
+            .bind(content)
+            .fetch_one(&self.pool)
+            .await?;
+            Ok(row.try_get("sequence")?)
         })
     }
 
@@ -152,13 +189,21 @@ impl Store for Sqlite {
             // One statement, so one transaction and one turn of the database's thread, however many there are.
             let rows: Vec<_> = issued
                 .iter()
-                .map(|one| (&one.serial, &one.spiffe_id, &one.authority, one.not_after))
+                .map(|one| {
+                    (
+                        &one.serial,
+                        &one.spiffe_id,
+                        &one.authority,
+                        one.bundle,
+                        one.not_after,
+                    )
+                })
                 .collect();
             let rows =
                 serde_json::to_string(&rows).map_err(|error| StoreError::Corrupt(error.to_string()))?;
             sqlx::query(
-                "INSERT INTO issued (serial, spiffe_id, authority, not_after) \
-                 SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM json_each(?)",
+                "INSERT INTO issued (serial, spiffe_id, authority, bundle, not_after) \
+                 SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM json_each(?)",
             )
             .bind(rows)
             .execute(&self.pool)
@@ -170,7 +215,7 @@ impl Store for Sqlite {
     fn issued<'a>(&'a self, spiffe_id: &'a str, now: i64) -> Answer<'a, Vec<Issued>> {
         Box::pin(async move {
             let rows = sqlx::query(
-                "SELECT serial, spiffe_id, authority, not_after FROM issued \
+                "SELECT serial, spiffe_id, authority, bundle, not_after FROM issued \
                  WHERE spiffe_id = ? AND not_after >= ? ORDER BY not_after, serial",
             )
             .bind(spiffe_id)
@@ -178,6 +223,19 @@ impl Store for Sqlite {
             .fetch_all(&self.pool)
             .await?;
             rows.iter().map(issued_row).collect()
+        })
+    }
+
+    fn alive(&self, now: i64) -> Answer<'_, Vec<AliveGroup>> {
+        Box::pin(async move {
+            let rows = sqlx::query(
+                "SELECT authority, bundle, COUNT(*) AS count, MIN(not_after) AS first, MAX(not_after) AS last \
+                 FROM issued WHERE not_after >= ? GROUP BY authority, bundle",
+            )
+            .bind(now)
+            .fetch_all(&self.pool)
+            .await?;
+            rows.iter().map(alive_row).collect()
         })
     }
 
@@ -232,6 +290,9 @@ fn authority(row: &SqliteRow) -> Result<AuthorityRecord, StoreError> {
             .ok_or_else(|| StoreError::Corrupt(format!("an authority in the state `{state}`")))?,
         since: row.try_get("since")?,
         published: row.try_get("published")?,
+        sequence: row.try_get("sequence")?,
+        held: row.try_get("held")?,
+        until: row.try_get("until")?,
         not_after: row.try_get("not_after")?,
     })
 }
@@ -241,6 +302,18 @@ fn issued_row(row: &SqliteRow) -> Result<Issued, StoreError> {
         serial: row.try_get("serial")?,
         spiffe_id: row.try_get("spiffe_id")?,
         authority: row.try_get("authority")?,
+        bundle: row.try_get("bundle")?,
         not_after: row.try_get("not_after")?,
+    })
+}
+
+fn alive_row(row: &SqliteRow) -> Result<AliveGroup, StoreError> {
+    let count: i64 = row.try_get("count")?;
+    Ok(AliveGroup {
+        authority: row.try_get("authority")?,
+        bundle: row.try_get("bundle")?,
+        count: count.unsigned_abs(),
+        first: row.try_get("first")?,
+        last: row.try_get("last")?,
     })
 }

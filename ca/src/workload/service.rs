@@ -25,6 +25,7 @@ use super::proto::{
     ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svidRequest, X509svidResponse,
 };
 use super::session::Session;
+use super::streams::Streams;
 use crate::attest::{Inspector, Peer};
 use crate::audit::{Audit, Event};
 use crate::registration::Entries;
@@ -55,6 +56,7 @@ pub struct Shared {
     pub(super) inspector: Inspector,
     pub(super) admission: Arc<Admission>,
     pub(super) audit: Audit,
+    pub(super) streams: Arc<Streams>,
 }
 
 impl Shared {
@@ -75,7 +77,13 @@ impl Shared {
             inspector,
             admission,
             audit,
+            streams: Arc::default(),
         })
+    }
+
+    /// The streams that are open.
+    pub fn streams(&self) -> Arc<Streams> {
+        self.streams.clone()
     }
 }
 

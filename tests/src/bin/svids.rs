@@ -1,7 +1,10 @@
 //! Workloads that want SVIDs, as many as they can get. Ends with one JSON line.
 //!
-//! `hopguard-svids --socket PATH --mode connections|calls|streams [--parallel N] [--streams N] [--seconds S] [--log FILE]
+//! `hopguard-svids --socket PATH --mode connections|calls|streams|floor [--parallel N] [--streams N] [--seconds S] [--log FILE]
 //! [--stop-after N]`
+//!
+//! `floor` asks nobody: it makes a key, signs and verifies for that long, which is what an SVID takes in cryptography alone, and says
+//! how much CPU time one takes here and now.
 //!
 //! `connections`: each SVID by a connection of its own. `calls`: each by a call of its own, on `parallel` connections. `streams`:
 //! `streams` calls stay open on `parallel` connections, and each pushed message counts. With `--log` every serial number that
@@ -80,6 +83,9 @@ fn main() -> ExitCode {
 
 async fn run() -> Result<String, Failure> {
     let (options, log) = parse()?;
+    if options.mode == "floor" {
+        return floor(options.seconds);
+    }
     let tally = Shared::default();
     lock(&tally).log = log.map(File::create).transpose()?;
     let (options, start) = (Arc::new(options), Instant::now());
@@ -136,6 +142,45 @@ fn parse() -> Result<(Options, Option<PathBuf>), Failure> {
         }
     }
     Ok((options, log))
+}
+
+/// A key pair, a signature of the length of a certificate, and its verification.
+fn floor(seconds: f64) -> Result<String, Failure> {
+    use aws_lc_rs::rand::SystemRandom;
+    use aws_lc_rs::signature::{
+        ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair, UnparsedPublicKey,
+    };
+    let cpu = || {
+        let spent = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+        Duration::new(
+            u64::try_from(spent.tv_sec).unwrap_or(0),
+            u32::try_from(spent.tv_nsec).unwrap_or(0),
+        )
+    };
+    let authority = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING)?;
+    let public = UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, authority.public_key().as_ref());
+    let (random, message) = (SystemRandom::new(), [7; 500]);
+    let (start, before, mut parts, mut count) = (Instant::now(), cpu(), [Duration::ZERO; 3], 0_u32);
+    while start.elapsed().as_secs_f64() < seconds {
+        let begun = cpu();
+        EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING)?;
+        let made = cpu();
+        let signature = authority.sign(&random, &message)?;
+        let signed = cpu();
+        public.verify(&message, signature.as_ref())?;
+        let verified = cpu();
+        for (part, spent) in parts
+            .iter_mut()
+            .zip([made - begun, signed - made, verified - signed])
+        {
+            *part += spent;
+        }
+        count += 1;
+    }
+    let micros = |spent: Duration| spent.as_secs_f64() * 1e6 / f64::from(count);
+    let [key, sign, verify] = parts.map(micros);
+    let all = micros(cpu() - before);
+    Ok(serde_json::json!({"cpu_us": all, "key_us": key, "sign_us": sign, "verify_us": verify}).to_string())
 }
 
 /// A new connection for each SVID.

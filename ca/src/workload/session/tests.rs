@@ -39,8 +39,9 @@ impl Issuer for Scripted {
                 id: id.clone(),
                 chain: vec![CertificateDer::from(format!("svid {number}").into_bytes())],
                 key: Zeroizing::new(b"key".to_vec()),
-                authority: "1".into(),
                 serial: number.to_string(),
+                authority: "1".to_owned(),
+                bundle: 1,
                 issued_at: now,
                 not_after: now + self.life,
             }))
