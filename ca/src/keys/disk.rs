@@ -17,6 +17,9 @@ use super::{KeyError, Signer};
 const MAX_KEY_FILE: u64 = 4096;
 const SUFFIX: &str = ".p8";
 
+/// Key files by their names, as they lie on the disk.
+pub type KeyFiles = Vec<(String, Zeroizing<Vec<u8>>)>;
+
 /// The keeper of key files in one directory.
 #[derive(Debug)]
 pub struct Disk {
@@ -91,7 +94,7 @@ impl Disk {
     ///
     /// # Errors
     /// As [`Self::load`].
-    pub fn files(&self) -> Result<Vec<(String, Zeroizing<Vec<u8>>)>, KeyError> {
+    pub fn files(&self) -> Result<KeyFiles, KeyError> {
         let names = self.names()?.into_iter();
         names
             .map(|name| {

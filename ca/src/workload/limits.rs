@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::audit::{Audit, Event};
+
 /// The limits of the Workload API.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -80,6 +82,7 @@ const REMEMBERED: usize = 4096;
 #[derive(Debug)]
 pub struct Admission {
     limits: Limits,
+    audit: Audit,
     state: Mutex<State>,
 }
 
@@ -106,11 +109,23 @@ pub struct Permit {
 }
 
 impl Admission {
+    #[cfg(test)]
     pub fn new(limits: Limits) -> Arc<Self> {
+        Self::audited(limits, Audit::none())
+    }
+
+    /// Limits whose refusals are told to an audit log.
+    pub fn audited(limits: Limits, audit: Audit) -> Arc<Self> {
         Arc::new(Self {
             limits,
+            audit,
             state: Mutex::default(),
         })
+    }
+
+    /// Tells of a refusal which may be logged.
+    pub fn tell(&self, event: &Event) {
+        let _no_room = self.audit.tell(event);
     }
 
     pub fn limits(&self) -> &Limits {

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use super::connection::{Caller, Connection};
 use super::limits::Admission;
 use crate::attest::Peer;
-use crate::audit::{Audit, Event};
+use crate::audit::Event;
 
 /// As much as most kernels allow (`net.core.somaxconn`): while it is full, nobody can connect.
 const BACKLOG: u32 = 4096;
@@ -133,10 +133,10 @@ impl Bound {
         })
     }
 
-    /// Accepts until `closing`, and hands over whoever was attested and admitted; who was not is told to `audit`.
+    /// Accepts until `closing`, and hands over whoever was attested and admitted.
     pub async fn accept(
         self,
-        (admission, audit): (Arc<Admission>, Audit),
+        admission: Arc<Admission>,
         connections: mpsc::Sender<Connection>,
         mut closing: watch::Receiver<bool>,
     ) {
@@ -145,7 +145,7 @@ impl Bound {
                 _ = closing.wait_for(|closing| *closing) => return,
                 stream = self.next() => stream,
             };
-            if let Some(connection) = self.admit(stream, &admission, &audit)
+            if let Some(connection) = self.admit(stream, &admission)
                 && connections.send(connection).await.is_err()
             {
                 return;
@@ -166,14 +166,14 @@ impl Bound {
         }
     }
 
-    fn admit(&self, stream: UnixStream, admission: &Arc<Admission>, audit: &Audit) -> Option<Connection> {
+    fn admit(&self, stream: UnixStream, admission: &Arc<Admission>) -> Option<Connection> {
         let uid = stream.peer_cred().ok()?.uid();
         let permit = match admission.connect(uid, Instant::now()) {
             Ok(permit) => permit,
             Err(reason) => {
                 if let Some(unlogged) = admission.may_log(uid, Instant::now()) {
                     tracing::warn!(uid, socket = %self.socket.name, %reason, unlogged, "connection refused");
-                    audit.tell(&Event {
+                    admission.tell(&Event {
                         uid: Some(uid),
                         socket: Some(self.socket.name.clone()),
                         untold: unlogged,

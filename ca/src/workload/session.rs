@@ -2,6 +2,8 @@
 //! state (S-42). The stream ends with PermissionDenied as soon as the caller may have nothing (S-45), and with
 //! Unavailable when the authority ends.
 
+mod jwt;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -155,9 +157,10 @@ impl Session {
             }
         }
         if matching.grants.is_empty() {
-            let message =
-                "no entry grants an identity to this process (the authority's log says what was missing)";
-            return Err(Status::permission_denied(message));
+            // It begins as SPIRE's does: some clients tell this case by the words.
+            return Err(Status::permission_denied(
+                "no identity issued: no entry grants one to this process (the authority's log says what was missing)",
+            ));
         }
         Ok(matching.grants)
     }
@@ -253,7 +256,7 @@ impl Session {
         self.shared.audit.tell(&Event {
             spiffe_id: id.map(ToString::to_string),
             untold,
-            ..self.event("x509_svid", "refused").because(reason)
+            ..self.event("svid", "refused").because(reason)
         });
     }
 
@@ -265,7 +268,7 @@ impl Session {
             self.shared.audit.tell(&Event {
                 spiffe_id: Some(grant.id.to_string()),
                 untold: unlogged,
-                ..self.event("x509_svid", "failed").because(error)
+                ..self.event("svid", "failed").because(error)
             });
         }
         Status::unavailable("no SVID can be issued now")

@@ -53,7 +53,7 @@ fn what_was_issued_refused_and_asked_by_operators_is_in_it_with_who_and_why() {
         }
     });
     said.unwrap();
-    let refused = record(&authority, "audit.log", "x509_svid", "refused");
+    let refused = record(&authority, "audit.log", "svid", "refused");
     assert_eq!(refused["reason"], "no entry matches");
     assert_eq!(refused["uid"], nix_uid());
 
