@@ -85,6 +85,11 @@ async fn suite(store: &dyn Store) {
         );
     }
 
+    records(store).await;
+}
+
+/// What was issued.
+async fn records(store: &dyn Store) {
     store.record(&[issued("1", 100), issued("2", 200)]).await.unwrap();
     store.record(&[]).await.unwrap();
     assert!(
