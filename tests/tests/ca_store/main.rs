@@ -48,13 +48,6 @@ fn clients(authority: &Authority, arguments: &[&str]) -> Guard {
     Guard(child)
 }
 
-/// What such clients say at their end.
-fn said(mut clients: Guard) -> Value {
-    let mut text = String::new();
-    std::io::Read::read_to_string(clients.0.stdout.as_mut().unwrap(), &mut text).unwrap();
-    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
-}
-
 /// The running authority's, as it told the audit log.
 fn pid(authority: &Authority) -> i32 {
     let log = std::fs::read_to_string(authority.path("audit.log")).unwrap();
