@@ -22,6 +22,46 @@ use tokio::sync::mpsc;
 pub enum Request {
     /// What is in force, and how long the mesh lives without this process.
     Status,
+    /// The entries in force.
+    EntryList,
+    /// One identity: its entries, its SVIDs, and who has it.
+    EntryShow {
+        /// A SPIFFE ID, or a template as its entry writes it.
+        spiffe_id: String,
+    },
+    /// What another text of the entries file would change.
+    EntryPlan {
+        /// The file that the text is from, for what is said of it.
+        name: Option<PathBuf>,
+        /// The text.
+        text: String,
+    },
+    /// Answers once the authority has read a text of its entries file.
+    EntrySettled {
+        /// SHA-256 of the text, in hexadecimal.
+        digest: String,
+    },
+    /// What a process is given, and why.
+    Why {
+        /// In the authority's PID namespace.
+        pid: i32,
+        /// The name of the Workload API socket.
+        socket: Option<String>,
+    },
+}
+
+impl Request {
+    /// The name of the verb, for the log.
+    pub const fn verb(&self) -> &'static str {
+        match self {
+            Self::Status => "status",
+            Self::EntryList => "entry list",
+            Self::EntryShow { .. } => "entry show",
+            Self::EntryPlan { .. } => "entry plan",
+            Self::EntrySettled { .. } => "entry settled",
+            Self::Why { .. } => "why",
+        }
+    }
 }
 
 /// One line of the authority.

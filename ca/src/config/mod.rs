@@ -11,7 +11,7 @@ use spiffe::TrustDomain;
 use toml::Spanned;
 
 use crate::problem::Problem;
-use crate::registration::{self, Scope};
+use crate::registration::{self, Host, Scope};
 use crate::workload::{Limits, Socket};
 pub use reader::svid_ttl;
 use reader::{JWT_SVID_TTL, REFRESH_HINT, Reader};
@@ -36,10 +36,23 @@ pub struct Config {
     pub refresh_hint: Duration,
     /// Where operators speak with the running authority.
     pub admin_socket: PathBuf,
+    /// The name of this machine, for identities.
+    pub host: Host,
     /// The Workload API's sockets; at least one.
     pub sockets: Vec<Socket>,
     /// The Workload API's limits.
     pub limits: Limits,
+}
+
+impl Config {
+    /// What entries may name.
+    pub fn scope(&self) -> Scope {
+        Scope {
+            trust_domain: Some(self.trust_domain.clone()),
+            sockets: Some(self.sockets.iter().map(|socket| socket.name.clone()).collect()),
+            host: self.host.clone(),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -53,6 +66,7 @@ struct Raw {
     ca_ttl: Option<Spanned<String>>,
     refresh_hint: Option<Spanned<String>>,
     admin_socket: Option<Spanned<PathBuf>>,
+    host: Option<Spanned<String>>,
     #[serde(default)]
     workload_api: Vec<Spanned<RawSocket>>,
     #[serde(default)]
@@ -104,12 +118,7 @@ pub fn check_file(path: &Path) -> Result<(), Vec<Problem>> {
     {
         let config = parse(path, &text)?;
         let mut problems = here(path, &text, &config);
-        let sockets = config.sockets.iter().map(|socket| socket.name.clone()).collect();
-        let scope = Scope {
-            trust_domain: Some(config.trust_domain),
-            sockets: Some(sockets),
-        };
-        if let Err(of_entries) = registration::load(&config.entries, &scope) {
+        if let Err(of_entries) = registration::load(&config.entries, &config.scope()) {
             problems.extend(of_entries);
         }
         return if problems.is_empty() {
@@ -177,6 +186,7 @@ fn parse(path: &Path, text: &str) -> Result<Config, Vec<Problem>> {
     let ca_ttl = reader.ca_ttl(raw.ca_ttl.as_ref(), svid_ttl);
     let jwt_svid_ttl = reader.within(raw.jwt_svid_ttl.as_ref(), &JWT_SVID_TTL);
     let refresh_hint = reader.within(raw.refresh_hint.as_ref(), &REFRESH_HINT);
+    let host = reader.host(raw.host.as_ref());
     let sockets = reader.sockets(&raw.workload_api);
     let limits = reader.limits(&raw.limits);
     let (data_dir, entries) = (reader.file(&raw.data_dir), reader.file(&raw.entries));
@@ -194,6 +204,7 @@ fn parse(path: &Path, text: &str) -> Result<Config, Vec<Problem>> {
             ca_ttl,
             refresh_hint,
             admin_socket,
+            host,
             sockets,
             limits,
         }),

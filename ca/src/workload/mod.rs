@@ -2,6 +2,7 @@
 //! proved and an entry grants it to. It signs nothing itself: it asks an [`Issuer`], in this process today, on another
 //! machine later. It never sends to a process that it has not attested since the last message.
 
+mod callers;
 mod connection;
 mod frames;
 mod grpc_only;
@@ -13,6 +14,7 @@ mod proto;
 mod service;
 mod session;
 
+pub use callers::{Callers, OpenStream};
 pub use issuer::{Issue, IssueError, IssueJwt, Issuer};
 pub use limits::Limits;
 pub use listener::{Bound, Socket, SocketError};

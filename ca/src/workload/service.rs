@@ -14,6 +14,7 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
+use super::callers::Callers;
 use super::connection::Caller;
 use super::grpc_only::GrpcOnly;
 use super::issuer::Issuer;
@@ -25,7 +26,7 @@ use super::proto::{
     ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svidRequest, X509svidResponse,
 };
 use super::session::Session;
-use crate::attest::Inspector;
+use crate::attest::{AttestError, Inspector};
 use crate::registration::Entries;
 
 const SECURITY_HEADER: &str = "workload.spiffe.io";
@@ -53,6 +54,7 @@ pub struct Shared {
     pub(super) closing: watch::Receiver<bool>,
     pub(super) inspector: Inspector,
     pub(super) admission: Arc<Admission>,
+    pub(super) callers: Arc<Callers>,
 }
 
 impl Shared {
@@ -70,7 +72,18 @@ impl Shared {
             closing,
             inspector,
             admission,
+            callers: Arc::default(),
         })
+    }
+
+    /// Who has a stream open.
+    pub fn callers(&self) -> &Callers {
+        &self.callers
+    }
+
+    /// Reads what has to be read about processes, within the same bounds for all.
+    pub fn inspector(&self) -> &Inspector {
+        &self.inspector
     }
 }
 
@@ -136,7 +149,7 @@ impl Api {
         match &caller.peer {
             Ok(peer) => Ok(Session::new(self.shared.clone(), peer.clone())),
             Err(reason) => {
-                self.log(caller.uid, reason, "permission denied");
+                self.log(caller.uid, &why(reason), "permission denied");
                 Err(Status::permission_denied(reason.to_string()))
             }
         }
@@ -146,6 +159,17 @@ impl Api {
         if let Some(unlogged) = self.shared.admission.may_log(uid, Instant::now()) {
             tracing::warn!(uid, %reason, unlogged, "{what}");
         }
+    }
+}
+
+/// A refusal, and how operators learn more.
+fn why(reason: &AttestError) -> String {
+    match reason {
+        AttestError::Invisible => {
+            format!("{reason} (hint: run the authority in the PID namespace of its callers, or in one above)")
+        }
+        // Who is gone cannot be asked about.
+        AttestError::Gone(_) | AttestError::Kernel(_) => reason.to_string(),
     }
 }
 

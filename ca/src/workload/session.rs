@@ -9,6 +9,7 @@ use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use tokio::sync::watch;
 use tonic::Status;
 
+use super::callers::Seat;
 use super::issuer::IssueError;
 use super::proto::{X509BundlesResponse, X509svid, X509svidResponse};
 use super::service::Shared;
@@ -32,6 +33,7 @@ pub struct Session {
     unsent: bool,
     sent: Option<Arc<Trust>>,
     retry: Option<Retry>,
+    seat: Seat,
 }
 
 struct Held {
@@ -54,7 +56,9 @@ impl Session {
             shared.issuer.trust(),
             shared.closing.clone(),
         );
+        let seat = shared.callers.enter(peer.clone(), SystemTime::now());
         Self {
+            seat,
             shared,
             peer,
             entries,
@@ -117,6 +121,7 @@ impl Session {
             .await
             .map_err(|error| self.nobody(&error))?;
         let matching = entries.matching(&facts);
+        self.seat.may_have(matching.grants.iter().map(|grant| &grant.id));
         if !matching.grants.is_empty() && matching.refused.is_empty() {
             return Ok(matching.grants);
         }
@@ -124,7 +129,8 @@ impl Session {
             for refused in &matching.refused {
                 tracing::warn!(
                     uid = self.peer.uid(), pid = self.peer.pid(), socket = self.peer.socket(),
-                    spiffe_id = %refused.id, reason = ?refused.reason, unlogged, "an entry is refused"
+                    spiffe_id = %refused.id, reason = ?refused.reason, unlogged, hint = ask(&self.peer),
+                    "an entry is refused"
                 );
             }
             if matching.grants.is_empty() {
@@ -134,6 +140,7 @@ impl Session {
                     socket = self.peer.socket(),
                     reason = "no entry matches",
                     unlogged,
+                    hint = ask(&self.peer),
                     "permission denied"
                 );
             }
@@ -147,7 +154,7 @@ impl Session {
     }
 
     fn nobody(&self, error: &AttestError) -> Status {
-        tracing::debug!(uid = self.peer.uid(), reason = %error, "permission denied");
+        tracing::debug!(uid = self.peer.uid(), pid = self.peer.pid(), reason = %error, "permission denied");
         Status::permission_denied(error.to_string())
     }
 
@@ -278,6 +285,11 @@ impl Session {
             federated_bundles: Default::default(),
         }
     }
+}
+
+/// How operators learn more.
+fn ask(peer: &Peer) -> String {
+    format!("hopguard why {} --socket {}", peer.pid(), peer.socket())
 }
 
 /// The roots, one after the other, DER (S-49).
