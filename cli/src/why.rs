@@ -69,25 +69,7 @@ fn print(told: &Value, ui: &Ui) {
             }
         }
     }
-    match list(told, "connected") {
-        [] => fact(
-            ui,
-            "process",
-            &format!("{pid}, not connected; as if by socket {socket}"),
-        ),
-        open => {
-            fact(ui, "process", &format!("{pid}, as by socket {socket}"));
-            for one in open {
-                let has = joined(one, "has");
-                let has = if has.is_empty() { "nothing yet" } else { &has };
-                fact(
-                    ui,
-                    "stream",
-                    &format!("open at socket {}, has {has}", text(one, "socket")),
-                );
-            }
-        }
-    }
+    connections(told, ui);
     for one in list(told, "facts")
         .iter()
         .filter(|one| text(one, "name") != "socket")
@@ -115,6 +97,29 @@ fn print(told: &Value, ui: &Ui) {
             ui,
         ),
         _ => {}
+    }
+}
+
+fn connections(told: &Value, ui: &Ui) {
+    let (pid, socket) = (number(told, "pid"), text(told, "socket"));
+    match list(told, "connected") {
+        [] => fact(
+            ui,
+            "process",
+            &format!("{pid}, not connected; as if by socket {socket}"),
+        ),
+        open => {
+            fact(ui, "process", &format!("{pid}, as by socket {socket}"));
+            for one in open {
+                let has = joined(one, "has");
+                let has = if has.is_empty() { "nothing yet" } else { &has };
+                fact(
+                    ui,
+                    "stream",
+                    &format!("open at socket {}, has {has}", text(one, "socket")),
+                );
+            }
+        }
     }
 }
 

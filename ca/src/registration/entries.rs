@@ -404,60 +404,66 @@ mod tests {
         }
     }
 
+    fn template(id: &str, selectors: &str) -> String {
+        format!("[[entry]]\nspiffe_id = \"spiffe://td/{id}\"\n{selectors}\n")
+    }
+
     #[test]
     fn a_template_names_each_caller_by_itself_and_everybody_else_needs_a_selector() {
-        let entry =
-            |id: &str, selectors: &str| format!("[[entry]]\nspiffe_id = \"spiffe://td/{id}\"\n{selectors}\n");
         for good in [
-            entry("host/{host}/user/{unix.user}", ""),
-            entry("u/{unix.uid}-{unix.gid}", "").replace("-{unix.gid}", "/{unix.gid}"),
-            entry("unit/{systemd.id}", "selectors = []"),
-            entry("s/{socket}", ""),
-            entry("host/{host}", "selectors = [\"unix:uid:0\"]"),
-            entry("user/{unix.user}", "selectors = [\"unix:group:shop\"]"),
+            template("host/{host}/user/{unix.user}", ""),
+            template("u/{unix.uid}-{unix.gid}", "").replace("-{unix.gid}", "/{unix.gid}"),
+            template("unit/{systemd.id}", "selectors = []"),
+            template("s/{socket}", ""),
+            template("host/{host}", "selectors = [\"unix:uid:0\"]"),
+            template("user/{unix.user}", "selectors = [\"unix:group:shop\"]"),
             // The same identity for more callers: each by its own name.
-            entry("user/{unix.user}", "selectors = [\"unix:gid:1\"]")
-                + &entry("user/{unix.user}", "selectors = [\"unix:gid:2\"]"),
-            entry("user/{unix.user}", "") + &entry("users/root", "selectors = [\"unix:uid:0\"]"),
-            entry("u/{unix.uid}", "") + &entry("u/root", "selectors = [\"unix:uid:0\"]"),
-            entry("u/a-{unix.user}", "") + &entry("u/b-{unix.user}", "selectors = [\"unix:gid:2\"]"),
+            template("user/{unix.user}", "selectors = [\"unix:gid:1\"]")
+                + &template("user/{unix.user}", "selectors = [\"unix:gid:2\"]"),
+            template("user/{unix.user}", "") + &template("users/root", "selectors = [\"unix:uid:0\"]"),
+            template("u/{unix.uid}", "") + &template("u/root", "selectors = [\"unix:uid:0\"]"),
+            template("u/a-{unix.user}", "") + &template("u/b-{unix.user}", "selectors = [\"unix:gid:2\"]"),
         ] {
             parse(&good).unwrap_or_else(|problems| panic!("{good}: {problems:?}"));
         }
+    }
+
+    #[test]
+    fn a_template_that_could_name_somebody_else_or_everybody_is_refused() {
         for (text, word) in [
-            (entry("host/{host}", ""), "match everyone"),
-            (entry("host/{host}", "selectors = []"), "match everyone"),
-            (entry("a", ""), "match everyone"),
-            (entry("{unix.user}", ""), "starts with the variable"),
+            (template("host/{host}", ""), "match everyone"),
+            (template("host/{host}", "selectors = []"), "match everyone"),
+            (template("a", ""), "match everyone"),
+            (template("{unix.user}", ""), "starts with the variable"),
             (
-                entry("{host}/a", "selectors = [\"unix:uid:0\"]"),
+                template("{host}/a", "selectors = [\"unix:uid:0\"]"),
                 "starts with the variable",
             ),
-            (entry("user/{unix.name}", ""), "no variable"),
-            (entry("user/{unix.user}{unix.uid}", ""), "one {variable}"),
-            (entry("user/{unix.user}-{unix.group}", ""), "one {variable}"),
-            (entry("user/{{unix.user}}", ""), "one {variable}"),
-            (entry("user/{unix.user", ""), "one {variable}"),
-            (entry("user/unix.user}", ""), "one {variable}"),
-            (entry("user/{unix.user}/", ""), "not a SPIFFE ID"),
-            (entry("user//{unix.user}", ""), "not a SPIFFE ID"),
-            (entry("user/../{unix.user}", ""), "not a SPIFFE ID"),
-            (entry("user/a%{unix.user}", ""), "not a SPIFFE ID"),
+            (template("user/{unix.name}", ""), "no variable"),
+            (template("user/{unix.user}{unix.uid}", ""), "one {variable}"),
+            (template("user/{unix.user}-{unix.group}", ""), "one {variable}"),
+            (template("user/{{unix.user}}", ""), "one {variable}"),
+            (template("user/{unix.user", ""), "one {variable}"),
+            (template("user/unix.user}", ""), "one {variable}"),
+            (template("user/{unix.user}/", ""), "not a SPIFFE ID"),
+            (template("user//{unix.user}", ""), "not a SPIFFE ID"),
+            (template("user/../{unix.user}", ""), "not a SPIFFE ID"),
+            (template("user/a%{unix.user}", ""), "not a SPIFFE ID"),
             (
-                entry("user/{unix.user}", "") + &entry("user/root", "selectors = [\"unix:uid:0\"]"),
+                template("user/{unix.user}", "") + &template("user/root", "selectors = [\"unix:uid:0\"]"),
                 "other callers",
             ),
             (
-                entry("u/{unix.uid}", "") + &entry("u/0", "selectors = [\"unix:uid:1\"]"),
+                template("u/{unix.uid}", "") + &template("u/0", "selectors = [\"unix:uid:1\"]"),
                 "other callers",
             ),
             (
-                entry("u/{unix.uid}", "") + &entry("u/{unix.gid}", ""),
+                template("u/{unix.uid}", "") + &template("u/{unix.gid}", ""),
                 "other callers",
             ),
             (
-                entry("host/{host}/{unix.user}", "")
-                    + &entry("host/node-1/a", "selectors = [\"unix:uid:1\"]"),
+                template("host/{host}/{unix.user}", "")
+                    + &template("host/node-1/a", "selectors = [\"unix:uid:1\"]"),
                 "other callers",
             ),
         ] {

@@ -14,10 +14,12 @@ use super::entries::{Entries, Scope};
 use crate::problem::Problem;
 
 /// How often the file's metadata are looked at.
-const POLL: Duration = Duration::from_millis(200);
+const POLL: Duration = Duration::from_millis(50);
+/// For this many polls it must stay as it is before it is read: whoever writes it has finished then.
+const STILL: u32 = 3;
 /// Every this many polls the contents are read although the metadata stayed: a change within one tick of the file
 /// system's clock, or with its time set back, shows in nothing else.
-const READ_ANYWAY: u32 = 10;
+const READ_ANYWAY: u32 = 40;
 const MAX_FILE: u64 = 16 << 20;
 
 /// What tells one state of a file from another.
@@ -67,7 +69,7 @@ pub async fn watch(
         file,
         scope,
         stamp: None,
-        settled: false,
+        still: 0,
         seen: None,
         polls: 0,
         unreadable: false,
@@ -121,8 +123,8 @@ struct Follower {
     file: PathBuf,
     scope: Scope,
     stamp: Option<Stamp>,
-    /// The stamp was the same in two polls: whoever writes the file has finished.
-    settled: bool,
+    /// The stamp was the same in so many polls, up to [`STILL`].
+    still: u32,
     seen: Option<String>,
     polls: u32,
     unreadable: bool,
@@ -136,16 +138,18 @@ impl Follower {
         };
         self.polls = self.polls.wrapping_add(1);
         if self.stamp != Some(stamp) {
-            // A file that is being written is not read before it has been still for one poll: half a file may be
-            // valid, and would take identities away.
+            // A file that is being written is not read: half a file may be valid, and would take identities away.
             self.stamp = Some(stamp);
-            self.settled = false;
+            self.still = 0;
             return News::None;
         }
-        if self.settled && !self.polls.is_multiple_of(READ_ANYWAY) {
+        if self.still == STILL && !self.polls.is_multiple_of(READ_ANYWAY) {
             return News::None;
         }
-        self.settled = true;
+        self.still = (self.still + 1).min(STILL);
+        if self.still < STILL {
+            return News::None;
+        }
         let text = match read(&self.file) {
             Ok(text) => text,
             Err(problems) => {
@@ -170,7 +174,7 @@ impl Follower {
     /// A file that is gone or unreadable is told once, and read again when it is back.
     fn cannot(&mut self, problem: Problem) -> News {
         self.stamp = None;
-        self.settled = false;
+        self.still = 0;
         self.seen = None;
         if std::mem::replace(&mut self.unreadable, true) {
             return News::None;
@@ -347,7 +351,7 @@ mod tests {
             file: file.clone(),
             scope: Scope::default(),
             stamp: None,
-            settled: false,
+            still: 0,
             seen: None,
             polls: 0,
             unreadable: false,
@@ -358,20 +362,20 @@ mod tests {
                 .filter(|news| !matches!(news, News::None))
                 .collect()
         };
-        assert!(matches!(polls(30).as_slice(), [News::Entries(..)]));
+        assert!(matches!(polls(100).as_slice(), [News::Entries(..)]));
         std::fs::write(&file, "[[entry]]\n").unwrap();
-        let news = polls(30);
+        let news = polls(100);
         let [News::Problems(problems, Some(_))] = news.as_slice() else {
             panic!("told once")
         };
         assert_eq!(problems[0].line, 1);
         std::fs::remove_file(&file).unwrap();
         assert!(
-            matches!(polls(30).as_slice(), [News::Problems(_, None)]),
+            matches!(polls(100).as_slice(), [News::Problems(_, None)]),
             "gone is told once"
         );
         std::fs::write(&file, text(&["a", "b"])).unwrap();
-        assert!(matches!(polls(30).as_slice(), [News::Entries(..)]));
+        assert!(matches!(polls(100).as_slice(), [News::Entries(..)]));
     }
 
     #[test]
@@ -383,13 +387,16 @@ mod tests {
             file: file.clone(),
             scope: Scope::default(),
             stamp: None,
-            settled: false,
+            still: 0,
             seen: None,
             polls: 0,
             unreadable: false,
         };
         for cut in [text(&["a"]).len(), text(&["a", "b"]).len(), whole.len()] {
             std::fs::write(&file, whole.get(..cut).unwrap()).unwrap();
+            assert!(matches!(follower.poll(), News::None));
+        }
+        for _ in 1..STILL {
             assert!(matches!(follower.poll(), News::None));
         }
         let News::Entries(entries, _) = follower.poll() else {

@@ -19,7 +19,7 @@ use crate::registration::{self, Entries, Entry, Scope, Seen, Selector};
 use crate::store::Store;
 use crate::workload::{OpenStream, Shared};
 
-/// The file is looked at every fifth of a second, and read once it is still.
+/// The file is looked at many times a second, and read once it is still.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Callers that are looked at together.
 const AT_ONCE: usize = 64;
@@ -103,11 +103,11 @@ impl Registry {
         let callers: Vec<Value> = have
             .iter()
             .map(|caller| {
-                let mut told = who(&caller.peer);
-                told["since"] = seconds(caller.since).into();
-                told["has"] = names(caller.ids.iter().filter(|one| is_it(one)));
-                told["default"] = caller.ids.first().is_some_and(is_it).into();
-                told
+                let told = json!({
+                    "since": seconds(caller.since), "has": names(caller.ids.iter().filter(|one| is_it(one))),
+                    "default": caller.ids.first().is_some_and(is_it),
+                });
+                with(who(&caller.peer), told)
             })
             .collect();
         Ok(json!({
@@ -123,7 +123,7 @@ impl Registry {
     pub async fn plan(&self, name: Option<PathBuf>, text: &str) -> Result<Value, Refused> {
         let seen = self.seen.borrow().clone();
         let name = name.unwrap_or_else(|| self.file.clone());
-        let mut answer = json!({
+        let told = json!({
             "file": self.file, "in_force": seen.in_force, "digest": registration::digest(text),
             "on_disk": {"digest": seen.read, "problems": problems(&seen.problems)},
         });
@@ -133,24 +133,20 @@ impl Registry {
         });
         let new = match new {
             Ok(new) => Arc::new(new),
-            Err(wrong) => {
-                answer["problems"] = problems(&wrong);
-                return Ok(answer);
-            }
+            Err(wrong) => return Ok(with(told, json!({"problems": problems(&wrong)}))),
         };
         let old = self.entries.borrow().clone();
+        let (open, reached) = self.reached(&old, &new).await;
         let difference = old.difference(&new);
+        let all = |entries: &[&Entry]| entries.iter().map(|entry| shown(entry)).collect::<Value>();
         let changed = difference.changed.iter();
         let changed = changed.map(|(before, after)| json!({"before": shown(before), "after": shown(after)}));
-        answer["problems"] = json!([]);
-        answer["added"] = difference.added.iter().map(|entry| shown(entry)).collect();
-        answer["removed"] = difference.removed.iter().map(|entry| shown(entry)).collect();
-        answer["changed"] = changed.collect();
-        answer["reordered"] = difference.reordered.into();
-        let (callers, reached) = self.reached(&old, &new).await;
-        answer["open_callers"] = callers.into();
-        answer["callers"] = reached.into();
-        Ok(answer)
+        let plan = json!({
+            "problems": [], "added": all(&difference.added), "removed": all(&difference.removed),
+            "changed": changed.collect::<Value>(), "reordered": difference.reordered, "open_callers": open,
+            "callers": reached,
+        });
+        Ok(with(told, plan))
     }
 
     /// How many callers have streams open, and those among them for whom something changes.
@@ -219,15 +215,18 @@ async fn effect(shared: &Shared, peer: &Peer, old: &Entries, new: &Entries) -> O
     if gains.is_empty() && loses.is_empty() && !turned {
         return None;
     }
-    let mut told = who(peer);
-    told["gains"] = names(gains.into_iter());
-    told["loses"] = names(loses.into_iter());
-    told["nothing_left"] = after.is_empty().into();
-    if turned {
-        let name = |ids: &[SpiffeId]| ids.first().map(ToString::to_string);
-        told["default"] = json!({"before": name(&before), "after": name(&after)});
+    let told = json!({
+        "gains": names(gains.into_iter()), "loses": names(loses.into_iter()), "nothing_left": after.is_empty(),
+    });
+    let told = with(who(peer), told);
+    if !turned {
+        return Some(told);
     }
-    Some(told)
+    let name = |ids: &[SpiffeId]| ids.first().map(ToString::to_string);
+    Some(with(
+        told,
+        json!({"default": {"before": name(&before), "after": name(&after)}}),
+    ))
 }
 
 fn who(peer: &Peer) -> Value {
@@ -236,6 +235,14 @@ fn who(peer: &Peer) -> Value {
 
 fn names<'a>(ids: impl Iterator<Item = &'a SpiffeId>) -> Value {
     ids.map(ToString::to_string).collect()
+}
+
+/// Both objects in one.
+pub fn with(mut told: Value, more: Value) -> Value {
+    if let (Value::Object(all), Value::Object(more)) = (&mut told, more) {
+        all.extend(more);
+    }
+    told
 }
 
 /// An entry as operators see it.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::entries::{Registry, shown};
+use super::entries::{Registry, shown, with};
 use crate::admin::Refused;
 use crate::attest::{AttestError, Peer};
 use crate::registration::{Entries, Fact, Facts, Judgement};
@@ -125,31 +125,22 @@ fn considered(entries: &Entries, facts: &Facts) -> Vec<Value> {
     entries
         .iter()
         .map(|entry| {
-            let mut told = shown(entry);
-            told["held"] = entry.held(facts).into();
-            match entry.judge(facts) {
+            let told = with(shown(entry), json!({"held": entry.held(facts)}));
+            let outcome = match entry.judge(facts) {
                 Judgement::Match(id) => {
-                    told["outcome"] = "granted".into();
-                    told["grants"] = id.to_string().into();
-                    told["again"] = (!granted.insert(id)).into();
+                    let (name, again) = (id.to_string(), !granted.insert(id));
+                    json!({"outcome": "granted", "grants": name, "again": again})
                 }
-                Judgement::Mismatch(condition) => {
-                    told["outcome"] = "mismatch".into();
-                    told["condition"] = condition.to_string().into();
-                    told["found"] = facts.found(&condition).into();
-                }
-                Judgement::Refused(condition, reason) => {
-                    told["outcome"] = "refused".into();
-                    told["condition"] = condition.to_string().into();
-                    told["found"] = facts.found(&condition).into();
-                    told["reason"] = (*reason).into();
-                }
-                Judgement::Open(ask) => {
-                    told["outcome"] = "refused".into();
-                    told["reason"] = format!("not read: {ask:?}").into();
-                }
-            }
-            told
+                Judgement::Mismatch(condition) => json!({
+                    "outcome": "mismatch", "condition": condition.to_string(), "found": facts.found(&condition),
+                }),
+                Judgement::Refused(condition, reason) => json!({
+                    "outcome": "refused", "condition": condition.to_string(), "found": facts.found(&condition),
+                    "reason": &*reason,
+                }),
+                Judgement::Open(ask) => json!({"outcome": "refused", "reason": format!("not read: {ask:?}")}),
+            };
+            with(told, outcome)
         })
         .collect()
 }
