@@ -44,7 +44,7 @@ pub fn run(args: &Args, ui: &Ui) -> Result<Exit, Failure> {
         socket: args.socket.clone(),
     };
     let told = ask(&socket, &request)?;
-    let granted = !list(&told, "grants").is_empty();
+    let granted = list(&told, "grants").iter().any(|grant| !is(grant, "revoked"));
     if ui.is_json() {
         ui.json(&told);
     } else {
@@ -64,7 +64,11 @@ fn print(told: &Value, ui: &Ui) {
         grants => {
             for (at, grant) in grants.iter().enumerate() {
                 let default = if at == 0 { "  (its default identity)" } else { "" };
-                let word = ui.paint("32", "granted");
+                let (color, word) = match is(grant, "revoked") {
+                    true => ("31", "revoked, so not issued"),
+                    false => ("32", "granted"),
+                };
+                let word = ui.paint(color, word);
                 ui.line(format!("{word}: {}{default}", text(grant, "spiffe_id")));
             }
         }

@@ -2,10 +2,11 @@
 //! proved and an entry grants it to. It signs nothing itself: it asks an [`Issuer`], in this process today, on another
 //! machine later. It never sends to a process that it has not attested since the last message.
 
+mod beside;
 mod callers;
 mod connection;
 mod frames;
-mod grpc_only;
+mod gate;
 mod headers;
 mod issuer;
 mod limits;
@@ -13,9 +14,12 @@ mod listener;
 mod proto;
 mod service;
 mod session;
+mod streams;
+mod validate;
 
 pub use callers::{Callers, OpenStream};
 pub use issuer::{Issue, IssueError, IssueJwt, Issuer};
 pub use limits::Limits;
 pub use listener::{Bound, Socket, SocketError};
 pub use service::{Shared, serve};
+pub use streams::{Carries, Handed, Open, Streams, Ticket};

@@ -2,6 +2,8 @@
 //! state (S-42). The stream ends with PermissionDenied as soon as the caller may have nothing (S-45), and with
 //! Unavailable when the authority ends.
 
+mod jwt;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -13,6 +15,7 @@ use super::callers::Seat;
 use super::issuer::IssueError;
 use super::proto::{X509BundlesResponse, X509svid, X509svidResponse};
 use super::service::Shared;
+use super::streams::{Carries, Ticket};
 use crate::attest::{AttestError, Peer};
 use crate::authority::{Svid, Trust, rotate_at};
 use crate::registration::{Entries, Grant};
@@ -34,6 +37,7 @@ pub struct Session {
     sent: Option<Arc<Trust>>,
     retry: Option<Retry>,
     seat: Seat,
+    ticket: Ticket,
 }
 
 struct Held {
@@ -57,6 +61,7 @@ impl Session {
             shared.closing.clone(),
         );
         let seat = shared.callers.enter(peer.clone(), SystemTime::now());
+        let ticket = shared.streams.enter();
         Self {
             seat,
             shared,
@@ -68,6 +73,7 @@ impl Session {
             unsent: false,
             sent: None,
             retry: None,
+            ticket,
         }
     }
 
@@ -81,6 +87,9 @@ impl Session {
             if news && self.still_entitled()? {
                 self.unsent = false;
                 self.sent = Some(trust.clone());
+                let svids = self.held.iter().map(|held| &held.svid);
+                self.ticket
+                    .sent(Carries::Svids, trust.sequence, svids, SystemTime::now());
                 return Ok(self.message(&trust));
             }
             if !news {
@@ -96,6 +105,12 @@ impl Session {
             let trust = self.trust.borrow_and_update().clone();
             let news = self.sent.as_ref() != Some(&trust);
             if news && self.still_entitled()? {
+                self.ticket.sent(
+                    Carries::Bundles,
+                    trust.sequence,
+                    std::iter::empty(),
+                    SystemTime::now(),
+                );
                 let bundles = [(trust.domain.id_string(), bundle(&trust))].into();
                 self.sent = Some(trust);
                 return Ok(X509BundlesResponse {
@@ -134,23 +149,36 @@ impl Session {
                 );
             }
             if matching.grants.is_empty() {
-                tracing::warn!(
-                    uid = self.peer.uid(),
-                    pid = self.peer.pid(),
-                    socket = self.peer.socket(),
-                    reason = "no entry matches",
-                    unlogged,
-                    hint = ask(&self.peer),
-                    "permission denied"
-                );
+                self.tell_denied("no entry matches", unlogged);
             }
         }
         if matching.grants.is_empty() {
-            let message =
-                "no entry grants an identity to this process (the authority's log says what was missing)";
-            return Err(Status::permission_denied(message));
+            // It begins as SPIRE's does: some clients tell this case by the words.
+            return Err(Status::permission_denied(
+                "no identity issued: no entry grants one to this process (the authority's log says what was missing)",
+            ));
         }
         Ok(matching.grants)
+    }
+
+    /// A refusal that the log tells as well.
+    fn denied(&self, reason: &'static str) -> Status {
+        if let Some(unlogged) = self.may_log() {
+            self.tell_denied(reason, unlogged);
+        }
+        Status::permission_denied(reason)
+    }
+
+    fn tell_denied(&self, reason: &str, unlogged: u64) {
+        tracing::warn!(
+            uid = self.peer.uid(),
+            pid = self.peer.pid(),
+            socket = self.peer.socket(),
+            reason,
+            unlogged,
+            hint = ask(&self.peer),
+            "permission denied"
+        );
     }
 
     fn nobody(&self, error: &AttestError) -> Status {
@@ -179,6 +207,8 @@ impl Session {
                 .iter()
                 .position(|held| held.grant.id == grant.id)
                 .map(|at| before.swap_remove(at));
+            // Without its authority in the bundle nobody would take it any more.
+            let old = old.filter(|old| self.shared.issuer.stands(&old.svid));
             let old = match old {
                 Some(old) if now < old.rotate_at || (wait && now < old.svid.not_after) => {
                     self.held.push(Held { grant, ..old });

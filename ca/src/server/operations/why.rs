@@ -35,7 +35,10 @@ impl Registry {
             .matching(&facts)
             .grants
             .iter()
-            .map(|grant| json!({"spiffe_id": grant.id.to_string(), "hint": grant.hint}))
+            .map(|grant| {
+                let revoked = self.shared.revoked(&grant.id);
+                json!({"spiffe_id": grant.id.to_string(), "hint": grant.hint, "revoked": revoked})
+            })
             .collect();
         let connected: Vec<Value> = connected
             .iter()
