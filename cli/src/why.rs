@@ -55,7 +55,7 @@ pub fn run(args: &Args, ui: &Ui) -> Result<Exit, Failure> {
 
 fn print(told: &Value, ui: &Ui) {
     let grants = list(told, "grants");
-    let (pid, socket) = (number(told, "pid"), text(told, "socket"));
+    let pid = number(told, "pid");
     match grants {
         [] => ui.line(format!(
             "{}: no entry grants process {pid} an identity",
