@@ -24,6 +24,32 @@ pub enum Request {
     Status,
     /// A copy of state and keys, in a file beside them, which whoever asked takes and removes.
     Backup,
+    /// The entries in force.
+    EntryList,
+    /// One identity: its entries, its SVIDs, and who has it.
+    EntryShow {
+        /// A SPIFFE ID, or a template as its entry writes it.
+        spiffe_id: String,
+    },
+    /// What another text of the entries file would change.
+    EntryPlan {
+        /// The file that the text is from, for what is said of it.
+        name: Option<PathBuf>,
+        /// The text.
+        text: String,
+    },
+    /// Answers once the authority has read a text of its entries file.
+    EntrySettled {
+        /// SHA-256 of the text, in hexadecimal.
+        digest: String,
+    },
+    /// What a process is given, and why.
+    Why {
+        /// In the authority's PID namespace.
+        pid: i32,
+        /// The name of the Workload API socket.
+        socket: Option<String>,
+    },
     /// Replace the authority of a kind, the whole way or one step of it.
     Rotate {
         /// Whose authority.
@@ -35,6 +61,22 @@ pub enum Request {
         /// Also when it breaks somebody.
         force: bool,
     },
+}
+
+impl Request {
+    /// The name of the verb, for the log.
+    pub const fn verb(&self) -> &'static str {
+        match self {
+            Self::Status => "status",
+            Self::Backup => "backup",
+            Self::Rotate { .. } => "rotate",
+            Self::EntryList => "entry list",
+            Self::EntryShow { .. } => "entry show",
+            Self::EntryPlan { .. } => "entry plan",
+            Self::EntrySettled { .. } => "entry settled",
+            Self::Why { .. } => "why",
+        }
+    }
 }
 
 /// What an authority signs.

@@ -12,7 +12,7 @@ use toml::Spanned;
 
 use crate::audit::Target;
 use crate::problem::Problem;
-use crate::registration::{self, Scope};
+use crate::registration::{self, Host, Scope};
 use crate::workload::{Limits, Socket};
 pub use reader::svid_ttl;
 use reader::{JWT_KEY_TTL, JWT_SVID_TTL, REFRESH_HINT, Reader};
@@ -43,10 +43,23 @@ pub struct Config {
     pub audit: Option<Target>,
     /// Whether what cannot be written to the audit log is not done.
     pub audit_required: bool,
+    /// The name of this machine, for identities.
+    pub host: Host,
     /// The Workload API's sockets; at least one.
     pub sockets: Vec<Socket>,
     /// The Workload API's limits.
     pub limits: Limits,
+}
+
+impl Config {
+    /// What entries may name.
+    pub fn scope(&self) -> Scope {
+        Scope {
+            trust_domain: Some(self.trust_domain.clone()),
+            sockets: Some(self.sockets.iter().map(|socket| socket.name.clone()).collect()),
+            host: self.host.clone(),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -63,6 +76,7 @@ struct Raw {
     admin_socket: Option<Spanned<PathBuf>>,
     audit: Option<Spanned<PathBuf>>,
     audit_required: Option<bool>,
+    host: Option<Spanned<String>>,
     #[serde(default)]
     workload_api: Vec<Spanned<RawSocket>>,
     #[serde(default)]
@@ -114,12 +128,7 @@ pub fn check_file(path: &Path) -> Result<(), Vec<Problem>> {
     {
         let config = parse(path, &text)?;
         let mut problems = here(path, &text, &config);
-        let sockets = config.sockets.iter().map(|socket| socket.name.clone()).collect();
-        let scope = Scope {
-            trust_domain: Some(config.trust_domain),
-            sockets: Some(sockets),
-        };
-        if let Err(of_entries) = registration::load(&config.entries, &scope) {
+        if let Err(of_entries) = registration::load(&config.entries, &config.scope()) {
             problems.extend(of_entries);
         }
         return if problems.is_empty() {
@@ -188,6 +197,7 @@ fn parse(path: &Path, text: &str) -> Result<Config, Vec<Problem>> {
     let jwt_svid_ttl = reader.within(raw.jwt_svid_ttl.as_ref(), &JWT_SVID_TTL);
     let jwt_key_ttl = reader.within(raw.jwt_key_ttl.as_ref(), &JWT_KEY_TTL);
     let refresh_hint = reader.within(raw.refresh_hint.as_ref(), &REFRESH_HINT);
+    let host = reader.host(raw.host.as_ref());
     let sockets = reader.sockets(&raw.workload_api);
     let limits = reader.limits(&raw.limits);
     let (data_dir, entries) = (reader.file(&raw.data_dir), reader.file(&raw.entries));
@@ -209,6 +219,7 @@ fn parse(path: &Path, text: &str) -> Result<Config, Vec<Problem>> {
             admin_socket,
             audit,
             audit_required: raw.audit_required.unwrap_or(true),
+            host,
             sockets,
             limits,
         }),

@@ -89,6 +89,19 @@ fn every_problem_has_its_line_and_a_remedy() {
 }
 
 #[test]
+fn the_machine_has_the_name_that_is_written_else_its_own() {
+    let own = nix::unistd::gethostname().unwrap().to_str().unwrap().to_owned();
+    assert_eq!(parse_text(GOOD).unwrap().host, Host::Name(own.as_str().into()));
+    let named =
+        |name: &str| parse_text(&GOOD.replacen("svid_ttl", &format!("host = \"{name}\"\nsvid_ttl"), 1));
+    assert_eq!(named("node-1").unwrap().scope().host, Host::Name("node-1".into()));
+    for wrong in ["", ".", "..", "a/b", "a b", "n\u{f6}de"] {
+        let problem = named(wrong).unwrap_err().remove(0);
+        assert!(problem.line == 5 && problem.hint.is_some(), "{wrong}: {problem}");
+    }
+}
+
+#[test]
 fn sockets_are_told_apart_and_there_is_one_at_least() {
     let second = "[[workload_api]]\nsocket = \"/run/other.sock\"\nname = \"default\"\n";
     assert!(
