@@ -8,6 +8,7 @@
 //!  registration  the entries of the file, matched against facts (pure)       -> Granted
 //!  authority     profile -> signature -> checked before it leaves            -> Svid
 //!  store         what was issued, and by which authority
+//!  endpoint      the trust bundle and the OpenID documents, for everybody
 //!  admin         what operators ask of the running authority
 //! ```
 //!
@@ -19,7 +20,8 @@
 //! | attest | registration |
 //! | workload | registration, attest, authority |
 //! | admin | workload |
-//! | config | problem, registration, workload |
+//! | endpoint | workload, authority |
+//! | config | problem, registration, workload, endpoint |
 //! | server | all |
 
 pub mod admin;
@@ -27,6 +29,7 @@ pub mod attest;
 pub mod authority;
 pub mod config;
 pub mod datadir;
+pub mod endpoint;
 pub mod keys;
 pub mod problem;
 pub mod registration;

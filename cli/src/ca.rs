@@ -80,6 +80,13 @@ async fn serve_until_told(config: Config, ui: &Ui) -> Result<(), Failure> {
             ui.line(format!("unix://{}", socket.display()));
         }
     }
+    for url in running.endpoint() {
+        if ui.is_json() {
+            ui.json(&serde_json::json!({"endpoint": url}));
+        } else {
+            ui.line(url);
+        }
+    }
     let told = async {
         tokio::select! {
             _ = terminate.recv() => {}

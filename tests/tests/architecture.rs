@@ -93,7 +93,9 @@ const CA: &[(&str, &[&str])] = &[
     ("workload", &["registration", "attest", "authority"]),
     // Its socket is made like the others.
     ("admin", &["workload"]),
-    ("config", &["problem", "registration", "workload"]),
+    // It publishes what the issuer trusts, and under `https_spiffe` asks it for an SVID of its own.
+    ("endpoint", &["workload", "authority"]),
+    ("config", &["problem", "registration", "workload", "endpoint"]),
     ("server", ALL),
 ];
 

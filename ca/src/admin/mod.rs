@@ -22,6 +22,16 @@ use tokio::sync::mpsc;
 pub enum Request {
     /// What is in force, and how long the mesh lives without this process.
     Status,
+    /// Issue an SVID to the operator.
+    IssueSvid {
+        /// Whose it shall be.
+        spiffe_id: String,
+        /// For how many seconds; without it, as long as workloads get it.
+        ttl: Option<u64>,
+        /// The audience of a JWT-SVID; without one it is an X.509-SVID.
+        #[serde(default)]
+        audience: Vec<String>,
+    },
 }
 
 /// One line of the authority.

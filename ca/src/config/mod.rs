@@ -1,6 +1,7 @@
 //! ca.toml: TOML -> raw -> typed, strict. Paths in it are relative to it. It fills each room's options; no room takes
 //! the configuration whole.
 
+mod endpoint;
 mod reader;
 
 use std::path::{Path, PathBuf};
@@ -10,10 +11,12 @@ use serde::Deserialize;
 use spiffe::TrustDomain;
 use toml::Spanned;
 
+use crate::endpoint::{Options as EndpointOptions, Profile};
 use crate::problem::Problem;
 use crate::registration::{self, Scope};
 use crate::workload::{Limits, Socket};
 pub use reader::svid_ttl;
+use endpoint::{RawBundleEndpoint, RawOpenId};
 use reader::{JWT_SVID_TTL, REFRESH_HINT, Reader};
 
 const MAX_FILE: u64 = 1 << 20;
@@ -36,10 +39,19 @@ pub struct Config {
     pub refresh_hint: Duration,
     /// Where operators speak with the running authority.
     pub admin_socket: PathBuf,
+    /// What others fetch: the trust bundle, and the OpenID documents.
+    pub endpoint: EndpointOptions,
     /// The Workload API's sockets; at least one.
     pub sockets: Vec<Socket>,
     /// The Workload API's limits.
     pub limits: Limits,
+}
+
+impl Config {
+    /// The `iss` of JWT-SVIDs, if they have one.
+    pub fn issuer(&self) -> Option<String> {
+        self.endpoint.openid.as_ref().map(|openid| openid.issuer.clone())
+    }
 }
 
 #[derive(Deserialize)]
@@ -55,6 +67,8 @@ struct Raw {
     admin_socket: Option<Spanned<PathBuf>>,
     #[serde(default)]
     workload_api: Vec<Spanned<RawSocket>>,
+    bundle_endpoint: Option<Spanned<RawBundleEndpoint>>,
+    openid: Option<Spanned<RawOpenId>>,
     #[serde(default)]
     limits: RawLimits,
 }
@@ -134,6 +148,12 @@ fn here(path: &Path, text: &str, config: &Config) -> Vec<Problem> {
             problems.push(Problem::at(path, text, at, error.to_string()).hint(error.hint()));
         }
     }
+    if let (Some(place), Some(bundle)) = (raw.as_ref().and_then(|raw| raw.bundle_endpoint.as_ref()), &config.endpoint.bundle)
+        && let Profile::Web(files) = &bundle.profile
+        && let Err(error) = files.check()
+    {
+        problems.push(Problem::at(path, text, place.span().start, error.to_string()).hint(error.hint()));
+    }
     let parent = config.data_dir.parent().unwrap_or(Path::new("/"));
     let fault = if !parent.is_dir() {
         Some("is in no directory that exists")
@@ -178,6 +198,8 @@ fn parse(path: &Path, text: &str) -> Result<Config, Vec<Problem>> {
     let jwt_svid_ttl = reader.within(raw.jwt_svid_ttl.as_ref(), &JWT_SVID_TTL);
     let refresh_hint = reader.within(raw.refresh_hint.as_ref(), &REFRESH_HINT);
     let sockets = reader.sockets(&raw.workload_api);
+    let (bundle, openid) = (raw.bundle_endpoint.as_ref(), raw.openid.as_ref());
+    let endpoint = reader.endpoint(bundle, openid, trust_domain.as_ref());
     let limits = reader.limits(&raw.limits);
     let (data_dir, entries) = (reader.file(&raw.data_dir), reader.file(&raw.entries));
     let admin_socket = match &raw.admin_socket {
@@ -194,6 +216,7 @@ fn parse(path: &Path, text: &str) -> Result<Config, Vec<Problem>> {
             ca_ttl,
             refresh_hint,
             admin_socket,
+            endpoint,
             sockets,
             limits,
         }),

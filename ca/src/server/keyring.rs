@@ -11,7 +11,7 @@ use spiffe::SpiffeId;
 use tokio::sync::watch;
 
 use super::{CaError, seconds};
-use crate::authority::{Authority, AuthorityError, JwtAuthority, JwtKey, Trust};
+use crate::authority::{Authority, AuthorityError, JwtAuthority, JwtKey, JwtSvid, Svid, Trust};
 use crate::config::Config;
 use crate::keys::{Disk, Signer};
 use crate::store::{
@@ -71,7 +71,7 @@ impl Keyring {
         let certificate = CertificateDer::from(x509.certificate.clone());
         let x509 = Authority::open(&config.trust_domain, &certificate, keys.load(&x509.key)?, now)?;
         let jwt = active_of(&records, AuthorityKind::Jwt).ok_or_else(none)?;
-        let jwt = JwtAuthority::open(&config.trust_domain, keys.load(&jwt.key)?, None)?;
+        let jwt = JwtAuthority::open(&config.trust_domain, keys.load(&jwt.key)?, config.issuer())?;
         tell(&x509, config, now);
         let trust = trust(config, &records, now)?;
         let (recorder, work) = Recorder::new(store);
@@ -182,35 +182,54 @@ fn first(
     })
 }
 
+impl Keyring {
+    /// As [`Issuer::issue`], for another life than that of workloads' SVIDs, which is never longer.
+    pub async fn issue_for(&self, id: &SpiffeId, ttl: Duration, now: SystemTime) -> Result<Arc<Svid>, IssueError> {
+        let failed = |error: &dyn std::fmt::Display| IssueError(error.to_string());
+        let active = self.active.load_full();
+        let svid = active
+            .x509
+            .issue(id, ttl.min(self.svid_ttl), now)
+            .map_err(|error| failed(&error))?;
+        let record = Issued {
+            serial: svid.serial.clone(),
+            spiffe_id: svid.id.to_string(),
+            authority: active.x509.id().to_owned(),
+            not_after: seconds(svid.not_after),
+        };
+        self.recorder
+            .record(record)
+            .await
+            .map_err(|error| failed(&error))?;
+        Ok(Arc::new(svid))
+    }
+
+    /// As [`Issuer::issue_jwt`], for another life, which is never longer.
+    pub fn issue_jwt_for(
+        &self,
+        id: &SpiffeId,
+        audience: &[String],
+        ttl: Duration,
+        now: SystemTime,
+    ) -> Result<JwtSvid, IssueError> {
+        let active = self.active.load_full();
+        let issued = active.jwt.issue(id, audience, ttl.min(self.jwt_svid_ttl), now);
+        issued.map_err(|error| IssueError(error.to_string()))
+    }
+
+    /// The longest lives: of an SVID, and of a JWT-SVID. Rotation counts on them.
+    pub fn lives(&self) -> (Duration, Duration) {
+        (self.svid_ttl, self.jwt_svid_ttl)
+    }
+}
+
 impl Issuer for Keyring {
     fn issue<'a>(&'a self, id: &'a SpiffeId, now: SystemTime) -> Issue<'a> {
-        Box::pin(async move {
-            let failed = |error: &dyn std::fmt::Display| IssueError(error.to_string());
-            let active = self.active.load_full();
-            let svid = active
-                .x509
-                .issue(id, self.svid_ttl, now)
-                .map_err(|error| failed(&error))?;
-            let record = Issued {
-                serial: svid.serial.clone(),
-                spiffe_id: svid.id.to_string(),
-                authority: active.x509.id().to_owned(),
-                not_after: seconds(svid.not_after),
-            };
-            self.recorder
-                .record(record)
-                .await
-                .map_err(|error| failed(&error))?;
-            Ok(Arc::new(svid))
-        })
+        Box::pin(self.issue_for(id, self.svid_ttl, now))
     }
 
     fn issue_jwt<'a>(&'a self, id: &'a SpiffeId, audience: &'a [String], now: SystemTime) -> IssueJwt<'a> {
-        Box::pin(async move {
-            let active = self.active.load_full();
-            let issued = active.jwt.issue(id, audience, self.jwt_svid_ttl, now);
-            issued.map_err(|error| IssueError(error.to_string()))
-        })
+        Box::pin(async move { self.issue_jwt_for(id, audience, self.jwt_svid_ttl, now) })
     }
 
     fn trust(&self) -> watch::Receiver<Arc<Trust>> {

@@ -15,6 +15,7 @@ use crate::admin::{self, AdminError, AdminSocket};
 use crate::authority::AuthorityError;
 use crate::config::Config;
 use crate::datadir::{DataDir, DataDirError};
+use crate::endpoint::{Endpoint, EndpointError};
 use crate::keys::KeyError;
 use crate::problem::Problem;
 use crate::registration::{self, Scope};
@@ -67,6 +68,9 @@ pub enum CaError {
     /// The administration socket cannot be made.
     #[error(transparent)]
     Admin(#[from] AdminError),
+    /// The bundle endpoint cannot be made.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
     /// The server broke.
     #[error("the Workload API: {0}")]
     Serve(#[from] tonic::transport::Error),
@@ -88,10 +92,12 @@ impl CaError {
     pub fn blame(&self) -> Blame {
         match self {
             Self::Files(_) | Self::OtherTrustDomain { .. } => Blame::Config,
+            Self::Endpoint(EndpointError::File { .. }) => Blame::Config,
+            Self::Endpoint(EndpointError::Listen { .. } | EndpointError::Socket(_)) => Blame::User,
             Self::DataDir(_) | Self::Keys(_) | Self::Socket(_) | Self::Admin(_) | Self::Store { .. } => {
                 Blame::User
             }
-            Self::Authority(_) | Self::Serve(_) => Blame::Us,
+            Self::Authority(_) | Self::Endpoint(_) | Self::Serve(_) => Blame::Us,
         }
     }
 
@@ -106,6 +112,7 @@ impl CaError {
             Self::Socket(error) => error.hint(),
             Self::Admin(AdminError::Socket(error)) => format!("{}, by `admin_socket`", error.hint()),
             Self::Admin(_) => String::new(),
+            Self::Endpoint(error) => error.hint(),
             Self::Keys(KeyError::Open { path, .. }) => {
                 format!(
                     "if nobody read it: chmod 600 {}; else start a new trust domain",
@@ -140,6 +147,7 @@ pub struct Running {
     shared: Arc<Shared>,
     sockets: Vec<Bound>,
     paths: Vec<PathBuf>,
+    endpoint: Vec<String>,
     closing: watch::Sender<bool>,
     store: Arc<Sqlite>,
     _data_dir: DataDir,
@@ -183,15 +191,19 @@ pub async fn start(config: Config) -> Result<Running, CaError> {
         .iter()
         .map(Bound::new)
         .collect::<Result<Vec<_>, _>>()?;
+    let endpoint = Endpoint::bind(&config.endpoint, keyring.clone()).await?;
     let admin = AdminSocket::bind(&config.admin_socket)?;
     let operations = Operations::new(keyring, receiver, config.admin_socket.clone());
-    tokio::spawn(admin::serve(admin, Arc::new(operations), closed));
+    tokio::spawn(admin::serve(admin, Arc::new(operations), closed.clone()));
+    let places = endpoint.places().to_vec();
+    tokio::spawn(endpoint.serve(closed));
     let paths: Vec<PathBuf> = config.sockets.into_iter().map(|socket| socket.path).collect();
-    tracing::info!(sockets = ?paths, "the authority is ready: its sockets listen");
+    tracing::info!(sockets = ?paths, endpoint = ?places, "the authority is ready: its sockets listen");
     Ok(Running {
         shared,
         sockets,
         paths,
+        endpoint: places,
         closing,
         store,
         _data_dir: data_dir,
@@ -202,6 +214,11 @@ impl Running {
     /// The sockets that listen.
     pub fn sockets(&self) -> &[PathBuf] {
         &self.paths
+    }
+
+    /// Where others fetch the trust bundle and the OpenID documents.
+    pub fn endpoint(&self) -> &[String] {
+        &self.endpoint
     }
 
     /// Serves until `shutdown` completes, ends all streams with Unavailable, and returns within 5 seconds.

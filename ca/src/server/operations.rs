@@ -1,5 +1,7 @@
 //! What operators ask of the running authority, done. Each verb is a function of its own; this file only says which.
 
+mod issue;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -52,6 +54,14 @@ impl Operator for Operations {
             tracing::debug!(uid, ?request, "asked on the administration socket");
             match request {
                 Request::Status => Ok::<_, Refused>(self.status()),
+                Request::IssueSvid {
+                    spiffe_id,
+                    ttl,
+                    audience,
+                } => {
+                    let wanted = issue::Wanted { spiffe_id, ttl, audience };
+                    issue::issue(&self.keyring, wanted, uid).await
+                }
             }
         })
     }
