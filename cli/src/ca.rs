@@ -1,6 +1,8 @@
 //! `hopguard ca serve`: runs the certificate authority until SIGTERM or SIGINT. What leaves on stdout is the sockets,
 //! once they listen; the log goes to stderr.
 
+pub mod ask;
+
 use std::path::PathBuf;
 use std::time::Duration;
 

@@ -54,7 +54,8 @@ impl Reader<'_> {
                 );
             }
             let taken = options.bundle.as_ref().is_some_and(|bundle| {
-                let own = ["/keys", "/.well-known/openid-configuration"].map(|page| format!("{}{page}", openid.path));
+                let own = ["/keys", "/.well-known/openid-configuration"]
+                    .map(|page| format!("{}{page}", openid.path));
                 own.contains(&bundle.path)
             });
             if taken {
@@ -126,7 +127,11 @@ impl Reader<'_> {
     fn web(&mut self, at: &Spanned<RawBundleEndpoint>) -> Option<Profile> {
         let raw = at.get_ref();
         if let Some(id) = &raw.spiffe_id {
-            self.complain(id, "`spiffe_id` is for profile = \"https_spiffe\"", "leave it out");
+            self.complain(
+                id,
+                "`spiffe_id` is for profile = \"https_spiffe\"",
+                "leave it out",
+            );
         }
         let (Some(certificate), Some(key)) = (&raw.certificate, &raw.key) else {
             self.complain(
@@ -152,7 +157,9 @@ impl Reader<'_> {
         }
         let domain = domain?;
         let Some(given) = &raw.spiffe_id else {
-            return SpiffeId::new(format!("{}{OWN_ID}", domain.id_string())).ok().map(Profile::Spiffe);
+            return SpiffeId::new(format!("{}{OWN_ID}", domain.id_string()))
+                .ok()
+                .map(Profile::Spiffe);
         };
         let text = given.get_ref();
         let id = SpiffeId::new(text).ok().filter(|id| id.to_string() == *text);
@@ -177,7 +184,11 @@ impl Reader<'_> {
             );
         }
         if let (Some(_), Some(socket)) = (&raw.listen, &raw.socket) {
-            self.complain(socket, "there is a `listen` already", "choose one of `listen` and `socket`");
+            self.complain(
+                socket,
+                "there is a `listen` already",
+                "choose one of `listen` and `socket`",
+            );
         }
         let plain = match (&raw.listen, &raw.socket) {
             (Some(listen), _) => {
@@ -206,7 +217,9 @@ impl Reader<'_> {
 /// The path of an issuer URL (OpenID Connect Discovery, section 2: https, no query, no fragment), in the one form that is
 /// compared byte by byte.
 fn issuer_path(url: &str) -> Result<&str, &'static str> {
-    let rest = url.strip_prefix("https://").ok_or("it does not start with https://")?;
+    let rest = url
+        .strip_prefix("https://")
+        .ok_or("it does not start with https://")?;
     let (authority, path) = match rest.find('/') {
         Some(at) => rest.split_at_checked(at).unwrap_or((rest, "")),
         None => (rest, ""),
@@ -219,7 +232,9 @@ fn issuer_path(url: &str) -> Result<&str, &'static str> {
     let name = |host: &str| {
         host.split('.').all(|label| {
             !label.is_empty()
-                && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+                && label
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         })
     };
     match inner {
@@ -243,7 +258,9 @@ fn issuer_path(url: &str) -> Result<&str, &'static str> {
 fn is_path(text: &str) -> bool {
     text.split('/').all(|part| {
         !["", ".", ".."].contains(&part)
-            && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~".contains(&b))
+            && part
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"-._~".contains(&b))
     })
 }
 

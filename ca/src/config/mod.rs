@@ -15,8 +15,8 @@ use crate::endpoint::{Options as EndpointOptions, Profile};
 use crate::problem::Problem;
 use crate::registration::{self, Scope};
 use crate::workload::{Limits, Socket};
-pub use reader::svid_ttl;
 use endpoint::{RawBundleEndpoint, RawOpenId};
+pub use reader::svid_ttl;
 use reader::{JWT_SVID_TTL, REFRESH_HINT, Reader};
 
 const MAX_FILE: u64 = 1 << 20;
@@ -148,8 +148,10 @@ fn here(path: &Path, text: &str, config: &Config) -> Vec<Problem> {
             problems.push(Problem::at(path, text, at, error.to_string()).hint(error.hint()));
         }
     }
-    if let (Some(place), Some(bundle)) = (raw.as_ref().and_then(|raw| raw.bundle_endpoint.as_ref()), &config.endpoint.bundle)
-        && let Profile::Web(files) = &bundle.profile
+    if let (Some(place), Some(bundle)) = (
+        raw.as_ref().and_then(|raw| raw.bundle_endpoint.as_ref()),
+        &config.endpoint.bundle,
+    ) && let Profile::Web(files) = &bundle.profile
         && let Err(error) = files.check()
     {
         problems.push(Problem::at(path, text, place.span().start, error.to_string()).hint(error.hint()));

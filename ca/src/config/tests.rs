@@ -120,6 +120,78 @@ fn limits_are_set_and_never_zero() {
 }
 
 #[test]
+fn what_others_fetch_is_configured_whole_or_not_at_all() {
+    use crate::endpoint::{Plain, Profile};
+    let with = |more: &str| parse_text(&format!("{GOOD}{more}\n"));
+    let none = with("").unwrap();
+    assert_eq!((none.endpoint.bundle.as_ref(), none.issuer()), (None, None));
+    let spiffe = "[bundle_endpoint]\nlisten = \"0.0.0.0:8443\"\nprofile = \"https_spiffe\"";
+    let bundle = with(spiffe).unwrap().endpoint.bundle.unwrap();
+    let id = "spiffe://mesh.local/hopguard/bundle-endpoint";
+    assert!(matches!(bundle.profile, Profile::Spiffe(own) if own.to_string() == id));
+    assert_eq!(bundle.path, "/");
+    let web = "[bundle_endpoint]\nlisten = \"[::]:8443\"\nprofile = \"https_web\"\ncertificate = \"c.pem\"\nkey = \"k.pem\"";
+    let issuer = "[openid]\nissuer = \"https://id.example.org/mesh\"";
+    let both = with(&format!("{web}\n{issuer}")).unwrap();
+    assert_eq!(both.issuer().as_deref(), Some("https://id.example.org/mesh"));
+    let plain = |line: &str| {
+        with(&format!("{issuer}\n{line}"))
+            .unwrap()
+            .endpoint
+            .openid
+            .unwrap()
+            .plain
+    };
+    assert!(matches!(plain("listen = \"[::1]:80\""), Some(Plain::Loopback(_))));
+    assert!(
+        matches!(plain("socket = \"o.sock\""), Some(Plain::Unix(path)) if path == Path::new("/etc/hopguard/o.sock"))
+    );
+    for (more, word) in [
+        (spiffe.replace("0.0.0.0", "localhost"), "not an address"),
+        (spiffe.replace("https_spiffe", "https"), "no profile"),
+        (
+            spiffe.replace("https_spiffe", "https_web"),
+            "needs `certificate` and `key`",
+        ),
+        (format!("{spiffe}\ncertificate = \"c\""), "are for profile"),
+        (format!("{web}\nspiffe_id = \"{id}\""), "is for profile"),
+        (
+            format!("{spiffe}\nspiffe_id = \"spiffe://other/a\""),
+            "not a SPIFFE ID of a workload in mesh.local",
+        ),
+        (
+            format!("{spiffe}\nspiffe_id = \"spiffe://mesh.local\""),
+            "not a SPIFFE ID",
+        ),
+        (format!("{spiffe}\npath = \"bundle\""), "not a path"),
+        (format!("{spiffe}\npath = \"/a/../b\""), "not a path"),
+        (format!("{web}\npath = \"/mesh/keys\"\n{issuer}"), "the same path"),
+        (issuer.to_owned(), "nobody would serve"),
+        (format!("{spiffe}\n{issuer}"), "nobody would serve"),
+        (format!("{issuer}\nlisten = \"0.0.0.0:80\""), "has no TLS"),
+        (
+            format!("{issuer}\nlisten = \"127.0.0.1:80\"\nsocket = \"s\""),
+            "choose one",
+        ),
+        (issuer.replace("https:", "http:"), "not an issuer URL"),
+        (issuer.replace("/mesh", "/"), "not an issuer URL"),
+    ] {
+        let problems = with(&more).expect_err(word);
+        assert!(
+            problems.iter().any(|problem| problem.message.contains(word)
+                || problem.hint.iter().any(|hint| hint.contains(word))),
+            "{word}: {problems:?}"
+        );
+        assert!(
+            problems
+                .iter()
+                .all(|problem| problem.line > 10 && problem.hint.is_some()),
+            "{problems:?}"
+        );
+    }
+}
+
+#[test]
 fn durations_are_a_number_and_a_unit() {
     assert_eq!(duration("250ms"), Some(Duration::from_millis(250)));
     assert_eq!(duration("5m"), Some(Duration::from_secs(300)));
@@ -202,10 +274,14 @@ fn the_reference_has_every_key_and_no_other() {
     let unknown = "zzz = 1\n";
     let of_socket = GOOD.replace("name =", "zzz =");
     let of_limits = format!("{GOOD}[limits]\n{unknown}");
+    let of_bundle = format!("{GOOD}[bundle_endpoint]\n{unknown}");
+    let of_openid = format!("{GOOD}[openid]\n{unknown}");
     for (heading, text) in [
         ("## ca.toml", format!("{unknown}{GOOD}")),
         ("### `[[workload_api]]`", of_socket),
         ("### `[limits]`", of_limits),
+        ("### `[bundle_endpoint]`", of_bundle),
+        ("### `[openid]`", of_openid),
     ] {
         let mut read = keys_of(&text);
         let mut told: Vec<String> = documented(heading).into_iter().map(|(key, _)| key).collect();

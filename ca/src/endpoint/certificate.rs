@@ -163,7 +163,10 @@ pub fn read(files: &WebFiles) -> Result<CertifiedKey, EndpointError> {
     CertifiedKey::from_der(chain, key, &provider()).map_err(|error| match error {
         rustls::Error::InconsistentKeys(_) => {
             let of = files.certificate.display();
-            bad(&files.key, format!("it is not the key of the first certificate in `{of}`"))
+            bad(
+                &files.key,
+                format!("it is not the key of the first certificate in `{of}`"),
+            )
         }
         other => bad(&files.key, other.to_string()),
     })
@@ -195,7 +198,10 @@ fn bytes(file: &Path) -> Result<Zeroizing<Vec<u8>>, EndpointError> {
     let io = |error: std::io::Error| bad(file, error.to_string());
     let found = std::fs::metadata(file).map_err(io)?;
     if !found.is_file() || found.len() > MAX_FILE {
-        return Err(bad(file, format!("it is not a plain file of at most {MAX_FILE} bytes")));
+        return Err(bad(
+            file,
+            format!("it is not a plain file of at most {MAX_FILE} bytes"),
+        ));
     }
     std::fs::read(file).map(Zeroizing::new).map_err(io)
 }
@@ -207,9 +213,17 @@ async fn look(files: &WebFiles) -> Look {
     let files = files.clone();
     let one = |file: &Path| {
         let found = std::fs::metadata(file).ok()?;
-        Some((found.dev(), found.ino(), found.size(), found.mtime(), found.mtime_nsec()))
+        Some((
+            found.dev(),
+            found.ino(),
+            found.size(),
+            found.mtime(),
+            found.mtime_nsec(),
+        ))
     };
-    spawn_blocking(move || [one(&files.certificate), one(&files.key)]).await.unwrap_or_default()
+    spawn_blocking(move || [one(&files.certificate), one(&files.key)])
+        .await
+        .unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -5,9 +5,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use rustls_pki_types::CertificateDer;
 use serde_json::{Value, json};
 use x509_parser::certificate::X509Certificate;
-use x509_parser::oid_registry::{
-    OID_EC_P256, OID_NIST_EC_P384, OID_NIST_EC_P521, OID_SIG_ED25519,
-};
+use x509_parser::oid_registry::{OID_EC_P256, OID_NIST_EC_P384, OID_NIST_EC_P521, OID_SIG_ED25519};
 use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey;
 use x509_parser::x509::SubjectPublicKeyInfo;
@@ -53,7 +51,11 @@ fn text(value: &Value) -> Vec<u8> {
     format!("{value}\n").into_bytes()
 }
 
-fn root(certificate: &CertificateDer<'_>) -> Result<Value, AuthorityError> {
+/// A root as a JWK: its key, and itself in `x5c`.
+///
+/// # Errors
+/// When its key is of a kind that no JWK stands for.
+pub fn root(certificate: &CertificateDer<'_>) -> Result<Value, AuthorityError> {
     let (_, parsed) = X509Certificate::from_der(certificate).map_err(|error| strange(&error.to_string()))?;
     let mut jwk = key(parsed.public_key())?;
     if let Some(members) = jwk.as_object_mut() {
@@ -74,22 +76,29 @@ fn key(info: &SubjectPublicKeyInfo<'_>) -> Result<Value, AuthorityError> {
         return Ok(json!({"kty": "OKP", "crv": "Ed25519", "x": x}));
     }
     match info.parsed().map_err(|error| strange(&error.to_string()))? {
-        PublicKey::RSA(rsa) => {
-            Ok(json!({"kty": "RSA", "n": number(rsa.modulus), "e": number(rsa.exponent)}))
-        }
+        PublicKey::RSA(rsa) => Ok(json!({"kty": "RSA", "n": number(rsa.modulus), "e": number(rsa.exponent)})),
         PublicKey::EC(point) => {
-            let curve = info.algorithm.parameters.as_ref().and_then(|curve| curve.as_oid().ok());
+            let curve = info
+                .algorithm
+                .parameters
+                .as_ref()
+                .and_then(|curve| curve.as_oid().ok());
             let (crv, size) = match curve {
                 Some(oid) if oid == OID_EC_P256 => ("P-256", 32),
                 Some(oid) if oid == OID_NIST_EC_P384 => ("P-384", 48),
                 Some(oid) if oid == OID_NIST_EC_P521 => ("P-521", 66),
                 _ => return Err(strange("a curve that is none of P-256, P-384, P-521")),
             };
-            let both = point.data().strip_prefix(&[4]).filter(|both| both.len() == 2 * size);
+            let both = point
+                .data()
+                .strip_prefix(&[4])
+                .filter(|both| both.len() == 2 * size);
             let (x, y) = both
                 .and_then(|both| both.split_at_checked(size))
                 .ok_or_else(|| strange("a point that is not uncompressed"))?;
-            Ok(json!({"kty": "EC", "crv": crv, "x": URL_SAFE_NO_PAD.encode(x), "y": URL_SAFE_NO_PAD.encode(y)}))
+            Ok(
+                json!({"kty": "EC", "crv": crv, "x": URL_SAFE_NO_PAD.encode(x), "y": URL_SAFE_NO_PAD.encode(y)}),
+            )
         }
         _ => Err(strange("its key is none of RSA, EC, Ed25519")),
     }

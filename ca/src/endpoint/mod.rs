@@ -16,6 +16,7 @@ mod serve;
 mod site;
 mod turnstile;
 
+pub use documents::root as root_jwk;
 pub use serve::Endpoint;
 
 use std::net::SocketAddr;

@@ -86,7 +86,14 @@ impl Endpoint {
             endpoint.places.push(format!("https://{bound}{}", bundle.path));
             endpoint.doors.push(Door::new(listener, Some(tls), plan, &trust)?);
         }
-        if let Some(openid @ OpenId { plain: Some(plain), path, .. }) = &options.openid {
+        if let Some(
+            openid @ OpenId {
+                plain: Some(plain),
+                path,
+                ..
+            },
+        ) = &options.openid
+        {
             let listener = match plain {
                 Plain::Loopback(address) => {
                     let (listener, bound) = tcp(*address).await?;
@@ -98,7 +105,9 @@ impl Endpoint {
                     Listener::Unix(Bound::new(&socket(path.clone()))?)
                 }
             };
-            endpoint.doors.push(Door::new(listener, None, Plan::of_plain(openid), &trust)?);
+            endpoint
+                .doors
+                .push(Door::new(listener, None, Plan::of_plain(openid), &trust)?);
         }
         Ok(endpoint)
     }
@@ -117,7 +126,12 @@ impl Endpoint {
             work.spawn(door.serve());
         }
         work.spawn(refresh(shelves, self.issuer.trust()));
-        if let Some(Keeper { shown, profile, renewal }) = self.keeper {
+        if let Some(Keeper {
+            shown,
+            profile,
+            renewal,
+        }) = self.keeper
+        {
             match profile {
                 Profile::Web(files) => work.spawn(shown.follow(files, LOOK)),
                 Profile::Spiffe(id) => work.spawn(shown.renew(id, self.issuer, renewal)),
@@ -151,7 +165,10 @@ impl Keeper {
 }
 
 async fn tcp(listen: SocketAddr) -> Result<(Listener, SocketAddr), EndpointError> {
-    let failed = |source| EndpointError::Listen { place: listen, source };
+    let failed = |source| EndpointError::Listen {
+        place: listen,
+        source,
+    };
     let listener = TcpListener::bind(listen).await.map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
     Ok((Listener::Tcp(listener), bound))
@@ -183,7 +200,12 @@ async fn refresh(shelves: Vec<(Plan, Arc<ArcSwap<Site>>)>, mut trust: watch::Rec
 }
 
 impl Door {
-    fn new(listener: Listener, tls: Option<TlsAcceptor>, plan: Plan, trust: &Trust) -> Result<Self, EndpointError> {
+    fn new(
+        listener: Listener,
+        tls: Option<TlsAcceptor>,
+        plan: Plan,
+        trust: &Trust,
+    ) -> Result<Self, EndpointError> {
         let site = Arc::new(ArcSwap::from_pointee(plan.site(trust)?));
         Ok(Self {
             listener,
@@ -234,7 +256,10 @@ impl Listener {
                 let (stream, address) = listener.accept().await?;
                 let _a_little_slower = stream.set_nodelay(true);
                 // All of loopback is one proxy, mostly.
-                Ok((Box::new(stream), Some(address).filter(|address| !address.ip().is_loopback())))
+                Ok((
+                    Box::new(stream),
+                    Some(address).filter(|address| !address.ip().is_loopback()),
+                ))
             }
         }
     }
@@ -253,7 +278,9 @@ async fn converse(stream: Box<dyn Stream>, tls: Option<TlsAcceptor>, site: Arc<A
 
 async fn exchange(stream: impl Stream, site: &ArcSwap<Site>) {
     let answer = |request: hyper::Request<Incoming>| {
-        let answer = site.load().answer(request.method(), request.uri().path(), request.headers());
+        let answer = site
+            .load()
+            .answer(request.method(), request.uri().path(), request.headers());
         async move { Ok::<_, Infallible>(answer) }
     };
     let served = http1::Builder::new()

@@ -94,10 +94,15 @@ impl Site {
         };
         if method != Method::GET && method != Method::HEAD {
             let mut answer = plain(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
-            answer.headers_mut().insert(ALLOW, http::HeaderValue::from_static("GET, HEAD"));
+            answer
+                .headers_mut()
+                .insert(ALLOW, http::HeaderValue::from_static("GET, HEAD"));
             return answer;
         }
-        let known = headers.get_all(IF_NONE_MATCH).iter().any(|value| holds(value.as_bytes(), &page.etag));
+        let known = headers
+            .get_all(IF_NONE_MATCH)
+            .iter()
+            .any(|value| holds(value.as_bytes(), &page.etag));
         let (status, body) = if known {
             (StatusCode::NOT_MODIFIED, Bytes::new())
         } else {
@@ -106,7 +111,10 @@ impl Site {
         let answer = Response::builder()
             .status(status)
             .header(ETAG, &page.etag)
-            .header(CACHE_CONTROL, format!("public, max-age={}", self.max_age.as_secs()))
+            .header(
+                CACHE_CONTROL,
+                format!("public, max-age={}", self.max_age.as_secs()),
+            )
             .header(CONTENT_TYPE, "application/json")
             .header(X_CONTENT_TYPE_OPTIONS, "nosniff");
         let answer = match (known, method == Method::HEAD) {
@@ -130,7 +138,10 @@ fn plain(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
     let mut answer = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
     *answer.status_mut() = status;
     let headers = answer.headers_mut();
-    headers.insert(CONTENT_TYPE, http::HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(
+        CONTENT_TYPE,
+        http::HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
     headers.insert(CACHE_CONTROL, http::HeaderValue::from_static("no-store"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, http::HeaderValue::from_static("nosniff"));
     answer
@@ -142,7 +153,10 @@ mod tests {
 
     fn site() -> Site {
         Site {
-            pages: vec![Page::new("/".to_owned(), b"{}".to_vec()), Page::new("/keys".to_owned(), b"[]".to_vec())],
+            pages: vec![
+                Page::new("/".to_owned(), b"{}".to_vec()),
+                Page::new("/keys".to_owned(), b"[]".to_vec()),
+            ],
             max_age: Duration::from_secs(300),
         }
     }
@@ -161,9 +175,20 @@ mod tests {
         for path in ["/Keys", "/keys/", "//", "/../", "/keys%2f", "", "*"] {
             assert_eq!(ask(Method::GET, path, None).0, 404, "{path}");
         }
-        for method in [Method::POST, Method::PUT, Method::DELETE, Method::OPTIONS, Method::TRACE, Method::CONNECT] {
+        for method in [
+            Method::POST,
+            Method::PUT,
+            Method::DELETE,
+            Method::OPTIONS,
+            Method::TRACE,
+            Method::CONNECT,
+        ] {
             let (status, headers) = ask(method.clone(), "/", None);
-            assert_eq!((status, headers[ALLOW].to_str().unwrap()), (405, "GET, HEAD"), "{method}");
+            assert_eq!(
+                (status, headers[ALLOW].to_str().unwrap()),
+                (405, "GET, HEAD"),
+                "{method}"
+            );
         }
     }
 
@@ -173,13 +198,22 @@ mod tests {
         assert_eq!(headers[CACHE_CONTROL], "public, max-age=300", "the refresh hint");
         assert_eq!(headers[CONTENT_TYPE], "application/json");
         let tag = headers[ETAG].to_str().unwrap();
-        for list in [tag.to_owned(), format!("\"x\", {tag}"), format!("W/{tag}"), "*".to_owned()] {
+        for list in [
+            tag.to_owned(),
+            format!("\"x\", {tag}"),
+            format!("W/{tag}"),
+            "*".to_owned(),
+        ] {
             let (status, again) = ask(Method::GET, "/", Some(&list));
             assert_eq!((status, again[ETAG].to_str().unwrap()), (304, tag), "{list}");
         }
         for other in ["\"x\"", "", tag.trim_matches('"')] {
             assert_eq!(ask(Method::GET, "/", Some(other)).0, 200, "{other}");
         }
-        assert_eq!(ask(Method::GET, "/keys", Some(tag)).0, 200, "the tag of another page");
+        assert_eq!(
+            ask(Method::GET, "/keys", Some(tag)).0,
+            200,
+            "the tag of another page"
+        );
     }
 }

@@ -43,7 +43,11 @@ impl Turnstile {
 
 impl Drop for Inside {
     fn drop(&mut self) {
-        let mut inside = self.turnstile.inside.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inside = self
+            .turnstile
+            .inside
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = inside.get_mut(&self.who) {
             *count = count.saturating_sub(1);
             if *count == 0 {
@@ -73,12 +77,22 @@ mod tests {
         let mut inside: Vec<_> = (0..OF_ONE).filter_map(|_| turnstile.enter(Some(one))).collect();
         assert_eq!(inside.len(), OF_ONE);
         assert!(turnstile.enter(Some(one)).is_none() && turnstile.enter(Some(beside)).is_none());
-        assert!(turnstile.enter(Some("2001:db8:0:1::1".parse().unwrap())).is_some());
-        assert!(turnstile.enter(Some("::ffff:192.0.2.1".parse().unwrap())).is_some());
+        assert!(
+            turnstile
+                .enter(Some("2001:db8:0:1::1".parse().unwrap()))
+                .is_some()
+        );
+        assert!(
+            turnstile
+                .enter(Some("::ffff:192.0.2.1".parse().unwrap()))
+                .is_some()
+        );
         inside.pop();
         assert!(turnstile.enter(Some(beside)).is_some(), "a place is free again");
         drop(inside);
-        let proxy: Vec<_> = (0..CONNECTIONS + 5).filter_map(|_| turnstile.enter(None)).collect();
+        let proxy: Vec<_> = (0..CONNECTIONS + 5)
+            .filter_map(|_| turnstile.enter(None))
+            .collect();
         assert_eq!(proxy.len(), CONNECTIONS);
         assert!(turnstile.enter(Some(one)).is_none());
         drop(proxy);

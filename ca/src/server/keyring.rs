@@ -184,7 +184,12 @@ fn first(
 
 impl Keyring {
     /// As [`Issuer::issue`], for another life than that of workloads' SVIDs, which is never longer.
-    pub async fn issue_for(&self, id: &SpiffeId, ttl: Duration, now: SystemTime) -> Result<Arc<Svid>, IssueError> {
+    pub async fn issue_for(
+        &self,
+        id: &SpiffeId,
+        ttl: Duration,
+        now: SystemTime,
+    ) -> Result<Arc<Svid>, IssueError> {
         let failed = |error: &dyn std::fmt::Display| IssueError(error.to_string());
         let active = self.active.load_full();
         let svid = active

@@ -59,7 +59,11 @@ impl Operator for Operations {
                     ttl,
                     audience,
                 } => {
-                    let wanted = issue::Wanted { spiffe_id, ttl, audience };
+                    let wanted = issue::Wanted {
+                        spiffe_id,
+                        ttl,
+                        audience,
+                    };
                     issue::issue(&self.keyring, wanted, uid).await
                 }
             }

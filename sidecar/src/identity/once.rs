@@ -58,10 +58,15 @@ pub async fn fetch_tokens(
             audience: wanted.audience.clone(),
             spiffe_id: wanted.id.as_ref().map(SpiffeId::to_string).unwrap_or_default(),
         };
-        let answer = client(endpoint, parsed).await?.fetch_jwtsvid(asking(request)).await;
+        let answer = client(endpoint, parsed)
+            .await?
+            .fetch_jwtsvid(asking(request))
+            .await;
         answer.map_err(|status| refused(endpoint, &status))
     };
-    let answer = timeout(limit, once).await.map_err(|_| silent(endpoint, limit))??;
+    let answer = timeout(limit, once)
+        .await
+        .map_err(|_| silent(endpoint, limit))??;
     let svids = answer.into_inner().svids;
     if svids.is_empty() || svids.len() > MAX_TOKENS {
         let problem = format!("{} JWT-SVIDs, not 1 to {MAX_TOKENS}", svids.len());
@@ -101,7 +106,11 @@ pub async fn fetch_jwt_bundles(
             .map_err(refused)?
             .ok_or_else(|| unreachable(endpoint, "the stream ended without a message"))
     };
-    checked(timeout(limit, once).await.map_err(|_| silent(endpoint, limit))??)
+    checked(
+        timeout(limit, once)
+            .await
+            .map_err(|_| silent(endpoint, limit))??,
+    )
 }
 
 fn silent(endpoint: &str, limit: Duration) -> IdentityError {

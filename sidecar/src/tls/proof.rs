@@ -19,9 +19,7 @@ use crate::identity::{Bundles, Leaf};
 /// # Errors
 /// Why it is not to be trusted at `now`.
 pub fn prove(chain: &[CertificateDer<'_>], bundles: &Bundles, now: SystemTime) -> Result<Leaf, TlsError> {
-    let (leaf, between) = chain
-        .split_first()
-        .ok_or(TlsError::Incomplete("a certificate"))?;
+    let (leaf, between) = chain.split_first().ok_or(TlsError::Incomplete("a certificate"))?;
     let trust = Trust::new(bundles, provider().signature_verification_algorithms)?;
     let now = UnixTime::since_unix_epoch(now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default());
     trust.prove(leaf, between, Role::Client, now)?;
@@ -114,7 +112,10 @@ mod tests {
             (bundles("mesh.test", &others), now),
             (bundles("other.test", &ours), now),
             (Bundles::default(), now),
-            (bundles("mesh.test", &ours), now + Duration::from_secs(100 * 365 * 86_400)),
+            (
+                bundles("mesh.test", &ours),
+                now + Duration::from_secs(100 * 365 * 86_400),
+            ),
         ] {
             assert!(matches!(prove(&chain, &wrong, at), Err(TlsError::Untrusted(_))));
         }

@@ -6,7 +6,7 @@ use spiffe::TrustDomain;
 use tokio::sync::watch;
 
 use super::*;
-use crate::authority::{Authority, Svid};
+use crate::authority::{Authority, Svid, Trust};
 use crate::keys::{Disk, Signer};
 use crate::workload::{Issue, IssueError, IssueJwt};
 
@@ -79,13 +79,21 @@ fn what_is_wrong_with_a_pair_is_said_with_its_file() {
         };
         let error = files.check().unwrap_err();
         let text = error.to_string();
-        assert!(text.contains(word) && text.contains(file.to_str().unwrap()), "{text}");
+        assert!(
+            text.contains(word) && text.contains(file.to_str().unwrap()),
+            "{text}"
+        );
         assert!(!error.hint().is_empty());
     };
     let (files, others) = (one.files(), other.files());
     says(&files.certificate, &others.key, &others.key, "not the key of");
     says(&files.key, &files.key, &files.key, "0 certificates");
-    says(&files.certificate, &files.certificate, &files.certificate, "no private key");
+    says(
+        &files.certificate,
+        &files.certificate,
+        &files.certificate,
+        "no private key",
+    );
     let missing = one.dir.path().join("no");
     says(&missing, &files.key, &missing, "No such file");
     says(&files.certificate, &missing, &missing, "No such file");
@@ -184,7 +192,10 @@ async fn the_own_svid_is_renewed_at_half_life_and_when_the_roots_change() {
     until("it listens", || long.trust.receiver_count() == 1).await;
     // Another sequence alone is no reason; other roots are. While the store is broken, the one before stays.
     long.trust.send_modify(|trust| {
-        let same = Trust { sequence: 2, ..(**trust).clone() };
+        let same = Trust {
+            sequence: 2,
+            ..(**trust).clone()
+        };
         *trust = Arc::new(same);
     });
     long.broken.store(true, Ordering::Relaxed);

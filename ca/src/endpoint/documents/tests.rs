@@ -26,14 +26,19 @@ fn trust(roots: Vec<CertificateDer<'static>>, keys: usize) -> Trust {
 
 fn root(algorithm: &'static rcgen::SignatureAlgorithm) -> CertificateDer<'static> {
     let key = KeyPair::generate_for(algorithm).unwrap();
-    CertificateParams::default().self_signed(&key).unwrap().der().clone()
+    CertificateParams::default()
+        .self_signed(&key)
+        .unwrap()
+        .der()
+        .clone()
 }
 
 fn of_ours() -> CertificateDer<'static> {
     let dir = tempfile::tempdir().unwrap();
     let signer: std::sync::Arc<dyn Signer> = Disk::new(dir.path()).create("root").unwrap();
     let domain = TrustDomain::new("td").unwrap();
-    crate::authority::Authority::create(&domain, &signer, Duration::from_secs(3600), SystemTime::now()).unwrap()
+    crate::authority::Authority::create(&domain, &signer, Duration::from_secs(3600), SystemTime::now())
+        .unwrap()
 }
 
 fn json_of(bytes: &[u8]) -> Value {
@@ -57,7 +62,10 @@ fn a_bundle_is_what_the_specification_says() {
         assert_eq!(jwk.get("kid"), None);
         assert_eq!(jwk["x5c"], json!([STANDARD.encode(root)]));
     }
-    assert_eq!((&keys[0]["crv"], &keys[1]["crv"]), (&json!("P-256"), &json!("P-384")));
+    assert_eq!(
+        (&keys[0]["crv"], &keys[1]["crv"]),
+        (&json!("P-256"), &json!("P-384"))
+    );
     // S-26: JWT keys with use and kid.
     for (jwk, key) in keys.iter().skip(2).zip(&trust.jwt_keys) {
         assert_eq!((&jwk["use"], &jwk["kid"]), (&json!("jwt-svid"), &json!(key.kid)));
@@ -102,12 +110,21 @@ fn the_documents_of_openid_say_what_libraries_look_for() {
     let document = json_of(&discovery("https://id.test/a"));
     assert_eq!(document["issuer"], "https://id.test/a");
     assert_eq!(document["jwks_uri"], "https://id.test/a/keys");
-    assert_eq!(document["id_token_signing_alg_values_supported"], json!(["ES256"]));
+    assert_eq!(
+        document["id_token_signing_alg_values_supported"],
+        json!(["ES256"])
+    );
 }
 
 #[test]
 fn the_same_trust_gives_the_same_bytes() {
     let trust = trust(vec![of_ours()], 1);
     assert_eq!(bundle(&trust).unwrap(), bundle(&trust.clone()).unwrap());
-    assert!(bundle(&Trust { roots: vec![CertificateDer::from(vec![1])], ..trust }).is_err());
+    assert!(
+        bundle(&Trust {
+            roots: vec![CertificateDer::from(vec![1])],
+            ..trust
+        })
+        .is_err()
+    );
 }

@@ -46,19 +46,31 @@ pub async fn issue(keyring: &Keyring, wanted: Wanted, uid: u32) -> Result<Value,
     let ttl = wanted.ttl.map_or(most, Duration::from_secs);
     if ttl > most || ttl < SHORTEST {
         return Err(Refused::new(
-            format!("a life of {} s is not between {} s and {} s", ttl.as_secs(), SHORTEST.as_secs(), most.as_secs()),
-            format!("nothing that is issued lives longer than `{key}` in ca.toml: rotation and revocation count on it"),
+            format!(
+                "a life of {} s is not between {} s and {} s",
+                ttl.as_secs(),
+                SHORTEST.as_secs(),
+                most.as_secs()
+            ),
+            format!(
+                "nothing that is issued lives longer than `{key}` in ca.toml: rotation and revocation count on it"
+            ),
         ));
     }
     let now = SystemTime::now();
     if jwt {
         return token(keyring, &id, &wanted.audience, (ttl, now, uid));
     }
-    let svid = keyring.issue_for(&id, ttl, now).await.map_err(|error| unable(&error))?;
+    let svid = keyring
+        .issue_for(&id, ttl, now)
+        .await
+        .map_err(|error| unable(&error))?;
     // The bundle after the SVID: it holds whoever signed.
     let trust = keyring.trust().borrow().clone();
     tracing::info!(uid, %id, serial = svid.serial, ttl = ttl.as_secs(), "an SVID was issued to an operator");
-    let der = |all: &[rustls_pki_types::CertificateDer<'_>]| all.iter().map(|one| STANDARD.encode(one)).collect::<Vec<_>>();
+    let der = |all: &[rustls_pki_types::CertificateDer<'_>]| {
+        all.iter().map(|one| STANDARD.encode(one)).collect::<Vec<_>>()
+    };
     Ok(json!({
         "spiffe_id": id.to_string(),
         "serial": svid.serial,
@@ -82,7 +94,9 @@ fn token(
             "one audience is best: whoever gets a token can show it to every other one in it",
         ));
     }
-    let svid = keyring.issue_jwt_for(id, audience, ttl, now).map_err(|error| unable(&error))?;
+    let svid = keyring
+        .issue_jwt_for(id, audience, ttl, now)
+        .map_err(|error| unable(&error))?;
     tracing::info!(uid, %id, ?audience, ttl = ttl.as_secs(), "a JWT-SVID was issued to an operator");
     Ok(json!({
         "spiffe_id": id.to_string(),
