@@ -211,7 +211,8 @@ impl Keeper<'_> {
     }
 
     async fn tell(&mut self, now: SystemTime) {
-        self.untold = match self.change.tell(&self.watch.write).await {
+        let absolute = std::path::absolute(&self.watch.write).unwrap_or_else(|_| self.watch.write.clone());
+        self.untold = match self.change.tell(&absolute).await {
             Ok(done) => {
                 tracing::info!("{done}");
                 None

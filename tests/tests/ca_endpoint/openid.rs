@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use hopguard_tests::eventually;
+
 use crate::support::*;
 
 /// Both libraries, by discovery.
@@ -109,4 +111,68 @@ fn behind_a_proxy_the_documents_are_served_without_tls_on_this_machine_alone() {
         3,
         "nobody would serve",
     );
+}
+
+#[test]
+fn tokens_are_accepted_before_and_after_a_rotation_of_the_jwt_key() {
+    let web = Web::new();
+    let port = free_port();
+    let issuer = format!("https://localhost:{port}");
+    let more = format!(
+        "{}path = \"/bundle\"\n[openid]\nissuer = \"{issuer}\"\n",
+        web.endpoint(port)
+    );
+    let authority = Authority::start(&more);
+    let config = authority.path("ca.toml");
+    let config = config.to_str().unwrap();
+    let rotate = |step: &str| {
+        run(&[
+            "ca", "rotate", "--kind", "jwt", "--step", step, "--config", config,
+        ])
+    };
+    let published = || {
+        let keys = curl(&["--cacert", &web.root(), &format!("{issuer}/keys")]);
+        let kid = |part: &str| part.split('"').next().unwrap().to_owned();
+        let kids: Vec<String> = keys.split("\"kid\":\"").skip(1).map(kid).collect();
+        kids
+    };
+    let kid = |token: &str| {
+        let file = authority.path("inspected");
+        std::fs::write(&file, token).unwrap();
+        let said = run(&["-o", "json", "token", "inspect", file.to_str().unwrap()]);
+        let said: serde_json::Value = serde_json::from_slice(&said.stdout).unwrap();
+        said["header"]["kid"].as_str().unwrap().to_owned()
+    };
+    let before = authority.token(OURS, "db");
+    assert_eq!(published(), [kid(&before)]);
+    stdout(&rotate("prepare"));
+    // S-63: the new key is there before it signs.
+    let both = eventually(DEADLINE, || {
+        let kids = published();
+        if kids.len() == 2 {
+            Ok(kids)
+        } else {
+            Err(format!("{kids:?}"))
+        }
+    });
+    let both = both.unwrap();
+    assert_eq!(kid(&authority.token(OURS, "db")), kid(&before));
+    eventually(DEADLINE, || {
+        let output = rotate("activate");
+        if output.status.success() {
+            Ok(())
+        } else {
+            Err(said(&output))
+        }
+    })
+    .unwrap();
+    let after = authority.token(OURS, "db");
+    assert_ne!(kid(&after), kid(&before));
+    assert!(both.contains(&kid(&after)));
+    for token in [&before, &after] {
+        let said_by = json(&verified(&web, &issuer, token, "db"));
+        for library in LIBRARIES {
+            assert_eq!(said_by[library]["sub"], OURS, "{library}: {said_by}");
+        }
+    }
 }
