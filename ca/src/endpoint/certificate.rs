@@ -62,14 +62,15 @@ impl Shown {
 
     /// Looks at the files, `every` so often, until it is dropped.
     pub async fn follow(self: Arc<Self>, files: WebFiles, every: Duration) {
-        let mut taken = look(&files).await;
-        let mut last = taken.clone();
+        // What was read at the start may have changed since.
+        let mut taken = None;
+        let mut last = look(&files).await;
         loop {
             tokio::time::sleep(every).await;
             let now = look(&files).await;
             let settled = now == last;
             last.clone_from(&now);
-            if !settled || taken == now {
+            if !settled || taken.as_ref() == Some(&now) {
                 continue;
             }
             let reading = files.clone();
@@ -80,7 +81,10 @@ impl Shown {
                 // Written once more while it was read.
                 continue;
             }
-            taken = now;
+            taken = Some(now);
+            if read.as_ref().is_ok_and(|key| key.cert == self.0.load().cert) {
+                continue;
+            }
             match read.and_then(|key| living(key, &files, SystemTime::now())) {
                 Ok(key) => {
                     self.0.store(Arc::new(key));
