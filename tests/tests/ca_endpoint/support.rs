@@ -76,7 +76,7 @@ impl Authority {
         let (_, openid) = config.split_once("[openid]").unwrap_or_default();
         let more = usize::from(config.contains("[bundle_endpoint]"))
             + usize::from(openid.contains("listen") || openid.contains("socket"));
-        let mut next = || {
+        let next = || {
             lines
                 .recv_timeout(DEADLINE)
                 .unwrap_or_else(|_| panic!("not ready: {}", self.log()))

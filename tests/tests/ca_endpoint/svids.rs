@@ -85,7 +85,8 @@ fn an_operator_gets_an_svid_and_it_is_proven_by_the_bundle_alone() {
         1,
         "was expected",
     );
-    let stranger = Authority::start("").bundle();
+    let elsewhere = Authority::start("");
+    let stranger = elsewhere.bundle();
     fails(
         &run(&["svid", "verify", &svid, "--bundle", stranger.to_str().unwrap()]),
         1,
