@@ -59,7 +59,7 @@ pub async fn issue(keyring: &Keyring, wanted: Wanted, uid: u32) -> Result<Value,
     }
     let now = SystemTime::now();
     if jwt {
-        return token(keyring, &id, &wanted.audience, (ttl, now, uid));
+        return token(keyring, &id, &wanted.audience, (ttl, now, uid)).await;
     }
     let svid = keyring
         .issue_for(&id, ttl, now)
@@ -81,7 +81,7 @@ pub async fn issue(keyring: &Keyring, wanted: Wanted, uid: u32) -> Result<Value,
     }))
 }
 
-fn token(
+async fn token(
     keyring: &Keyring,
     id: &SpiffeId,
     audience: &[String],
@@ -96,6 +96,7 @@ fn token(
     }
     let svid = keyring
         .issue_jwt_for(id, audience, ttl, now)
+        .await
         .map_err(|error| unable(&error))?;
     tracing::info!(uid, %id, ?audience, ttl = ttl.as_secs(), "a JWT-SVID was issued to an operator");
     Ok(json!({
