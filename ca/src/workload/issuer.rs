@@ -34,6 +34,11 @@ pub trait Issuer: Send + Sync {
         true
     }
 
+    /// Whether an identity is revoked: its tokens are not to be believed, and it gets no new ones.
+    fn revoked(&self, _id: &SpiffeId) -> bool {
+        false
+    }
+
     /// The trust bundle, and its changes.
     fn trust(&self) -> watch::Receiver<Arc<Trust>>;
 }
