@@ -119,23 +119,27 @@ fn limits_are_set_and_never_zero() {
     assert!(limits("streams = 1").is_err());
 }
 
+const SPIFFE: &str = "[bundle_endpoint]\nlisten = \"0.0.0.0:8443\"\nprofile = \"https_spiffe\"";
+const WEB: &str = "[bundle_endpoint]\nlisten = \"[::]:8443\"\nprofile = \"https_web\"\ncertificate = \"c.pem\"\nkey = \"k.pem\"";
+const ISSUER: &str = "[openid]\nissuer = \"https://id.example.org/mesh\"";
+const ENDPOINT: &str = "spiffe://mesh.local/hopguard/bundle-endpoint";
+
+fn with(more: &str) -> Result<Config, Vec<Problem>> {
+    parse_text(&format!("{GOOD}{more}\n"))
+}
+
 #[test]
-fn what_others_fetch_is_configured_whole_or_not_at_all() {
+fn what_others_fetch_is_configured() {
     use crate::endpoint::{Plain, Profile};
-    let with = |more: &str| parse_text(&format!("{GOOD}{more}\n"));
     let none = with("").unwrap();
     assert_eq!((none.endpoint.bundle.as_ref(), none.issuer()), (None, None));
-    let spiffe = "[bundle_endpoint]\nlisten = \"0.0.0.0:8443\"\nprofile = \"https_spiffe\"";
-    let bundle = with(spiffe).unwrap().endpoint.bundle.unwrap();
-    let id = "spiffe://mesh.local/hopguard/bundle-endpoint";
-    assert!(matches!(bundle.profile, Profile::Spiffe(own) if own.to_string() == id));
+    let bundle = with(SPIFFE).unwrap().endpoint.bundle.unwrap();
+    assert!(matches!(bundle.profile, Profile::Spiffe(own) if own.to_string() == ENDPOINT));
     assert_eq!(bundle.path, "/");
-    let web = "[bundle_endpoint]\nlisten = \"[::]:8443\"\nprofile = \"https_web\"\ncertificate = \"c.pem\"\nkey = \"k.pem\"";
-    let issuer = "[openid]\nissuer = \"https://id.example.org/mesh\"";
-    let both = with(&format!("{web}\n{issuer}")).unwrap();
+    let both = with(&format!("{WEB}\n{ISSUER}")).unwrap();
     assert_eq!(both.issuer().as_deref(), Some("https://id.example.org/mesh"));
     let plain = |line: &str| {
-        with(&format!("{issuer}\n{line}"))
+        with(&format!("{ISSUER}\n{line}"))
             .unwrap()
             .endpoint
             .openid
@@ -146,35 +150,39 @@ fn what_others_fetch_is_configured_whole_or_not_at_all() {
     assert!(
         matches!(plain("socket = \"o.sock\""), Some(Plain::Unix(path)) if path == Path::new("/etc/hopguard/o.sock"))
     );
+}
+
+#[test]
+fn what_others_fetch_is_configured_whole_or_not_at_all() {
     for (more, word) in [
-        (spiffe.replace("0.0.0.0", "localhost"), "not an address"),
-        (spiffe.replace("https_spiffe", "https"), "no profile"),
+        (SPIFFE.replace("0.0.0.0", "localhost"), "not an address"),
+        (SPIFFE.replace("https_spiffe", "https"), "no profile"),
         (
-            spiffe.replace("https_spiffe", "https_web"),
+            SPIFFE.replace("https_spiffe", "https_web"),
             "needs `certificate` and `key`",
         ),
-        (format!("{spiffe}\ncertificate = \"c\""), "are for profile"),
-        (format!("{web}\nspiffe_id = \"{id}\""), "is for profile"),
+        (format!("{SPIFFE}\ncertificate = \"c\""), "are for profile"),
+        (format!("{WEB}\nspiffe_id = \"{ENDPOINT}\""), "is for profile"),
         (
-            format!("{spiffe}\nspiffe_id = \"spiffe://other/a\""),
+            format!("{SPIFFE}\nspiffe_id = \"spiffe://other/a\""),
             "not a SPIFFE ID of a workload in mesh.local",
         ),
         (
-            format!("{spiffe}\nspiffe_id = \"spiffe://mesh.local\""),
+            format!("{SPIFFE}\nspiffe_id = \"spiffe://mesh.local\""),
             "not a SPIFFE ID",
         ),
-        (format!("{spiffe}\npath = \"bundle\""), "not a path"),
-        (format!("{spiffe}\npath = \"/a/../b\""), "not a path"),
-        (format!("{web}\npath = \"/mesh/keys\"\n{issuer}"), "the same path"),
-        (issuer.to_owned(), "nobody would serve"),
-        (format!("{spiffe}\n{issuer}"), "nobody would serve"),
-        (format!("{issuer}\nlisten = \"0.0.0.0:80\""), "has no TLS"),
+        (format!("{SPIFFE}\npath = \"bundle\""), "not a path"),
+        (format!("{SPIFFE}\npath = \"/a/../b\""), "not a path"),
+        (format!("{WEB}\npath = \"/mesh/keys\"\n{ISSUER}"), "the same path"),
+        (ISSUER.to_owned(), "nobody would serve"),
+        (format!("{SPIFFE}\n{ISSUER}"), "nobody would serve"),
+        (format!("{ISSUER}\nlisten = \"0.0.0.0:80\""), "has no TLS"),
         (
-            format!("{issuer}\nlisten = \"127.0.0.1:80\"\nsocket = \"s\""),
+            format!("{ISSUER}\nlisten = \"127.0.0.1:80\"\nsocket = \"s\""),
             "choose one",
         ),
-        (issuer.replace("https:", "http:"), "not an issuer URL"),
-        (issuer.replace("/mesh", "/"), "not an issuer URL"),
+        (ISSUER.replace("https:", "http:"), "not an issuer URL"),
+        (ISSUER.replace("/mesh", "/"), "not an issuer URL"),
     ] {
         let problems = with(&more).expect_err(word);
         assert!(

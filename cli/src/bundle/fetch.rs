@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::Uri;
 use http::header::{ACCEPT, CONNECTION, CONTENT_TYPE, HOST, LOCATION, USER_AGENT};
 use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, RootCertStore};
@@ -230,11 +231,14 @@ async fn ask(uri: &Uri, config: Arc<ClientConfig>) -> Result<Said, String> {
         .send_request(request)
         .await
         .map_err(|error| error.to_string())?;
+    said(answer).await
+}
+
+/// What an answer means.
+async fn said(answer: hyper::Response<Incoming>) -> Result<Said, String> {
     let header = |name| {
-        answer
-            .headers()
-            .get(name)
-            .and_then(|value: &http::HeaderValue| value.to_str().ok())
+        let value: Option<&http::HeaderValue> = answer.headers().get(name);
+        value.and_then(|value| value.to_str().ok())
     };
     match answer.status().as_u16() {
         200 => {}
@@ -249,17 +253,11 @@ async fn ask(uri: &Uri, config: Arc<ClientConfig>) -> Result<Said, String> {
         }
         status => return Err(format!("status {status}")),
     }
-    let kind = header(CONTENT_TYPE)
-        .unwrap_or_default()
-        .split(';')
-        .next()
-        .unwrap_or_default()
-        .trim();
+    let kind = header(CONTENT_TYPE).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
     if !kind.eq_ignore_ascii_case("application/json") {
-        return Err(format!(
-            "the answer is `{}`, not application/json",
-            kind.escape_debug()
-        ));
+        let kind = kind.escape_debug();
+        return Err(format!("the answer is `{kind}`, not application/json"));
     }
     let body = Limited::new(answer.into_body(), MAX_BODY).collect().await;
     body.map(|body| Said::Bundle(body.to_bytes()))

@@ -109,14 +109,21 @@ fn what_cannot_be_used_is_not_trusted_and_told() {
             bundle.problems
         );
     }
+}
+
+#[test]
+fn what_is_for_others_is_passed_over() {
+    let good = root_jwk(&ours()).unwrap();
     // S-34: other uses and kinds are passed over, the rest is kept.
+    let (mut other_use, mut no_use) = (good.clone(), good.clone());
+    other_use["use"] = json!("wit-svid");
+    no_use.as_object_mut().unwrap().remove("use");
     let mut unknown = jwt_key(Some("new"));
     unknown
         .as_object_mut()
         .unwrap()
         .insert("kty".to_owned(), json!("XYZ"));
-    let bundle =
-        parse(&json!({"keys": [with("use", json!("wit-svid")), without("use"), unknown, good]})).unwrap();
+    let bundle = parse(&json!({"keys": [other_use, no_use, unknown, good]})).unwrap();
     assert_eq!(
         (bundle.roots.len(), bundle.problems.len(), bundle.ignored.len()),
         (1, 0, 3),
