@@ -85,7 +85,10 @@ const ITEMS: &[(u32, &str)] = &[
     ),
     (60, "a bundle says how often it shall be fetched"),
     (61, "a bundle without keys trusts nobody"),
-    (63, "a new key is published before it signs"),
+    (
+        63,
+        "a key is published before it signs, and stays while it may be met",
+    ),
     (
         64,
         "a bundle endpoint: https without a user, JSON, nobody is asked for a certificate",

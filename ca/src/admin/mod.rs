@@ -32,6 +32,8 @@ pub enum Request {
         #[serde(default)]
         audience: Vec<String>,
     },
+    /// A copy of state and keys, in a file beside them, which whoever asked takes and removes.
+    Backup,
     /// Replace the authority of a kind, the whole way or one step of it.
     Rotate {
         /// Whose authority.

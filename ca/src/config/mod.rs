@@ -11,6 +11,7 @@ use serde::Deserialize;
 use spiffe::TrustDomain;
 use toml::Spanned;
 
+use crate::audit::Target;
 use crate::endpoint::{Options as EndpointOptions, Profile};
 use crate::problem::Problem;
 use crate::registration::{self, Scope};
@@ -41,6 +42,10 @@ pub struct Config {
     pub refresh_hint: Duration,
     /// Where operators speak with the running authority.
     pub admin_socket: PathBuf,
+    /// The audit log, when there is one.
+    pub audit: Option<Target>,
+    /// Whether what cannot be written to the audit log is not done.
+    pub audit_required: bool,
     /// What others fetch: the trust bundle, and the OpenID documents.
     pub endpoint: EndpointOptions,
     /// The Workload API's sockets; at least one.
@@ -68,6 +73,8 @@ struct Raw {
     jwt_key_ttl: Option<Spanned<String>>,
     refresh_hint: Option<Spanned<String>>,
     admin_socket: Option<Spanned<PathBuf>>,
+    audit: Option<Spanned<PathBuf>>,
+    audit_required: Option<bool>,
     #[serde(default)]
     workload_api: Vec<Spanned<RawSocket>>,
     bundle_endpoint: Option<Spanned<RawBundleEndpoint>>,
@@ -212,6 +219,7 @@ fn parse(path: &Path, text: &str) -> Result<Config, Vec<Problem>> {
         Some(path) => reader.file(path),
         None => data_dir.join("admin.sock"),
     };
+    let audit = raw.audit.as_ref().map(|path| reader.audit(path));
     match trust_domain {
         Some(trust_domain) if reader.problems.is_empty() => Ok(Config {
             trust_domain,
@@ -223,6 +231,8 @@ fn parse(path: &Path, text: &str) -> Result<Config, Vec<Problem>> {
             jwt_key_ttl,
             refresh_hint,
             admin_socket,
+            audit,
+            audit_required: raw.audit_required.unwrap_or(true),
             endpoint,
             sockets,
             limits,
