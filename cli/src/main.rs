@@ -2,6 +2,7 @@
 
 mod admin;
 mod authority;
+mod bundle;
 mod ca;
 mod can;
 mod config;
@@ -63,8 +64,10 @@ enum Verb {
     Sidecar(sidecar::Args),
     /// Plan, apply, undo or check the transparent redirect
     Iptables(iptables::Args),
-    /// Fetch or inspect SVIDs
+    /// SVIDs: fetch, keep in files, inspect, verify, have one issued
     Svid(svid::Args),
+    /// Trust bundles: show, fetch from a bundle endpoint, verify
+    Bundle(bundle::Args),
     /// Inspect tokens
     Token(token::Args),
     /// Check policies
@@ -127,6 +130,7 @@ fn run(verb: Verb, ui: &Ui) -> Result<Exit, Failure> {
         Verb::Sidecar(args) => sidecar::run(args, ui),
         Verb::Iptables(args) => iptables::run(args, ui),
         Verb::Svid(args) => svid::run(args, ui),
+        Verb::Bundle(args) => bundle::run(args, ui),
         Verb::Token(args) => token::run(args, ui),
         Verb::Policy(args) => policy::run(args, ui),
         Verb::Can(args) => can::run(args, ui),

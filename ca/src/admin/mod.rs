@@ -22,6 +22,16 @@ use tokio::sync::mpsc;
 pub enum Request {
     /// What is in force, and how long the mesh lives without this process.
     Status,
+    /// Issue an SVID to the operator.
+    IssueSvid {
+        /// Whose it shall be.
+        spiffe_id: String,
+        /// For how many seconds; without it, as long as workloads get it.
+        ttl: Option<u64>,
+        /// The audience of a JWT-SVID; without one it is an X.509-SVID.
+        #[serde(default)]
+        audience: Vec<String>,
+    },
     /// A copy of state and keys, in a file beside them, which whoever asked takes and removes.
     Backup,
     /// The entries in force.
@@ -69,6 +79,7 @@ impl Request {
         match self {
             Self::Status => "status",
             Self::Backup => "backup",
+            Self::IssueSvid { .. } => "svid issue",
             Self::Rotate { .. } => "rotate",
             Self::EntryList => "entry list",
             Self::EntryShow { .. } => "entry show",

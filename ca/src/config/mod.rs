@@ -1,6 +1,7 @@
 //! ca.toml: TOML -> raw -> typed, strict. Paths in it are relative to it. It fills each room's options; no room takes
 //! the configuration whole.
 
+mod endpoint;
 mod reader;
 
 use std::path::{Path, PathBuf};
@@ -11,9 +12,11 @@ use spiffe::TrustDomain;
 use toml::Spanned;
 
 use crate::audit::Target;
+use crate::endpoint::{Options as EndpointOptions, Profile};
 use crate::problem::Problem;
 use crate::registration::{self, Host, Scope};
 use crate::workload::{Limits, Socket};
+use endpoint::{RawBundleEndpoint, RawOpenId};
 pub use reader::svid_ttl;
 use reader::{JWT_KEY_TTL, JWT_SVID_TTL, REFRESH_HINT, Reader};
 
@@ -45,6 +48,8 @@ pub struct Config {
     pub audit_required: bool,
     /// The name of this machine, for identities.
     pub host: Host,
+    /// What others fetch: the trust bundle, and the OpenID documents.
+    pub endpoint: EndpointOptions,
     /// The Workload API's sockets; at least one.
     pub sockets: Vec<Socket>,
     /// The Workload API's limits.
@@ -59,6 +64,11 @@ impl Config {
             sockets: Some(self.sockets.iter().map(|socket| socket.name.clone()).collect()),
             host: self.host.clone(),
         }
+    }
+
+    /// The `iss` of JWT-SVIDs, if they have one.
+    pub fn issuer(&self) -> Option<String> {
+        self.endpoint.openid.as_ref().map(|openid| openid.issuer.clone())
     }
 }
 
@@ -79,6 +89,8 @@ struct Raw {
     host: Option<Spanned<String>>,
     #[serde(default)]
     workload_api: Vec<Spanned<RawSocket>>,
+    bundle_endpoint: Option<Spanned<RawBundleEndpoint>>,
+    openid: Option<Spanned<RawOpenId>>,
     #[serde(default)]
     limits: RawLimits,
 }
@@ -153,6 +165,14 @@ fn here(path: &Path, text: &str, config: &Config) -> Vec<Problem> {
             problems.push(Problem::at(path, text, at, error.to_string()).hint(error.hint()));
         }
     }
+    if let (Some(place), Some(bundle)) = (
+        raw.as_ref().and_then(|raw| raw.bundle_endpoint.as_ref()),
+        &config.endpoint.bundle,
+    ) && let Profile::Web(files) = &bundle.profile
+        && let Err(error) = files.check()
+    {
+        problems.push(Problem::at(path, text, place.span().start, error.to_string()).hint(error.hint()));
+    }
     let parent = config.data_dir.parent().unwrap_or(Path::new("/"));
     let fault = if !parent.is_dir() {
         Some("is in no directory that exists")
@@ -199,6 +219,8 @@ fn parse(path: &Path, text: &str) -> Result<Config, Vec<Problem>> {
     let refresh_hint = reader.within(raw.refresh_hint.as_ref(), &REFRESH_HINT);
     let host = reader.host(raw.host.as_ref());
     let sockets = reader.sockets(&raw.workload_api);
+    let (bundle, openid) = (raw.bundle_endpoint.as_ref(), raw.openid.as_ref());
+    let endpoint = reader.endpoint(bundle, openid, trust_domain.as_ref());
     let limits = reader.limits(&raw.limits);
     let (data_dir, entries) = (reader.file(&raw.data_dir), reader.file(&raw.entries));
     let admin_socket = match &raw.admin_socket {
@@ -220,6 +242,7 @@ fn parse(path: &Path, text: &str) -> Result<Config, Vec<Problem>> {
             audit,
             audit_required: raw.audit_required.unwrap_or(true),
             host,
+            endpoint,
             sockets,
             limits,
         }),

@@ -17,6 +17,7 @@ use crate::audit::{Audit, AuditError, Event};
 use crate::authority::AuthorityError;
 use crate::config::Config;
 use crate::datadir::{DataDir, DataDirError};
+use crate::endpoint::{Endpoint, EndpointError};
 use crate::keys::KeyError;
 use crate::problem::Problem;
 use crate::registration::{self, Entries};
@@ -74,6 +75,9 @@ pub enum CaError {
     /// The administration socket cannot be made.
     #[error(transparent)]
     Admin(#[from] AdminError),
+    /// The bundle endpoint cannot be made.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
     /// The audit log cannot be used.
     #[error(transparent)]
     Audit(#[from] AuditError),
@@ -98,13 +102,15 @@ impl CaError {
     pub fn blame(&self) -> Blame {
         match self {
             Self::Files(_) | Self::OtherTrustDomain { .. } => Blame::Config,
+            Self::Endpoint(EndpointError::File { .. }) => Blame::Config,
+            Self::Endpoint(EndpointError::Listen { .. } | EndpointError::Socket(_)) => Blame::User,
             Self::DataDir(_)
             | Self::Keys(_)
             | Self::Socket(_)
             | Self::Admin(_)
             | Self::Audit(_)
             | Self::Store { .. } => Blame::User,
-            Self::Authority(_) | Self::Serve(_) => Blame::Us,
+            Self::Authority(_) | Self::Endpoint(_) | Self::Serve(_) => Blame::Us,
         }
     }
 
@@ -119,6 +125,7 @@ impl CaError {
             Self::Socket(error) => error.hint(),
             Self::Admin(AdminError::Socket(error)) => format!("{}, by `admin_socket`", error.hint()),
             Self::Admin(_) => String::new(),
+            Self::Endpoint(error) => error.hint(),
             Self::Audit(error) => error.hint().to_owned(),
             Self::Keys(KeyError::Open { path, .. }) => {
                 format!(
@@ -153,6 +160,7 @@ pub struct Running {
     shared: Arc<Shared>,
     sockets: Vec<Bound>,
     paths: Vec<PathBuf>,
+    endpoint: Vec<String>,
     closing: watch::Sender<bool>,
     store: Arc<Sqlite>,
     audit: Audit,
@@ -208,6 +216,7 @@ pub async fn start(config: Config) -> Result<Running, CaError> {
         .iter()
         .map(Bound::new)
         .collect::<Result<Vec<_>, _>>()?;
+    let endpoint = Endpoint::bind(&config.endpoint, keyring.clone()).await?;
     let admin = AdminSocket::bind(&config.admin_socket)?;
     let registry = Registry {
         file: config.entries.clone(),
@@ -218,13 +227,16 @@ pub async fn start(config: Config) -> Result<Running, CaError> {
         store: store.clone(),
     };
     let operations = Operations::new(keyring, registry, &config, audit.clone());
-    tokio::spawn(admin::serve(admin, Arc::new(operations), closed));
+    tokio::spawn(admin::serve(admin, Arc::new(operations), closed.clone()));
+    let places = endpoint.places().to_vec();
+    tokio::spawn(endpoint.serve(closed));
     let paths: Vec<PathBuf> = config.sockets.into_iter().map(|socket| socket.path).collect();
-    tracing::info!(sockets = ?paths, "the authority is ready: its sockets listen");
+    tracing::info!(sockets = ?paths, endpoint = ?places, "the authority is ready: its sockets listen");
     Ok(Running {
         shared,
         sockets,
         paths,
+        endpoint: places,
         closing,
         store,
         audit,
@@ -236,6 +248,11 @@ impl Running {
     /// The sockets that listen.
     pub fn sockets(&self) -> &[PathBuf] {
         &self.paths
+    }
+
+    /// Where others fetch the trust bundle and the OpenID documents.
+    pub fn endpoint(&self) -> &[String] {
+        &self.endpoint
     }
 
     /// The audit log, to be opened again when its file was moved away.

@@ -3,6 +3,7 @@
 mod audit;
 mod backup;
 mod entries;
+mod issue;
 mod rotate;
 mod status;
 mod why;
@@ -49,6 +50,18 @@ impl Operations {
         match request {
             Request::Status => self.status(SystemTime::now()).await,
             Request::Backup => self.backups.make().await,
+            Request::IssueSvid {
+                spiffe_id,
+                ttl,
+                audience,
+            } => {
+                let wanted = issue::Wanted {
+                    spiffe_id,
+                    ttl,
+                    audience,
+                };
+                issue::issue(&self.keyring, wanted, uid).await
+            }
             Request::Rotate {
                 kind,
                 step,

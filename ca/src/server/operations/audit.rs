@@ -17,7 +17,7 @@ pub fn of(request: &Request, uid: u32) -> Option<Event> {
         | Request::EntryPlan { .. }
         | Request::EntrySettled { .. }
         | Request::Why { .. } => return None,
-        Request::Backup | Request::Rotate { .. } => {}
+        Request::Backup | Request::IssueSvid { .. } | Request::Rotate { .. } => {}
     }
     let mut detail = serde_json::to_value(request).unwrap_or_default();
     shorten(&mut detail);
