@@ -15,14 +15,17 @@ use x509_parser::oid_registry::{
     OID_X509_EXT_KEY_USAGE, OID_X509_EXT_SUBJECT_ALT_NAME, OID_X509_EXT_SUBJECT_KEY_IDENTIFIER,
 };
 use x509_parser::prelude::FromDer;
+use x509_parser::revocation_list::CertificateRevocationList;
 use x509_parser::x509::X509Version;
 
-use super::{AuthorityError, Validity};
+use super::{AuthorityError, Listed, Validity};
 
 /// A root that passed.
 pub struct Root {
     pub serial: String,
     pub validity: Validity,
+    /// Its subject key identifier.
+    pub key_id: Vec<u8>,
 }
 
 /// The keys that a leaf must show.
@@ -56,6 +59,7 @@ pub fn root(der: &CertificateDer<'_>, domain: &TrustDomain, key: &[u8]) -> Resul
     Ok(Root {
         serial: serial(&certificate),
         validity: validity(&certificate)?,
+        key_id: key_id(&certificate)?,
     })
 }
 
@@ -94,6 +98,58 @@ pub fn leaf(
     wants(validity(&certificate)? == *wanted, "its validity")?;
     wants(wanted.not_before < wanted.not_after, "its validity is empty")?;
     Ok(serial(&certificate))
+}
+
+/// What a revocation list must say.
+pub struct WantedList<'a> {
+    /// The authority's certificate.
+    pub certificate: &'a CertificateDer<'a>,
+    /// Its public key.
+    pub by: &'a [u8],
+    pub number: u64,
+    pub listed: &'a [Listed],
+}
+
+/// Holds a revocation list against what was wanted (RFC 5280, 5.1 and 5.2): version 2, this issuer, this number, these
+/// serial numbers, AKI and number as its only extensions.
+pub fn list(der: &[u8], wanted: &WantedList<'_>) -> Result<(), AuthorityError> {
+    let (rest, list) = CertificateRevocationList::from_der(der).map_err(malformed)?;
+    wants(rest.is_empty(), "bytes follow the list")?;
+    let issuer = parse(wanted.certificate)?;
+    wants(
+        list.issuer().as_raw() == issuer.subject().as_raw(),
+        "the issuer of the list",
+    )?;
+    wants(
+        list.signature_algorithm.algorithm == OID_SIG_ECDSA_WITH_SHA256
+            && list.version() == Some(X509Version::V2),
+        "the algorithm or version of the list",
+    )?;
+    UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, wanted.by)
+        .verify(list.tbs_cert_list.as_ref(), &list.signature_value.data)
+        .map_err(|_| AuthorityError::Profile("the signature of the list does not verify".to_owned()))?;
+    let number = list.crl_number().and_then(|number| u64::try_from(number).ok());
+    let identifier = key_id(&issuer)?;
+    let ours = list.extensions().iter().any(|extension| {
+        matches!(extension.parsed_extension(), ParsedExtension::AuthorityKeyIdentifier(found)
+            if found.key_identifier.as_ref().is_some_and(|found| found.0 == identifier.as_slice()))
+    });
+    wants(
+        number == Some(wanted.number) && ours && list.extensions().len() == 2,
+        "the extensions of the list",
+    )?;
+    let next = list.next_update().map(|next| next.timestamp());
+    wants(
+        next.is_some_and(|next| next > list.last_update().timestamp()),
+        "the times of the list",
+    )?;
+    let found = list
+        .iter_revoked_certificates()
+        .map(|one| hex::encode(one.user_certificate.to_bytes_be()));
+    wants(
+        found.eq(wanted.listed.iter().map(|one| one.serial.clone())),
+        "the serial numbers of the list",
+    )
 }
 
 fn server_and_client_only(usage: &ExtendedKeyUsage<'_>) -> bool {
@@ -197,6 +253,17 @@ fn validity(certificate: &X509Certificate<'_>) -> Result<Validity, AuthorityErro
         not_before: time(certificate.validity().not_before.timestamp())?,
         not_after: time(certificate.validity().not_after.timestamp())?,
     })
+}
+
+fn key_id(certificate: &X509Certificate<'_>) -> Result<Vec<u8>, AuthorityError> {
+    let found = certificate
+        .extensions()
+        .iter()
+        .find_map(|extension| match extension.parsed_extension() {
+            ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),
+            _ => None,
+        });
+    found.ok_or_else(|| AuthorityError::Profile("it has no subject key identifier".to_owned()))
 }
 
 fn serial(certificate: &X509Certificate<'_>) -> String {

@@ -3,6 +3,7 @@
 //! never signs for another trust domain, and never past its own end.
 
 mod check;
+mod crl;
 mod jwt;
 mod lifetime;
 mod profile;
@@ -18,6 +19,7 @@ use spiffe::{SpiffeId, TrustDomain};
 use zeroize::Zeroizing;
 
 use crate::keys::{KeyError, Signer};
+pub use crl::{LIST_LIFE, Listed, listed_serials};
 pub use jwt::{JwtAuthority, JwtKey, JwtSvid};
 pub use lifetime::{Validity, backdate, rotate_at};
 
@@ -59,6 +61,8 @@ pub struct Svid {
     pub key: Zeroizing<Vec<u8>>,
     /// Serial number, hexadecimal.
     pub serial: String,
+    /// Id of the authority that signed it.
+    pub authority: String,
     /// When it was issued (not backdated: rotation counts from here).
     pub issued_at: SystemTime,
     /// End of validity.
@@ -99,6 +103,7 @@ pub struct Authority {
     id: String,
     validity: Validity,
     public_key: Vec<u8>,
+    key_id: Vec<u8>,
     issuer: Issuer<'static, RemoteKey>,
 }
 
@@ -154,6 +159,7 @@ impl Authority {
             id: root.serial,
             validity: root.validity,
             public_key,
+            key_id: root.key_id,
             issuer: Issuer::from_ca_cert_der(certificate, RemoteKey(signer))?,
         })
     }
@@ -207,6 +213,7 @@ impl Authority {
             chain: vec![leaf.der().clone()],
             key: Zeroizing::new(document.as_ref().to_vec()),
             serial,
+            authority: self.id.clone(),
             issued_at: now,
             not_after: validity.not_after,
         })

@@ -10,7 +10,10 @@ use sqlx::sqlite::{
 };
 use sqlx::{ConnectOptions, Row};
 
-use super::{Answer, AuthorityKind, AuthorityRecord, AuthorityState, Issued, Store, StoreError};
+use super::{
+    Answer, AuthorityKind, AuthorityRecord, AuthorityState, Issued, RevocationChange, Revocations, Store, StoreError,
+    revocations,
+};
 
 /// The embedded store.
 #[derive(Debug)]
@@ -133,8 +136,38 @@ impl Store for Sqlite {
         })
     }
 
+    fn issued_serial<'a>(&'a self, serial: &'a str, now: i64) -> Answer<'a, Option<Issued>> {
+        Box::pin(async move {
+            let row = sqlx::query(
+                "SELECT serial, spiffe_id, authority, not_after FROM issued WHERE serial = ? AND not_after >= ?",
+            )
+            .bind(serial)
+            .bind(now)
+            .fetch_optional(&self.pool)
+            .await?;
+            row.as_ref().map(issued_row).transpose()
+        })
+    }
+
+    fn revocations(&self) -> Answer<'_, Revocations> {
+        Box::pin(async move { revocations::read(&mut *self.pool.acquire().await?).await })
+    }
+
+    fn change_revocations<'a>(&'a self, change: &'a RevocationChange) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let mut transaction = self.pool.begin().await?;
+            revocations::change(&mut transaction, change).await?;
+            transaction.commit().await?;
+            Ok(())
+        })
+    }
+
     fn purge(&self, now: i64) -> Answer<'_, u64> {
         Box::pin(async move {
+            sqlx::query("DELETE FROM revoked_serial WHERE not_after < ?")
+                .bind(now)
+                .execute(&self.pool)
+                .await?;
             let done = sqlx::query("DELETE FROM issued WHERE not_after < ?")
                 .bind(now)
                 .execute(&self.pool)

@@ -123,6 +123,27 @@ impl Ca {
             .clone()
     }
 
+    /// A revocation list of these serial numbers, signed by this authority, DER.
+    pub(crate) fn revoked(&self, number: u64, serials: &[u8]) -> Vec<u8> {
+        let at = SystemTime::now() - Duration::from_secs(60);
+        self.revoke(rcgen::CertificateRevocationListParams {
+            this_update: at.into(),
+            next_update: (at + Duration::from_secs(3600)).into(),
+            crl_number: rcgen::SerialNumber::from(number),
+            issuing_distribution_point: None,
+            revoked_certs: serials
+                .iter()
+                .map(|serial| rcgen::RevokedCertParams {
+                    serial_number: rcgen::SerialNumber::from(vec![*serial]),
+                    revocation_time: at.into(),
+                    reason_code: None,
+                    invalidity_date: None,
+                })
+                .collect(),
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        })
+    }
+
     /// A revocation list signed by this authority, DER.
     pub(crate) fn revoke(&self, list: rcgen::CertificateRevocationListParams) -> Vec<u8> {
         list.signed_by(&self.issuer).unwrap().der().to_vec()

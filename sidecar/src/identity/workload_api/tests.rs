@@ -238,7 +238,6 @@ async fn a_message_that_cannot_be_used_is_discarded_and_the_old_state_kept() {
                 p.not_after = (SystemTime::now() - Duration::from_secs(1)).into()
             });
         }),
-        ("revocation list", |m, _| m.crl.push(vec![1, 2, 3])),
         ("key usage: the extension is missing", |m, ca| {
             m.svids[0] = ca.svid("/a", |p| p.key_usages.clear());
         }),
@@ -250,7 +249,7 @@ async fn a_message_that_cannot_be_used_is_discarded_and_the_old_state_kept() {
         let mut message = ca.message(&["/a"]);
         spoil(&mut message, &ca);
         let problem = Message::check(message.clone())
-            .and_then(|mut m| m.take(0, SystemTime::now()))
+            .and_then(|mut m| m.take(0, &[], SystemTime::now()))
             .expect_err(said)
             .to_string();
         assert!(problem.contains(said), "{problem:?} does not say {said:?}");
