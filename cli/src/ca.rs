@@ -1,5 +1,9 @@
-//! `hopguard ca serve`: runs the certificate authority until SIGTERM or SIGINT. What leaves on stdout is the sockets,
-//! once they listen; the log goes to stderr.
+//! `hopguard ca`: runs the certificate authority until SIGTERM or SIGINT (`serve`; what leaves on stdout is the sockets,
+//! once they listen, and the log goes to stderr), and asks a running one (the other verbs, one file each).
+
+mod ask;
+mod rotate;
+mod status;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -27,6 +31,12 @@ pub struct Args {
 enum What {
     /// Serve the SPIFFE Workload API on unix sockets
     Serve(Serve),
+    /// Say what is in force, and how long the mesh lives if the authority dies now
+    #[command(after_help = status::EXAMPLES)]
+    Status(status::Args),
+    /// Replace the signing authority (X.509) or key (JWT), and wait wherever a step would break somebody
+    #[command(after_help = rotate::EXAMPLES)]
+    Rotate(rotate::Args),
 }
 
 #[derive(clap::Args)]
@@ -43,7 +53,14 @@ struct Serve {
 
 /// Runs it.
 pub fn run(args: Args, ui: &Ui) -> Result<Exit, Failure> {
-    let What::Serve(serve) = args.what;
+    match args.what {
+        What::Serve(args) => serve(args, ui),
+        What::Status(args) => status::run(&args, ui),
+        What::Rotate(args) => rotate::run(&args, ui),
+    }
+}
+
+fn serve(serve: Serve, ui: &Ui) -> Result<Exit, Failure> {
     let file = serve.config.unwrap_or(serve.file);
     let config = hopguard_ca::config::load(&file).map_err(|problems| failure(CaError::Files(problems)))?;
     start_log(&serve.log)?;

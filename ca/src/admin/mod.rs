@@ -22,6 +22,39 @@ use tokio::sync::mpsc;
 pub enum Request {
     /// What is in force, and how long the mesh lives without this process.
     Status,
+    /// Replace the authority of a kind, the whole way or one step of it.
+    Rotate {
+        /// Whose authority.
+        kind: Kind,
+        /// One step alone.
+        step: Option<RotateStep>,
+        /// Take back what is prepared instead.
+        abort: bool,
+        /// Also when it breaks somebody.
+        force: bool,
+    },
+}
+
+/// What an authority signs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// X.509-SVIDs.
+    X509,
+    /// JWT-SVIDs.
+    Jwt,
+}
+
+/// One step of a rotation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RotateStep {
+    /// Make the next authority and publish it; it signs when an operator says so.
+    Prepare,
+    /// Let the prepared one sign.
+    Activate,
+    /// Take the retired one out of the bundle.
+    Retire,
 }
 
 /// One line of the authority.

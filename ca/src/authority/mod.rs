@@ -7,6 +7,7 @@ mod crl;
 mod jwt;
 mod lifetime;
 mod profile;
+pub mod slot;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -16,6 +17,8 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair
 use rcgen::{Issuer, PKCS_ECDSA_P256_SHA256, PublicKeyData, SigningKey};
 use rustls_pki_types::CertificateDer;
 use spiffe::{SpiffeId, TrustDomain};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
 use zeroize::Zeroizing;
 
 use crate::keys::{KeyError, Signer};
@@ -63,6 +66,8 @@ pub struct Svid {
     pub serial: String,
     /// Id of the authority that signed it.
     pub authority: String,
+    /// Sequence number of the bundle that it will be sent with, or of an older one; whoever publishes bundles sets it.
+    pub bundle: u64,
     /// When it was issued (not backdated: rotation counts from here).
     pub issued_at: SystemTime,
     /// End of validity.
@@ -214,10 +219,16 @@ impl Authority {
             key: Zeroizing::new(document.as_ref().to_vec()),
             serial,
             authority: self.id.clone(),
+            bundle: 0,
             issued_at: now,
             not_after: validity.not_after,
         })
     }
+}
+
+/// Whether a certificate names itself as its issuer: then we made it, and can make its successor.
+pub fn self_signed(der: &[u8]) -> bool {
+    X509Certificate::from_der(der).is_ok_and(|(_, certificate)| certificate.issuer() == certificate.subject())
 }
 
 /// 128 random bits, never zero (RFC 5280, 4.1.2.2).

@@ -14,7 +14,7 @@ use crate::problem::Problem;
 use crate::registration::{self, Scope};
 use crate::workload::{Limits, Socket};
 pub use reader::svid_ttl;
-use reader::{JWT_SVID_TTL, REFRESH_HINT, Reader};
+use reader::{JWT_KEY_TTL, JWT_SVID_TTL, REFRESH_HINT, Reader};
 
 const MAX_FILE: u64 = 1 << 20;
 /// A checked configuration.
@@ -32,6 +32,8 @@ pub struct Config {
     pub jwt_svid_ttl: Duration,
     /// Life of a new root.
     pub ca_ttl: Duration,
+    /// Life of a new JWT signing key.
+    pub jwt_key_ttl: Duration,
     /// How often those who poll the trust bundle shall come back.
     pub refresh_hint: Duration,
     /// Where operators speak with the running authority.
@@ -51,6 +53,7 @@ struct Raw {
     svid_ttl: Option<Spanned<String>>,
     jwt_svid_ttl: Option<Spanned<String>>,
     ca_ttl: Option<Spanned<String>>,
+    jwt_key_ttl: Option<Spanned<String>>,
     refresh_hint: Option<Spanned<String>>,
     admin_socket: Option<Spanned<PathBuf>>,
     #[serde(default)]
@@ -176,6 +179,7 @@ fn parse(path: &Path, text: &str) -> Result<Config, Vec<Problem>> {
     let svid_ttl = reader.svid_ttl(raw.svid_ttl.as_ref());
     let ca_ttl = reader.ca_ttl(raw.ca_ttl.as_ref(), svid_ttl);
     let jwt_svid_ttl = reader.within(raw.jwt_svid_ttl.as_ref(), &JWT_SVID_TTL);
+    let jwt_key_ttl = reader.within(raw.jwt_key_ttl.as_ref(), &JWT_KEY_TTL);
     let refresh_hint = reader.within(raw.refresh_hint.as_ref(), &REFRESH_HINT);
     let sockets = reader.sockets(&raw.workload_api);
     let limits = reader.limits(&raw.limits);
@@ -192,6 +196,7 @@ fn parse(path: &Path, text: &str) -> Result<Config, Vec<Problem>> {
             svid_ttl,
             jwt_svid_ttl,
             ca_ttl,
+            jwt_key_ttl,
             refresh_hint,
             admin_socket,
             sockets,

@@ -36,6 +36,15 @@ pub const JWT_SVID_TTL: Bounds = Bounds {
     hint: "\"5m\" suits a token that is fetched when it is needed",
 };
 
+/// Life of a JWT signing key.
+pub const JWT_KEY_TTL: Bounds = Bounds {
+    default: Duration::from_secs(30 * 24 * 3600),
+    least: Duration::from_secs(10),
+    most: Duration::from_secs(10 * 365 * 24 * 3600),
+    message: "`jwt_key_ttl` must be between 10s and 3650d",
+    hint: "\"30d\" suits most meshes: a key that is replaced often is worth less to a thief",
+};
+
 /// Refresh hint of the bundle.
 pub const REFRESH_HINT: Bounds = Bounds {
     default: Duration::from_secs(300),

@@ -54,6 +54,19 @@ impl Disk {
         Ok(Arc::new(Key(pair)))
     }
 
+    /// Removes a key for good; one that is not there is removed already.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn remove(&self, name: &str) -> Result<(), KeyError> {
+        let path = self.path(name)?;
+        let removed = match std::fs::remove_file(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            removed => removed.and_then(|()| File::open(&self.dir)?.sync_all()),
+        };
+        removed.map_err(|source| KeyError::Io { path, source })
+    }
+
     /// The names of all keys here, sorted.
     ///
     /// # Errors
@@ -204,6 +217,18 @@ mod tests {
         let first = disk.create("k").unwrap();
         assert!(matches!(disk.create("k"), Err(KeyError::Io { .. })));
         assert_eq!(disk.load("k").unwrap().public_key(), first.public_key());
+    }
+
+    #[test]
+    fn a_removed_key_is_gone_and_may_be_removed_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Disk::new(dir.path());
+        disk.create("k").unwrap();
+        disk.create("other").unwrap();
+        disk.remove("k").unwrap();
+        disk.remove("k").unwrap();
+        assert_eq!(disk.names().unwrap(), ["other"]);
+        assert!(matches!(disk.remove("../k"), Err(KeyError::BadName(_))));
     }
 
     #[test]

@@ -119,8 +119,7 @@ impl CaError {
             }
             Self::OtherTrustDomain { .. } => "one `data_dir` serves one trust domain for ever".to_owned(),
             Self::Authority(AuthorityError::NotValidNow { .. }) => {
-                "check the clock; a root that has ended is replaced by starting with a new `data_dir`"
-                    .to_owned()
+                "check the clock: it is before the authority was made, or was when it was made".to_owned()
             }
             Self::Authority(_) | Self::Serve(_) => "this should not happen: please report it".to_owned(),
         }
@@ -176,15 +175,17 @@ pub async fn start(config: Config) -> Result<Running, CaError> {
         registration::watch(config.entries, scope, sender),
     ));
     tokio::spawn(ending(closed.clone(), purge(store.clone())));
+    tokio::spawn(ending(closed.clone(), keyring::run(keyring.clone())));
 
     let shared = Shared::new(keyring.clone(), receiver.clone(), closed.clone(), config.limits);
+    keyring.watch(shared.streams());
     let sockets = config
         .sockets
         .iter()
         .map(Bound::new)
         .collect::<Result<Vec<_>, _>>()?;
     let admin = AdminSocket::bind(&config.admin_socket)?;
-    let operations = Operations::new(keyring, receiver, config.admin_socket.clone());
+    let operations = Operations::new(keyring, &shared, receiver, config.admin_socket.clone());
     tokio::spawn(admin::serve(admin, Arc::new(operations), closed));
     let paths: Vec<PathBuf> = config.sockets.into_iter().map(|socket| socket.path).collect();
     tracing::info!(sockets = ?paths, "the authority is ready: its sockets listen");

@@ -24,8 +24,10 @@ pub enum AuthorityState {
     Prepared,
     /// It signs, and is trusted.
     Active,
-    /// It no longer signs, and is trusted until it expires.
+    /// It no longer signs, and is trusted until nothing is alive that it signed.
     Retired,
+    /// It is trusted no more; what is left of it is its key file, which is to be removed.
+    Discarded,
 }
 
 impl AuthorityState {
@@ -34,6 +36,7 @@ impl AuthorityState {
             Self::Prepared => "prepared",
             Self::Active => "active",
             Self::Retired => "retired",
+            Self::Discarded => "discarded",
         }
     }
 
@@ -42,6 +45,7 @@ impl AuthorityState {
             "prepared" => Some(Self::Prepared),
             "active" => Some(Self::Active),
             "retired" => Some(Self::Retired),
+            "discarded" => Some(Self::Discarded),
             _ => None,
         }
     }
@@ -88,8 +92,14 @@ pub struct AuthorityRecord {
     pub state: AuthorityState,
     /// When it came into this state, seconds since 1970.
     pub since: i64,
-    /// When it was first served to workloads, seconds since 1970.
+    /// When it was first served to workloads, seconds since 1970; 0 when it was not yet.
     pub published: i64,
+    /// The sequence number of the bundle in which it was served first.
+    pub sequence: i64,
+    /// It is prepared, and shall not sign before an operator says so.
+    pub held: bool,
+    /// Of a JWT key: no token that it signed ends later.
+    pub until: i64,
     /// End of validity, seconds since 1970.
     pub not_after: i64,
 }
@@ -103,8 +113,25 @@ pub struct Issued {
     pub spiffe_id: String,
     /// Id of the authority that signed it.
     pub authority: String,
+    /// Sequence number of the bundle that is sent with it, or of an older one.
+    pub bundle: i64,
     /// End of validity, seconds since 1970.
     pub not_after: i64,
+}
+
+/// What is alive of one authority and bundle.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AliveGroup {
+    /// Id of the authority that signed it.
+    pub authority: String,
+    /// As in [`Issued`].
+    pub bundle: i64,
+    /// How many.
+    pub count: u64,
+    /// When the first one ends, seconds since 1970.
+    pub first: i64,
+    /// When the last one ends.
+    pub last: i64,
 }
 
 /// The state of one trust domain. What was answered `Ok` survives a crash of the process and of the machine.
@@ -117,6 +144,12 @@ pub trait Store: Send + Sync {
 
     /// Adds an authority, or changes the state of one that is there.
     fn put_authority<'a>(&'a self, record: &'a AuthorityRecord) -> Answer<'a, ()>;
+
+    /// Forgets an authority.
+    fn remove_authority<'a>(&'a self, id: &'a str) -> Answer<'a, ()>;
+
+    /// The sequence number of a bundle of this content: the last one when it is the last content, else the next one.
+    fn sequence<'a>(&'a self, content: &'a [u8]) -> Answer<'a, i64>;
 
     /// Records what is about to be handed out, all or nothing. A serial that is there already is an error.
     fn record<'a>(&'a self, issued: &'a [Issued]) -> Answer<'a, ()>;
@@ -132,6 +165,9 @@ pub trait Store: Send + Sync {
 
     /// Changes what is revoked, all or nothing.
     fn change_revocations<'a>(&'a self, change: &'a RevocationChange) -> Answer<'a, ()>;
+
+    /// How much of what was issued lives at `now`, for each authority and bundle.
+    fn alive(&self, now: i64) -> Answer<'_, Vec<AliveGroup>>;
 
     /// Forgets what had expired before `now`, and answers how much that was.
     fn purge(&self, now: i64) -> Answer<'_, u64>;

@@ -11,8 +11,8 @@ use sqlx::sqlite::{
 use sqlx::{ConnectOptions, Row};
 
 use super::{
-    Answer, AuthorityKind, AuthorityRecord, AuthorityState, Issued, RevocationChange, Revocations, Store, StoreError,
-    revocations,
+    AliveGroup, Answer, AuthorityKind, AuthorityRecord, AuthorityState, Issued, RevocationChange, Revocations, Store,
+    StoreError, revocations,
 };
 
 /// The embedded store.
@@ -75,9 +75,12 @@ impl Store for Sqlite {
     fn authorities(&self) -> Answer<'_, Vec<AuthorityRecord>> {
         Box::pin(async move {
             let rows =
-                sqlx::query("SELECT kind, id, certificate, key, state, since, published, not_after FROM authority ORDER BY rowid")
-                    .fetch_all(&self.pool)
-                    .await?;
+                sqlx::query(
+                    "SELECT kind, id, certificate, key, state, since, published, sequence, held, until, not_after \
+                     FROM authority ORDER BY rowid",
+                )
+                .fetch_all(&self.pool)
+                .await?;
             rows.iter().map(authority).collect()
         })
     }
@@ -85,9 +88,11 @@ impl Store for Sqlite {
     fn put_authority<'a>(&'a self, record: &'a AuthorityRecord) -> Answer<'a, ()> {
         Box::pin(async move {
             sqlx::query(
-                "INSERT INTO authority (kind, id, certificate, key, state, since, published, not_after) \
-                 VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET \
-                 state = excluded.state, since = excluded.since, published = excluded.published",
+                "INSERT INTO authority \
+                 (kind, id, certificate, key, state, since, published, sequence, held, until, not_after) \
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET \
+                 state = excluded.state, since = excluded.since, published = excluded.published, \
+                 sequence = excluded.sequence, held = excluded.held, until = excluded.until",
             )
             .bind(record.kind.as_str())
             .bind(&record.id)
@@ -96,10 +101,37 @@ impl Store for Sqlite {
             .bind(record.state.as_str())
             .bind(record.since)
             .bind(record.published)
+            .bind(record.sequence)
+            .bind(record.held)
+            .bind(record.until)
             .bind(record.not_after)
             .execute(&self.pool)
             .await?;
             Ok(())
+        })
+    }
+
+    fn remove_authority<'a>(&'a self, id: &'a str) -> Answer<'a, ()> {
+        Box::pin(async move {
+            sqlx::query("DELETE FROM authority WHERE id = ?")
+                .bind(id)
+                .execute(&self.pool)
+                .await?;
+            Ok(())
+        })
+    }
+
+    fn sequence<'a>(&'a self, content: &'a [u8]) -> Answer<'a, i64> {
+        Box::pin(async move {
+            let row = sqlx::query(
+                "INSERT INTO bundle (only, sequence, content) VALUES (1, 1, ?) ON CONFLICT DO UPDATE SET \
+                 sequence = sequence + (content <> excluded.content), content = excluded.content \
+                 RETURNING sequence",
+            )
+            .bind(content)
+            .fetch_one(&self.pool)
+            .await?;
+            Ok(row.try_get("sequence")?)
         })
     }
 
@@ -108,11 +140,12 @@ impl Store for Sqlite {
             let mut transaction = self.pool.begin().await?;
             for one in issued {
                 sqlx::query(
-                    "INSERT INTO issued (serial, spiffe_id, authority, not_after) VALUES (?, ?, ?, ?)",
+                    "INSERT INTO issued (serial, spiffe_id, authority, bundle, not_after) VALUES (?, ?, ?, ?, ?)",
                 )
                 .bind(&one.serial)
                 .bind(&one.spiffe_id)
                 .bind(&one.authority)
+                .bind(one.bundle)
                 .bind(one.not_after)
                 .execute(&mut *transaction)
                 .await?;
@@ -125,7 +158,7 @@ impl Store for Sqlite {
     fn issued<'a>(&'a self, spiffe_id: &'a str, now: i64) -> Answer<'a, Vec<Issued>> {
         Box::pin(async move {
             let rows = sqlx::query(
-                "SELECT serial, spiffe_id, authority, not_after FROM issued \
+                "SELECT serial, spiffe_id, authority, bundle, not_after FROM issued \
                  WHERE spiffe_id = ? AND not_after >= ? ORDER BY not_after, serial",
             )
             .bind(spiffe_id)
@@ -139,7 +172,7 @@ impl Store for Sqlite {
     fn issued_serial<'a>(&'a self, serial: &'a str, now: i64) -> Answer<'a, Option<Issued>> {
         Box::pin(async move {
             let row = sqlx::query(
-                "SELECT serial, spiffe_id, authority, not_after FROM issued WHERE serial = ? AND not_after >= ?",
+                "SELECT serial, spiffe_id, authority, bundle, not_after FROM issued WHERE serial = ? AND not_after >= ?",
             )
             .bind(serial)
             .bind(now)
@@ -159,6 +192,17 @@ impl Store for Sqlite {
             revocations::change(&mut transaction, change).await?;
             transaction.commit().await?;
             Ok(())
+
+    fn alive(&self, now: i64) -> Answer<'_, Vec<AliveGroup>> {
+        Box::pin(async move {
+            let rows = sqlx::query(
+                "SELECT authority, bundle, COUNT(*) AS count, MIN(not_after) AS first, MAX(not_after) AS last \
+                 FROM issued WHERE not_after >= ? GROUP BY authority, bundle",
+            )
+            .bind(now)
+            .fetch_all(&self.pool)
+            .await?;
+            rows.iter().map(alive_row).collect()
         })
     }
 
@@ -190,6 +234,9 @@ fn authority(row: &SqliteRow) -> Result<AuthorityRecord, StoreError> {
             .ok_or_else(|| StoreError::Corrupt(format!("an authority in the state `{state}`")))?,
         since: row.try_get("since")?,
         published: row.try_get("published")?,
+        sequence: row.try_get("sequence")?,
+        held: row.try_get("held")?,
+        until: row.try_get("until")?,
         not_after: row.try_get("not_after")?,
     })
 }
@@ -199,6 +246,18 @@ fn issued_row(row: &SqliteRow) -> Result<Issued, StoreError> {
         serial: row.try_get("serial")?,
         spiffe_id: row.try_get("spiffe_id")?,
         authority: row.try_get("authority")?,
+        bundle: row.try_get("bundle")?,
         not_after: row.try_get("not_after")?,
+    })
+}
+
+fn alive_row(row: &SqliteRow) -> Result<AliveGroup, StoreError> {
+    let count: i64 = row.try_get("count")?;
+    Ok(AliveGroup {
+        authority: row.try_get("authority")?,
+        bundle: row.try_get("bundle")?,
+        count: count.unsigned_abs(),
+        first: row.try_get("first")?,
+        last: row.try_get("last")?,
     })
 }

@@ -9,6 +9,9 @@ fn record(id: &str, state: AuthorityState) -> AuthorityRecord {
         kind: AuthorityKind::X509,
         since: 7,
         published: 6,
+        sequence: 3,
+        held: true,
+        until: 9,
         id: id.into(),
         certificate: vec![0x30, 0],
         key: format!("key-{id}"),
@@ -22,6 +25,7 @@ fn issued(serial: &str, not_after: i64) -> Issued {
         serial: serial.into(),
         spiffe_id: "spiffe://td/a".into(),
         authority: "1".into(),
+        bundle: 5,
         not_after,
     }
 }
@@ -53,6 +57,29 @@ async fn suite(store: &dyn Store) {
         ],
         "the newest is last"
     );
+    let changed = AuthorityRecord {
+        since: 17,
+        published: 16,
+        sequence: 13,
+        held: false,
+        until: 19,
+        ..record("b", AuthorityState::Discarded)
+    };
+    store.put_authority(&changed).await.unwrap();
+    assert_eq!(store.authorities().await.unwrap()[0], changed);
+    store.remove_authority("b").await.unwrap();
+    assert_eq!(
+        store.authorities().await.unwrap(),
+        [record("a", AuthorityState::Active)]
+    );
+
+    for (content, sequence) in [("x", 1), ("x", 1), ("y", 2), ("x", 3), ("x", 3)] {
+        assert_eq!(
+            store.sequence(content.as_bytes()).await.unwrap(),
+            sequence,
+            "{content}"
+        );
+    }
 
     store.record(&[issued("1", 100), issued("2", 200)]).await.unwrap();
     store.record(&[]).await.unwrap();
@@ -68,6 +95,16 @@ async fn suite(store: &dyn Store) {
     );
     assert_eq!(serials(store.issued("spiffe://td/a", 101).await.unwrap()), ["2"]);
     assert!(store.issued("spiffe://td/b", 0).await.unwrap().is_empty());
+    let group = |count, first| AliveGroup {
+        authority: "1".into(),
+        bundle: 5,
+        count,
+        first,
+        last: 200,
+    };
+    assert_eq!(store.alive(100).await.unwrap(), [group(2, 100)]);
+    assert_eq!(store.alive(101).await.unwrap(), [group(1, 200)]);
+    assert!(store.alive(201).await.unwrap().is_empty());
 
     assert_eq!(store.purge(101).await.unwrap(), 1);
     assert_eq!(store.purge(101).await.unwrap(), 0);

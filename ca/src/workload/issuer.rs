@@ -29,6 +29,11 @@ pub trait Issuer: Send + Sync {
     /// Signs a JWT-SVID for an audience, which is not empty; what is answered was recorded before.
     fn issue_jwt<'a>(&'a self, id: &'a SpiffeId, audience: &'a [String], now: SystemTime) -> IssueJwt<'a>;
 
+    /// Whether an SVID may be held on to until it is due: not when its authority was taken out of the bundle before.
+    fn stands(&self, _svid: &Svid) -> bool {
+        true
+    }
+
     /// The trust bundle, and its changes.
     fn trust(&self) -> watch::Receiver<Arc<Trust>>;
 }

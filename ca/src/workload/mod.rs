@@ -12,8 +12,10 @@ mod listener;
 mod proto;
 mod service;
 mod session;
+mod streams;
 
 pub use issuer::{Issue, IssueError, IssueJwt, Issuer};
 pub use limits::Limits;
 pub use listener::{Bound, Socket, SocketError};
 pub use service::{Shared, serve};
+pub use streams::{Carries, Handed, Open, Streams, Ticket};

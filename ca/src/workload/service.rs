@@ -25,6 +25,7 @@ use super::proto::{
     ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svidRequest, X509svidResponse,
 };
 use super::session::Session;
+use super::streams::Streams;
 use crate::attest::Inspector;
 use crate::registration::Entries;
 
@@ -53,6 +54,7 @@ pub struct Shared {
     pub(super) closing: watch::Receiver<bool>,
     pub(super) inspector: Inspector,
     pub(super) admission: Arc<Admission>,
+    pub(super) streams: Arc<Streams>,
 }
 
 impl Shared {
@@ -70,7 +72,13 @@ impl Shared {
             closing,
             inspector,
             admission,
+            streams: Arc::default(),
         })
+    }
+
+    /// The streams that are open.
+    pub fn streams(&self) -> Arc<Streams> {
+        self.streams.clone()
     }
 }
 

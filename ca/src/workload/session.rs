@@ -12,6 +12,7 @@ use tonic::Status;
 use super::issuer::IssueError;
 use super::proto::{X509BundlesResponse, X509svid, X509svidResponse};
 use super::service::Shared;
+use super::streams::{Carries, Ticket};
 use crate::attest::{AttestError, Peer};
 use crate::authority::{Svid, Trust, rotate_at};
 use crate::registration::{Entries, Grant};
@@ -32,6 +33,7 @@ pub struct Session {
     unsent: bool,
     sent: Option<Arc<Trust>>,
     retry: Option<Retry>,
+    ticket: Ticket,
 }
 
 struct Held {
@@ -54,6 +56,7 @@ impl Session {
             shared.issuer.trust(),
             shared.closing.clone(),
         );
+        let ticket = shared.streams.enter();
         Self {
             shared,
             peer,
@@ -64,6 +67,7 @@ impl Session {
             unsent: false,
             sent: None,
             retry: None,
+            ticket,
         }
     }
 
@@ -77,6 +81,9 @@ impl Session {
             if news && self.still_entitled()? {
                 self.unsent = false;
                 self.sent = Some(trust.clone());
+                let svids = self.held.iter().map(|held| &held.svid);
+                self.ticket
+                    .sent(Carries::Svids, trust.sequence, svids, SystemTime::now());
                 return Ok(self.message(&trust));
             }
             if !news {
@@ -92,6 +99,12 @@ impl Session {
             let trust = self.trust.borrow_and_update().clone();
             let news = self.sent.as_ref() != Some(&trust);
             if news && self.still_entitled()? {
+                self.ticket.sent(
+                    Carries::Bundles,
+                    trust.sequence,
+                    std::iter::empty(),
+                    SystemTime::now(),
+                );
                 let bundles = [(trust.domain.id_string(), bundle(&trust))].into();
                 self.sent = Some(trust);
                 return Ok(X509BundlesResponse {
@@ -172,6 +185,8 @@ impl Session {
                 .iter()
                 .position(|held| held.grant.id == grant.id)
                 .map(|at| before.swap_remove(at));
+            // Without its authority in the bundle nobody would take it any more.
+            let old = old.filter(|old| self.shared.issuer.stands(&old.svid));
             let old = match old {
                 Some(old) if now < old.rotate_at || (wait && now < old.svid.not_after) => {
                     self.held.push(Held { grant, ..old });

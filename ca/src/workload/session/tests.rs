@@ -39,6 +39,8 @@ impl Issuer for Scripted {
                 chain: vec![CertificateDer::from(format!("svid {number}").into_bytes())],
                 key: Zeroizing::new(b"key".to_vec()),
                 serial: number.to_string(),
+                authority: "1".to_owned(),
+                bundle: 1,
                 issued_at: now,
                 not_after: now + self.life,
             }))

@@ -1,0 +1,345 @@
+//! The authorities of the trust domain as they are in the store, with their keys: what is asked of it is signed by the
+//! active one and recorded before it leaves, and what it publishes is the bundle of all that are trusted.
+//!
+//! Order is everything here, because the process may be killed between any two steps: key file, record, bundle, signature
+//! on the way in; record, bundle, key file on the way out. So no signature is ever by a key that the bundle lacks.
+
+mod make;
+mod outlook;
+mod rotation;
+
+pub use outlook::Outlook;
+pub use rotation::{Refusal, run};
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use aws_lc_rs::digest::{Context, SHA256};
+use rustls_pki_types::CertificateDer;
+use spiffe::{SpiffeId, TrustDomain};
+use tokio::sync::{Mutex, Notify, watch};
+
+use super::{CaError, seconds};
+use crate::authority::slot::Policy;
+use crate::authority::{Authority, JwtAuthority, JwtKey, Svid, Trust};
+use crate::config::Config;
+use crate::keys::Disk;
+use crate::store::{
+    AuthorityKind, AuthorityRecord, AuthorityState, Issued, Recorder, Sqlite, Store, StoreError,
+};
+use crate::workload::{Issue, IssueError, IssueJwt, Issuer, Streams};
+
+/// Pollers of the bundle have come back after this many refresh hints (S-63).
+const HINTS: i64 = 3;
+/// The end of what a JWT key signed is written ahead by at least this, so that few signatures wait for the disk.
+const PROMISE: i64 = 60;
+
+/// Signs in this process.
+pub struct Keyring {
+    lives: Lives,
+    keys: Disk,
+    store: Arc<Sqlite>,
+    path: PathBuf,
+    recorder: Recorder,
+    x509: ArcSwapOption<Authority>,
+    jwt: ArcSwapOption<JwtSigner>,
+    /// Whoever changes an authority holds it.
+    book: Mutex<Book>,
+    /// What the book says, for those who only read.
+    records: ArcSwap<Vec<AuthorityRecord>>,
+    trust: watch::Sender<Arc<Trust>>,
+    /// Known once the Workload API is built, which needs us.
+    streams: OnceLock<Arc<Streams>>,
+    /// Something changed that the timer does not know of.
+    news: Notify,
+}
+
+/// What the configuration says about lives, and whose authority this is.
+struct Lives {
+    domain: TrustDomain,
+    svid: Duration,
+    jwt_svid: Duration,
+    ca: Duration,
+    jwt_key: Duration,
+    refresh_hint: Duration,
+}
+
+/// The authorities, those that are discarded included, the newest last.
+struct Book {
+    records: Vec<AuthorityRecord>,
+    /// Authorities that signed before, as long as some request may still be signing with them.
+    former: Vec<(String, Weak<dyn Send + Sync>)>,
+}
+
+/// The active JWT key.
+struct JwtSigner {
+    authority: JwtAuthority,
+    /// As in its record: no token may end later.
+    until: AtomicI64,
+}
+
+impl Keyring {
+    /// Reads the authorities and their keys, makes those that are missing, and does what a crash or a long absence left
+    /// undone.
+    ///
+    /// # Errors
+    /// When the store or a key cannot be used, or the active root is not valid yet.
+    pub async fn open(config: &Config, data_dir: &Path, store: Arc<Sqlite>) -> Result<Self, CaError> {
+        let path = data_dir.join("state.sqlite");
+        let records = store.authorities().await.map_err(|source| CaError::Store {
+            path: path.clone(),
+            source,
+        })?;
+        let (recorder, work) = Recorder::new(store.clone());
+        tokio::spawn(work);
+        let nothing = Trust {
+            domain: config.trust_domain.clone(),
+            roots: Vec::new(),
+            jwt_keys: Vec::new(),
+            crls: Vec::new(),
+            sequence: 0,
+            refresh_hint: config.refresh_hint,
+        };
+        let keyring = Self {
+            lives: Lives {
+                domain: config.trust_domain.clone(),
+                svid: config.svid_ttl,
+                jwt_svid: config.jwt_svid_ttl,
+                ca: config.ca_ttl,
+                jwt_key: config.jwt_key_ttl,
+                refresh_hint: config.refresh_hint,
+            },
+            keys: Disk::new(data_dir),
+            store,
+            path,
+            recorder,
+            x509: ArcSwapOption::empty(),
+            jwt: ArcSwapOption::empty(),
+            records: ArcSwap::from_pointee(records.clone()),
+            book: Mutex::new(Book {
+                records,
+                former: Vec::new(),
+            }),
+            trust: watch::Sender::new(Arc::new(nothing)),
+            streams: OnceLock::new(),
+            news: Notify::new(),
+        };
+        keyring.start(SystemTime::now()).await?;
+        Ok(keyring)
+    }
+
+    /// Whom a rotation must wait for is known from here on.
+    pub fn watch(&self, streams: Arc<Streams>) {
+        let _set_once = self.streams.set(streams);
+    }
+
+    /// The authorities that are trusted, the newest last.
+    pub fn records(&self) -> Vec<AuthorityRecord> {
+        let records = self.records.load();
+        let trusted = records
+            .iter()
+            .filter(|record| record.state != AuthorityState::Discarded);
+        trusted.cloned().collect()
+    }
+
+    /// What is published now.
+    pub fn published(&self) -> Arc<Trust> {
+        self.trust.borrow().clone()
+    }
+
+    /// What holds for a kind.
+    pub fn policy(&self, kind: AuthorityKind) -> Policy {
+        let (life, signed_life) = match kind {
+            AuthorityKind::X509 => (self.lives.ca, self.lives.svid),
+            AuthorityKind::Jwt => (self.lives.jwt_key, self.lives.jwt_svid),
+        };
+        Policy {
+            life: whole(life),
+            signed_life: whole(signed_life),
+            patience: whole(self.lives.svid),
+            polls: whole(self.lives.refresh_hint).saturating_mul(HINTS),
+            strict_end: kind == AuthorityKind::X509,
+        }
+    }
+
+    fn failed(&self, source: StoreError) -> CaError {
+        CaError::Store {
+            path: self.path.clone(),
+            source,
+        }
+    }
+
+    /// Writes a record, to the disk first.
+    async fn put(&self, book: &mut Book, record: AuthorityRecord) -> Result<(), CaError> {
+        self.store
+            .put_authority(&record)
+            .await
+            .map_err(|source| self.failed(source))?;
+        match book.records.iter_mut().find(|old| old.id == record.id) {
+            Some(old) => *old = record,
+            None => book.records.push(record),
+        }
+        self.records.store(Arc::new(book.records.clone()));
+        Ok(())
+    }
+
+    async fn forget(&self, book: &mut Book, id: &str) -> Result<(), CaError> {
+        self.store
+            .remove_authority(id)
+            .await
+            .map_err(|source| self.failed(source))?;
+        book.records.retain(|record| record.id != id);
+        self.records.store(Arc::new(book.records.clone()));
+        Ok(())
+    }
+
+    /// Publishes the bundle of all that are trusted, and notes of the new ones that they are in it now.
+    async fn publish(&self, book: &mut Book, now: SystemTime) -> Result<(), CaError> {
+        let mut trust = Trust::clone(&self.published());
+        let of = |kind| {
+            let records = book.records.iter();
+            records.filter(move |record| record.kind == kind && record.state != AuthorityState::Discarded)
+        };
+        trust.roots = of(AuthorityKind::X509)
+            .map(|record| CertificateDer::from(record.certificate.clone()))
+            .collect();
+        trust.jwt_keys = of(AuthorityKind::Jwt)
+            .map(|record| JwtKey::new(&record.certificate))
+            .collect::<Result<_, _>>()?;
+        let sequence = self.store.sequence(&content(&trust)).await;
+        let sequence = sequence.map_err(|source| self.failed(source))?;
+        trust.sequence = u64::try_from(sequence).unwrap_or_default();
+        self.trust.send_if_modified(|published| {
+            let changed = **published != trust;
+            if changed {
+                *published = Arc::new(trust);
+            }
+            changed
+        });
+        let new: Vec<AuthorityRecord> = book
+            .records
+            .iter()
+            .filter(|record| record.published == 0 && record.state != AuthorityState::Discarded)
+            .cloned()
+            .collect();
+        for mut record in new {
+            record.published = seconds(now);
+            record.sequence = sequence;
+            self.put(book, record).await?;
+        }
+        Ok(())
+    }
+
+    /// No token of this key may end after what its record says: the record is moved on first.
+    async fn promise(&self, signer: &JwtSigner, end: i64) -> Result<(), IssueError> {
+        let mut book = self.book.lock().await;
+        if signer.until.load(Ordering::Acquire) >= end {
+            return Ok(());
+        }
+        let id = &signer.authority.key().kid;
+        let record = book
+            .records
+            .iter()
+            .find(|record| record.id == *id && record.state != AuthorityState::Discarded);
+        let mut record = record
+            .cloned()
+            .ok_or_else(|| IssueError("the key was taken out of the bundle".to_owned()))?;
+        let until = end + PROMISE.max(whole(self.lives.jwt_svid));
+        record.until = until;
+        self.put(&mut book, record)
+            .await
+            .map_err(|error| IssueError(error.to_string()))?;
+        signer.until.store(until, Ordering::Release);
+        Ok(())
+    }
+}
+
+/// What a bundle says, as a digest: two bundles with the same are one (S-59).
+fn content(trust: &Trust) -> Vec<u8> {
+    let mut context = Context::new(&SHA256);
+    let mut add = |part: &[u8]| {
+        context.update(&part.len().to_be_bytes());
+        context.update(part);
+    };
+    add(trust.domain.as_str().as_bytes());
+    add(&trust.refresh_hint.as_millis().to_be_bytes());
+    for (name, parts) in [
+        (
+            "roots",
+            trust.roots.iter().map(AsRef::as_ref).collect::<Vec<&[u8]>>(),
+        ),
+        (
+            "keys",
+            trust.jwt_keys.iter().map(|key| key.point.as_slice()).collect(),
+        ),
+        ("crls", trust.crls.iter().map(Vec::as_slice).collect()),
+    ] {
+        add(name.as_bytes());
+        for part in parts {
+            add(part);
+        }
+    }
+    context.finish().as_ref().to_vec()
+}
+
+/// In seconds, rounded up.
+fn whole(life: Duration) -> i64 {
+    i64::try_from(life.as_millis().div_ceil(1000)).unwrap_or(i64::MAX / 4)
+}
+
+impl Issuer for Keyring {
+    fn issue<'a>(&'a self, id: &'a SpiffeId, now: SystemTime) -> Issue<'a> {
+        Box::pin(async move {
+            let failed = |error: &dyn std::fmt::Display| IssueError(error.to_string());
+            // Held until the record is written: as long as it is, the authority stays in the bundle.
+            let authority = self.x509.load_full();
+            let authority = authority.ok_or_else(|| failed(&"there is no active authority"))?;
+            // Whoever sends it looks at the bundle again; it is this one or a newer one.
+            let bundle = self.trust.borrow().sequence;
+            let mut svid = authority
+                .issue(id, self.lives.svid, now)
+                .map_err(|error| failed(&error))?;
+            svid.bundle = bundle;
+            let record = Issued {
+                serial: svid.serial.clone(),
+                spiffe_id: svid.id.to_string(),
+                authority: authority.id().to_owned(),
+                bundle: i64::try_from(bundle).unwrap_or_default(),
+                not_after: seconds(svid.not_after),
+            };
+            self.recorder
+                .record(record)
+                .await
+                .map_err(|error| failed(&error))?;
+            drop(authority);
+            Ok(Arc::new(svid))
+        })
+    }
+
+    fn issue_jwt<'a>(&'a self, id: &'a SpiffeId, audience: &'a [String], now: SystemTime) -> IssueJwt<'a> {
+        Box::pin(async move {
+            let none = || IssueError("there is no active JWT key".to_owned());
+            let signer = self.jwt.load_full().ok_or_else(none)?;
+            let end = seconds(now + self.lives.jwt_svid) + 1;
+            if signer.until.load(Ordering::Acquire) < end {
+                self.promise(&signer, end).await?;
+            }
+            let issued = signer.authority.issue(id, audience, self.lives.jwt_svid, now);
+            issued.map_err(|error| IssueError(error.to_string()))
+        })
+    }
+
+    fn stands(&self, svid: &Svid) -> bool {
+        let records = self.records.load();
+        records
+            .iter()
+            .any(|record| record.id == svid.authority && record.state != AuthorityState::Discarded)
+    }
+
+    fn trust(&self) -> watch::Receiver<Arc<Trust>> {
+        self.trust.subscribe()
+    }
+}

@@ -1,0 +1,300 @@
+//! Rotation: steps of the slots, done. By a timer before need, and by operators; both do the same under one lock.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::{Book, Keyring};
+use crate::authority::slot::{self, Next, Place, Reason, Slot, Step};
+use crate::server::{CaError, seconds};
+use crate::store::{AuthorityKind, AuthorityRecord, AuthorityState, StoreError};
+
+/// More steps than any state needs.
+const STEPS: usize = 16;
+/// The timer looks at least this often, because clocks jump.
+const LOOK: Duration = Duration::from_secs(60);
+/// After a failure, and for what may end at any time.
+const AGAIN: Duration = Duration::from_secs(1);
+const WARN_BEFORE: i64 = 30 * 24 * 3600;
+
+/// Why an operator's step was not done.
+#[derive(Debug)]
+pub enum Refusal {
+    /// It would break somebody.
+    Breaks {
+        /// The authority that it is about.
+        id: String,
+        /// Whom.
+        reasons: Vec<Reason>,
+    },
+    /// There is nothing to do it with.
+    Nothing(&'static str),
+    /// We failed.
+    Failed(CaError),
+}
+
+impl From<CaError> for Refusal {
+    fn from(error: CaError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Rotates before need, for ever.
+pub async fn run(keyring: Arc<Keyring>) {
+    loop {
+        let mut pause = LOOK;
+        for kind in [AuthorityKind::X509, AuthorityKind::Jwt] {
+            let now = SystemTime::now();
+            let wait = match keyring.advance(kind, now).await {
+                Ok(next) => pause_of(&next, seconds(now)),
+                Err(error) => {
+                    tracing::error!(%error, ?kind, "the rotation of an authority failed; it is tried again");
+                    AGAIN
+                }
+            };
+            pause = pause.min(wait);
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = keyring.news.notified() => {}
+        }
+    }
+}
+
+/// When to look again. What waits for others may be over before its time; what waits long is looked at seldom, because
+/// counting costs something.
+fn pause_of(next: &Next, now: i64) -> Duration {
+    let seconds = match next {
+        Next::Do(_) => return AGAIN,
+        Next::Rest { prepare_at } => prepare_at.map_or(i64::MAX, |at| at - now),
+        Next::Wait { reasons, .. } => {
+            let surely = reasons.iter().filter_map(|reason| match reason {
+                Reason::Polls { until } => Some(until - now),
+                _ => None,
+            });
+            let at_most = reasons.iter().filter_map(|reason| Some(reason.until()? - now));
+            let at_most = at_most.max().unwrap_or_default();
+            surely.max().unwrap_or_default().max(at_most / 60).min(5)
+        }
+    };
+    Duration::from_secs(u64::try_from(seconds).unwrap_or_default()).clamp(AGAIN, LOOK)
+}
+
+impl Keyring {
+    /// What a start has to do before anybody is served.
+    pub(super) async fn start(&self, now: SystemTime) -> Result<(), CaError> {
+        {
+            let mut book = self.book.lock().await;
+            self.warn_of_orphans(&book)?;
+            self.sweep(&mut book).await?;
+            self.align(&mut book, AuthorityKind::X509, now).await?;
+            self.align(&mut book, AuthorityKind::Jwt, now).await?;
+        }
+        for kind in [AuthorityKind::X509, AuthorityKind::Jwt] {
+            self.advance(kind, now).await?;
+        }
+        let mut book = self.book.lock().await;
+        self.publish(&mut book, now).await?;
+        match self.x509.load_full() {
+            Some(authority) => self.tell(authority.id(), seconds(authority.not_after()) - seconds(now)),
+            None => return Err(self.failed(StoreError::Corrupt("no active authority".to_owned()))),
+        }
+        Ok(())
+    }
+
+    fn warn_of_orphans(&self, book: &Book) -> Result<(), CaError> {
+        for name in self.keys.names()? {
+            if !book.records.iter().any(|record| record.key == name) {
+                tracing::warn!(
+                    key = name,
+                    "a key without an authority: it is not used, and not removed"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn tell(&self, authority: &str, seconds_left: i64) {
+        tracing::info!(
+            authority,
+            seconds_left,
+            "the authority's key and certificate are usable"
+        );
+        let policy = self.policy(AuthorityKind::X509);
+        let wait = policy.patience.max(policy.polls);
+        if policy.life < wait * 4 {
+            tracing::warn!(
+                ca_ttl = policy.life,
+                wanted = wait * 4,
+                "`ca_ttl` is so short that a rotation may not wait for everyone: give it four times `svid_ttl`, \
+                 and twelve times `refresh_hint`"
+            );
+        } else if seconds_left < policy.lead().min(WARN_BEFORE) {
+            tracing::warn!(authority, seconds_left, "the authority's certificate ends soon");
+        }
+    }
+
+    /// Does all that may be done now, and says what comes next.
+    pub(super) async fn advance(&self, kind: AuthorityKind, now: SystemTime) -> Result<Next, CaError> {
+        let mut book = self.book.lock().await;
+        book.former.retain(|(_, former)| former.strong_count() > 0);
+        self.sweep(&mut book).await?;
+        self.align(&mut book, kind, now).await?;
+        let mut next = self.look(&book, kind, now).await?.next;
+        for _ in 0..STEPS {
+            let Next::Do(step) = &next else { break };
+            self.perform(&mut book, kind, step, now).await?;
+            next = self.look(&book, kind, now).await?.next;
+        }
+        Ok(next)
+    }
+
+    async fn perform(
+        &self,
+        book: &mut Book,
+        kind: AuthorityKind,
+        step: &Step,
+        now: SystemTime,
+    ) -> Result<(), CaError> {
+        match step {
+            Step::Prepare => self.make(book, kind, false, now).await.map(drop),
+            Step::Publish(id) => {
+                self.publish(book, now).await?;
+                tracing::info!(authority = id, ?kind, "the authority is in the bundle");
+                Ok(())
+            }
+            Step::Activate(id) => self.let_sign(book, kind, id, now).await,
+            Step::Remove(id) => self.discard(book, id, now).await,
+        }
+    }
+
+    async fn let_sign(
+        &self,
+        book: &mut Book,
+        kind: AuthorityKind,
+        id: &str,
+        now: SystemTime,
+    ) -> Result<(), CaError> {
+        let Some(mut record) = find(book, id).cloned() else {
+            return Ok(());
+        };
+        // Before anything is written: a key that cannot be used must not take over.
+        match kind {
+            AuthorityKind::X509 => drop(self.open_x509(&record, now)?),
+            AuthorityKind::Jwt => drop(self.keys.load(&record.key)?),
+        }
+        record.state = AuthorityState::Active;
+        record.since = seconds(now);
+        record.held = false;
+        self.put(book, record).await?;
+        self.align(book, kind, now).await
+    }
+
+    async fn discard(&self, book: &mut Book, id: &str, now: SystemTime) -> Result<(), CaError> {
+        let Some(mut record) = find(book, id).cloned() else {
+            return Ok(());
+        };
+        record.state = AuthorityState::Discarded;
+        record.since = seconds(now);
+        self.put(book, record).await?;
+        self.publish(book, now).await?;
+        tracing::info!(authority = id, "the authority was taken out of the bundle");
+        self.sweep(book).await
+    }
+
+    /// An operator's: makes and publishes the next authority, unless there is one. Answers it, and whether it is new.
+    pub async fn prepare(
+        &self,
+        kind: AuthorityKind,
+        held: bool,
+        now: SystemTime,
+    ) -> Result<(String, bool), Refusal> {
+        let mut book = self.book.lock().await;
+        let outlook = self.look(&book, kind, now).await?;
+        let (id, new) = match slot::prepared(&outlook.slots) {
+            Some(prepared) => (prepared.id.clone(), false),
+            None => (self.make(&mut book, kind, held, now).await?.id, true),
+        };
+        if let Some(mut record) = find(&book, &id).cloned()
+            && record.held
+            && !held
+        {
+            record.held = false;
+            self.put(&mut book, record).await?;
+        }
+        self.publish(&mut book, now).await?;
+        self.news.notify_one();
+        Ok((id, new))
+    }
+
+    /// An operator's: lets the prepared one sign. Answers it.
+    pub async fn activate(
+        &self,
+        kind: AuthorityKind,
+        force: bool,
+        now: SystemTime,
+    ) -> Result<String, Refusal> {
+        let mut book = self.book.lock().await;
+        let outlook = self.look(&book, kind, now).await?;
+        let prepared = slot::prepared(&outlook.slots).ok_or(Refusal::Nothing("no authority is prepared"))?;
+        let id = prepared.id.clone();
+        let reasons = slot::why_not_activate(&outlook.slots, &self.policy(kind), &outlook.facts);
+        if reasons.contains(&Reason::Unpublished) || (!force && !reasons.is_empty()) {
+            return Err(Refusal::Breaks { id, reasons });
+        }
+        self.let_sign(&mut book, kind, &id, now).await?;
+        self.news.notify_one();
+        Ok(id)
+    }
+
+    /// An operator's: takes the retired ones out of the bundle, all or none. Answers them.
+    pub async fn retire(
+        &self,
+        kind: AuthorityKind,
+        force: bool,
+        now: SystemTime,
+    ) -> Result<Vec<String>, Refusal> {
+        let mut book = self.book.lock().await;
+        let outlook = self.look(&book, kind, now).await?;
+        let retired: Vec<&Slot> = outlook
+            .slots
+            .iter()
+            .filter(|slot| slot.place == Place::Retired)
+            .collect();
+        if retired.is_empty() {
+            return Err(Refusal::Nothing("no authority is retired"));
+        }
+        for slot in &retired {
+            let reasons = slot::why_not_remove(slot, &self.policy(kind), &outlook.facts);
+            // What is being signed right now would be by a key that no bundle has: that is over in a moment.
+            if reasons.contains(&Reason::Signing) || (!force && !reasons.is_empty()) {
+                let id = slot.id.clone();
+                return Err(Refusal::Breaks { id, reasons });
+            }
+        }
+        let mut gone = Vec::new();
+        for slot in retired {
+            self.discard(&mut book, &slot.id, now).await?;
+            gone.push(slot.id.clone());
+        }
+        self.news.notify_one();
+        Ok(gone)
+    }
+
+    /// An operator's: takes the prepared one out of the bundle again. It has signed nothing.
+    pub async fn abort(&self, kind: AuthorityKind, now: SystemTime) -> Result<String, Refusal> {
+        let mut book = self.book.lock().await;
+        let outlook = self.look(&book, kind, now).await?;
+        let prepared = slot::prepared(&outlook.slots).ok_or(Refusal::Nothing("no authority is prepared"))?;
+        let id = prepared.id.clone();
+        if slot::active(&outlook.slots).is_none() {
+            return Err(Refusal::Nothing("no other authority could sign"));
+        }
+        self.discard(&mut book, &id, now).await?;
+        self.news.notify_one();
+        Ok(id)
+    }
+}
+
+fn find<'a>(book: &'a Book, id: &str) -> Option<&'a AuthorityRecord> {
+    book.records.iter().find(|record| record.id == id)
+}
