@@ -2,6 +2,7 @@
 //! once they listen, and the log goes to stderr), and asks a running one (the other verbs, one file each).
 
 mod ask;
+mod revoke;
 mod rotate;
 mod status;
 
@@ -37,6 +38,9 @@ enum What {
     /// Replace the signing authority (X.509) or key (JWT), and wait wherever a step would break somebody
     #[command(after_help = rotate::EXAMPLES)]
     Rotate(rotate::Args),
+    /// Take an identity, a certificate or an authority back
+    #[command(after_help = revoke::EXAMPLES)]
+    Revoke(revoke::Args),
 }
 
 #[derive(clap::Args)]
@@ -57,6 +61,7 @@ pub fn run(args: Args, ui: &Ui) -> Result<Exit, Failure> {
         What::Serve(args) => serve(args, ui),
         What::Status(args) => status::run(&args, ui),
         What::Rotate(args) => rotate::run(&args, ui),
+        What::Revoke(args) => revoke::run(args, ui),
     }
 }
 

@@ -22,6 +22,10 @@ use tokio::sync::mpsc;
 pub enum Request {
     /// What is in force, and how long the mesh lives without this process.
     Status,
+    /// Take an identity, a certificate or an authority back.
+    Revoke(Revoke),
+    /// What is revoked.
+    Revoked,
     /// Replace the authority of a kind, the whole way or one step of it.
     Rotate {
         /// Whose authority.
@@ -33,6 +37,33 @@ pub enum Request {
         /// Also when it breaks somebody.
         force: bool,
     },
+}
+
+/// What is to be taken back, and how.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revoke {
+    /// What.
+    pub target: Target,
+    /// Why; may be empty.
+    pub reason: String,
+    /// Let it have SVIDs again instead.
+    pub lift: bool,
+    /// Change nothing.
+    pub dry_run: bool,
+    /// Also when it breaks somebody.
+    pub force: bool,
+}
+
+/// What can be taken back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Target {
+    /// A SPIFFE ID.
+    Identity(String),
+    /// A serial number, hexadecimal.
+    Serial(String),
+    /// The id of an authority.
+    Authority(String),
 }
 
 /// What an authority signs.

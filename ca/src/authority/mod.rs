@@ -226,6 +226,30 @@ impl Authority {
     }
 }
 
+/// Whether two authorities (their own certificate first, the root that vouches for it last, DER one after the other) hang on
+/// the same root.
+pub fn shares_anchor(one: &[u8], other: &[u8]) -> bool {
+    let last = |chain| split(chain).ok().and_then(|mut chain| chain.pop());
+    last(one).is_some_and(|root| last(other) == Some(root))
+}
+
+/// The certificates of a chain, DER one after the other.
+///
+/// # Errors
+/// When something else is there.
+pub fn split(mut chain: &[u8]) -> Result<Vec<CertificateDer<'static>>, AuthorityError> {
+    let mut certificates = Vec::new();
+    while !chain.is_empty() {
+        let (rest, _) = X509Certificate::from_der(chain)
+            .map_err(|error| AuthorityError::Profile(format!("a certificate of its chain: {error}")))?;
+        let length = chain.len().saturating_sub(rest.len());
+        let (one, _) = chain.split_at(length);
+        certificates.push(CertificateDer::from(one.to_vec()));
+        chain = rest;
+    }
+    Ok(certificates)
+}
+
 /// Whether a certificate names itself as its issuer: then we made it, and can make its successor.
 pub fn self_signed(der: &[u8]) -> bool {
     X509Certificate::from_der(der).is_ok_and(|(_, certificate)| certificate.issuer() == certificate.subject())

@@ -3,6 +3,7 @@
 
 mod keyring;
 mod operations;
+mod revocation;
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -176,6 +177,7 @@ pub async fn start(config: Config) -> Result<Running, CaError> {
     ));
     tokio::spawn(ending(closed.clone(), purge(store.clone())));
     tokio::spawn(ending(closed.clone(), keyring::run(keyring.clone())));
+    tokio::spawn(ending(closed.clone(), refresh_lists(keyring.clone())));
 
     let shared = Shared::new(keyring.clone(), receiver.clone(), closed.clone(), config.limits);
     keyring.watch(shared.streams());
@@ -274,6 +276,17 @@ async fn purge(store: Arc<Sqlite>) {
             Ok(0) => {}
             Ok(count) => tracing::debug!(count, "expired records were removed"),
             Err(error) => tracing::error!(%error, "expired records could not be removed"),
+        }
+    }
+}
+
+/// Lists are signed anew before they end, and get rid of what has expired.
+async fn refresh_lists(keyring: Arc<Keyring>) {
+    let mut timer = tokio::time::interval(PURGE);
+    loop {
+        timer.tick().await;
+        if let Err(error) = keyring.refresh_lists(SystemTime::now()).await {
+            tracing::error!(%error, "revocation lists are not up to date");
         }
     }
 }

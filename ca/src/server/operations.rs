@@ -1,5 +1,6 @@
 //! What operators ask of the running authority, done. Each verb is a function of its own; this file only says which.
 
+mod revoke;
 mod rotate;
 mod status;
 mod words;
@@ -45,6 +46,8 @@ impl Operator for Operations {
         Box::pin(async move {
             tracing::debug!(uid, ?request, "asked on the administration socket");
             match request {
+                Request::Revoke(asked) => revoke::revoke(&self.keyring, &asked, uid).await,
+                Request::Revoked => Ok(revoke::revoked(&self.keyring)),
                 Request::Status => self.status(SystemTime::now()).await,
                 Request::Rotate {
                     kind,

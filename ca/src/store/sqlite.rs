@@ -192,6 +192,8 @@ impl Store for Sqlite {
             revocations::change(&mut transaction, change).await?;
             transaction.commit().await?;
             Ok(())
+        })
+    }
 
     fn alive(&self, now: i64) -> Answer<'_, Vec<AliveGroup>> {
         Box::pin(async move {

@@ -106,9 +106,10 @@ impl Session {
                     SystemTime::now(),
                 );
                 let bundles = [(trust.domain.id_string(), bundle(&trust))].into();
+                let crl = trust.crls.clone();
                 self.sent = Some(trust);
                 return Ok(X509BundlesResponse {
-                    crl: Vec::new(),
+                    crl,
                     bundles,
                 });
             }
@@ -129,7 +130,12 @@ impl Session {
             .facts(&entries, &self.shared.inspector)
             .await
             .map_err(|error| self.nobody(&error))?;
-        let matching = entries.matching(&facts);
+        let mut matching = entries.matching(&facts);
+        let granted = matching.grants.len();
+        matching.grants.retain(|grant| !self.shared.issuer.revoked(&grant.id));
+        if granted > 0 && matching.grants.is_empty() {
+            return Err(self.revoked());
+        }
         if !matching.grants.is_empty() && matching.refused.is_empty() {
             return Ok(matching.grants);
         }
@@ -157,6 +163,16 @@ impl Session {
             return Err(Status::permission_denied(message));
         }
         Ok(matching.grants)
+    }
+
+    fn revoked(&self) -> Status {
+        if let Some(unlogged) = self.may_log() {
+            tracing::warn!(
+                uid = self.peer.uid(), pid = self.peer.pid(), socket = self.peer.socket(), reason = "revoked", unlogged,
+                "permission denied"
+            );
+        }
+        Status::permission_denied("the identity of this process is revoked")
     }
 
     fn nobody(&self, error: &AttestError) -> Status {
@@ -209,6 +225,7 @@ impl Session {
                     self.held.push(Held { grant, ..old });
                     failed = Some(error);
                 }
+                (Err(_), _) if self.shared.issuer.revoked(&grant.id) => return Err(self.revoked()),
                 (Err(error), None) => return Err(self.none_issued(&grant, &error)),
             }
         }
@@ -289,7 +306,7 @@ impl Session {
         });
         X509svidResponse {
             svids: svids.collect(),
-            crl: Vec::new(),
+            crl: trust.crls.clone(),
             federated_bundles: Default::default(),
         }
     }

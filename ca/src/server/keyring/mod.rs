@@ -6,9 +6,11 @@
 
 mod make;
 mod outlook;
+mod revoke;
 mod rotation;
 
 pub use outlook::Outlook;
+pub use revoke::Ended;
 pub use rotation::{Refusal, run};
 
 use std::path::{Path, PathBuf};
@@ -22,6 +24,7 @@ use rustls_pki_types::CertificateDer;
 use spiffe::{SpiffeId, TrustDomain};
 use tokio::sync::{Mutex, Notify, watch};
 
+use super::revocation::Revocation;
 use super::{CaError, seconds};
 use crate::authority::slot::Policy;
 use crate::authority::{Authority, JwtAuthority, JwtKey, Svid, Trust};
@@ -44,6 +47,7 @@ pub struct Keyring {
     store: Arc<Sqlite>,
     path: PathBuf,
     recorder: Recorder,
+    revocation: Revocation,
     x509: ArcSwapOption<Authority>,
     jwt: ArcSwapOption<JwtSigner>,
     /// Whoever changes an authority holds it.
@@ -93,6 +97,11 @@ impl Keyring {
             path: path.clone(),
             source,
         })?;
+        let revocation = Revocation::open(store.clone()).await;
+        let revocation = revocation.map_err(|source| CaError::Store {
+            path: path.clone(),
+            source,
+        })?;
         let (recorder, work) = Recorder::new(store.clone());
         tokio::spawn(work);
         let nothing = Trust {
@@ -116,6 +125,7 @@ impl Keyring {
             store,
             path,
             recorder,
+            revocation,
             x509: ArcSwapOption::empty(),
             jwt: ArcSwapOption::empty(),
             records: ArcSwap::from_pointee(records.clone()),
@@ -209,6 +219,7 @@ impl Keyring {
         trust.jwt_keys = of(AuthorityKind::Jwt)
             .map(|record| JwtKey::new(&record.certificate))
             .collect::<Result<_, _>>()?;
+        trust.crls = self.revocation.lists(of(AuthorityKind::X509).map(|record| record.id.as_str()));
         let sequence = self.store.sequence(&content(&trust)).await;
         let sequence = sequence.map_err(|source| self.failed(source))?;
         trust.sequence = u64::try_from(sequence).unwrap_or_default();
@@ -294,6 +305,7 @@ impl Issuer for Keyring {
     fn issue<'a>(&'a self, id: &'a SpiffeId, now: SystemTime) -> Issue<'a> {
         Box::pin(async move {
             let failed = |error: &dyn std::fmt::Display| IssueError(error.to_string());
+            self.refuse_revoked(id)?;
             // Held until the record is written: as long as it is, the authority stays in the bundle.
             let authority = self.x509.load_full();
             let authority = authority.ok_or_else(|| failed(&"there is no active authority"))?;
@@ -315,12 +327,15 @@ impl Issuer for Keyring {
                 .await
                 .map_err(|error| failed(&error))?;
             drop(authority);
+            // Revoked meanwhile: it is in the store, so whoever lists what is alive finds it.
+            self.refuse_revoked(id)?;
             Ok(Arc::new(svid))
         })
     }
 
     fn issue_jwt<'a>(&'a self, id: &'a SpiffeId, audience: &'a [String], now: SystemTime) -> IssueJwt<'a> {
         Box::pin(async move {
+            self.refuse_revoked(id)?;
             let none = || IssueError("there is no active JWT key".to_owned());
             let signer = self.jwt.load_full().ok_or_else(none)?;
             let end = seconds(now + self.lives.jwt_svid) + 1;
@@ -328,15 +343,22 @@ impl Issuer for Keyring {
                 self.promise(&signer, end).await?;
             }
             let issued = signer.authority.issue(id, audience, self.lives.jwt_svid, now);
-            issued.map_err(|error| IssueError(error.to_string()))
+            let issued = issued.map_err(|error| IssueError(error.to_string()))?;
+            self.refuse_revoked(id)?;
+            Ok(issued)
         })
+    }
+
+    fn revoked(&self, id: &SpiffeId) -> bool {
+        self.revocation.bars(id)
     }
 
     fn stands(&self, svid: &Svid) -> bool {
         let records = self.records.load();
-        records
-            .iter()
-            .any(|record| record.id == svid.authority && record.state != AuthorityState::Discarded)
+        let signed = |record: &AuthorityRecord| {
+            record.id == svid.authority && record.state != AuthorityState::Discarded
+        };
+        self.is_good(svid) && records.iter().any(signed)
     }
 
     fn trust(&self) -> watch::Receiver<Arc<Trust>> {
