@@ -19,7 +19,7 @@
 //! | attest | registration |
 //! | workload | registration, attest, authority |
 //! | admin | workload |
-//! | config | problem, registration, workload |
+//! | config | problem, registration, workload, keys |
 //! | server | all |
 
 pub mod admin;

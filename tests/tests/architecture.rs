@@ -93,7 +93,8 @@ const CA: &[(&str, &[&str])] = &[
     ("workload", &["registration", "attest", "authority"]),
     // Its socket is made like the others.
     ("admin", &["workload"]),
-    ("config", &["problem", "registration", "workload"]),
+    // Where the passphrase of the keys lies is a value of theirs.
+    ("config", &["problem", "registration", "workload", "keys"]),
     ("server", ALL),
 ];
 

@@ -26,6 +26,13 @@ pub enum Request {
     Revoke(Revoke),
     /// What is revoked.
     Revoked,
+    /// A request for an authority that the organisation's root is to sign.
+    Csr,
+    /// Take in what it signed.
+    Import {
+        /// The chain: own certificate, what lies between, root.
+        pem: String,
+    },
     /// Replace the authority of a kind, the whole way or one step of it.
     Rotate {
         /// Whose authority.

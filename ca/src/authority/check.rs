@@ -12,7 +12,8 @@ use x509_parser::extensions::{ExtendedKeyUsage, GeneralName, KeyUsage, ParsedExt
 use x509_parser::oid_registry::{
     OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_SIG_ECDSA_WITH_SHA256,
     OID_X509_EXT_AUTHORITY_KEY_IDENTIFIER, OID_X509_EXT_BASIC_CONSTRAINTS, OID_X509_EXT_EXTENDED_KEY_USAGE,
-    OID_X509_EXT_KEY_USAGE, OID_X509_EXT_SUBJECT_ALT_NAME, OID_X509_EXT_SUBJECT_KEY_IDENTIFIER,
+    OID_X509_EXT_KEY_USAGE, OID_X509_EXT_NAME_CONSTRAINTS, OID_X509_EXT_SUBJECT_ALT_NAME,
+    OID_X509_EXT_SUBJECT_KEY_IDENTIFIER,
 };
 use x509_parser::prelude::FromDer;
 use x509_parser::revocation_list::CertificateRevocationList;
@@ -40,6 +41,7 @@ pub struct Signed<'a> {
 pub fn root(der: &CertificateDer<'_>, domain: &TrustDomain, key: &[u8]) -> Result<Root, AuthorityError> {
     let certificate = parse(der)?;
     basics(&certificate, &domain.id_string(), key)?;
+    ours(&certificate)?;
     signature(&certificate, key)?;
     extensions(
         &certificate,
@@ -63,6 +65,77 @@ pub fn root(der: &CertificateDer<'_>, domain: &TrustDomain, key: &[u8]) -> Resul
     })
 }
 
+/// Holds a certificate that somebody else signed against what an intermediate of this trust domain must be (S-11, S-13, S-14).
+pub fn intermediate(
+    der: &CertificateDer<'_>,
+    domain: &TrustDomain,
+    key: &[u8],
+) -> Result<Root, AuthorityError> {
+    let certificate = parse(der)?;
+    basics(&certificate, &domain.id_string(), key)?;
+    signs(&certificate)?;
+    let usage = key_usage(&certificate)?;
+    wants(
+        usage.crl_sign(),
+        "its key usage lacks cRLSign: it could not revoke anything",
+    )?;
+    Ok(Root {
+        serial: serial(&certificate),
+        validity: validity(&certificate)?,
+        key_id: key_id(&certificate)?,
+    })
+}
+
+/// Holds a certificate against what the one above another must be, which it signed; answers its validity.
+pub fn above(below: &CertificateDer<'_>, above: &CertificateDer<'_>) -> Result<Validity, AuthorityError> {
+    let (below, above) = (parse(below)?, parse(above)?);
+    signs(&above)?;
+    wants(
+        below.issuer().as_raw() == above.subject().as_raw(),
+        "it is not the issuer of the one before",
+    )?;
+    wants(
+        below.verify_signature(Some(above.public_key())).is_ok(),
+        "it did not sign the one before",
+    )?;
+    validity(&above)
+}
+
+/// The last of a chain vouches for itself (S-15).
+pub fn self_signed(der: &CertificateDer<'_>) -> Result<(), AuthorityError> {
+    let certificate = parse(der)?;
+    let itself = certificate.issuer().as_raw() == certificate.subject().as_raw()
+        && certificate.verify_signature(None).is_ok();
+    wants(itself, "the chain does not end in a self-signed root")
+}
+
+/// A certificate that may sign others: a critical cA and keyCertSign, no name constraints, nothing unreadable.
+fn signs(certificate: &X509Certificate<'_>) -> Result<(), AuthorityError> {
+    for extension in certificate.extensions() {
+        let readable = !matches!(extension.parsed_extension(), ParsedExtension::ParseError { .. });
+        wants(readable, "an extension of it cannot be read")?;
+        wants(
+            extension.oid != OID_X509_EXT_NAME_CONSTRAINTS,
+            "it has name constraints: verifiers refuse what is below them (RUSTSEC-2026-0098)",
+        )?;
+    }
+    let critical = |oid: Oid<'_>| {
+        let mut found = certificate
+            .extensions()
+            .iter()
+            .filter(|extension| extension.oid == oid);
+        found.next().is_some_and(|extension| extension.critical) && found.next().is_none()
+    };
+    wants(
+        certificate.is_ca() && critical(OID_X509_EXT_BASIC_CONSTRAINTS),
+        "it is no CA (critical basicConstraints)",
+    )?;
+    wants(
+        key_usage(certificate)?.key_cert_sign() && critical(OID_X509_EXT_KEY_USAGE),
+        "its critical key usage lacks keyCertSign",
+    )
+}
+
 /// Holds a certificate against the profile of a leaf for `id`; answers its serial number.
 pub fn leaf(
     der: &CertificateDer<'_>,
@@ -72,6 +145,7 @@ pub fn leaf(
 ) -> Result<String, AuthorityError> {
     let certificate = parse(der)?;
     basics(&certificate, &id.to_string(), keys.key)?;
+    ours(&certificate)?;
     signature(&certificate, keys.by)?;
     extensions(
         &certificate,
@@ -168,13 +242,17 @@ fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, Authori
     Ok(certificate)
 }
 
-/// What root and leaf share: version, algorithm, serial number, key, and one URI SAN that is the ID.
-fn basics(certificate: &X509Certificate<'_>, id: &str, key: &[u8]) -> Result<(), AuthorityError> {
-    wants(certificate.version() == X509Version::V3, "its version is not 3")?;
+/// What we sign is signed by ECDSA with SHA-256.
+fn ours(certificate: &X509Certificate<'_>) -> Result<(), AuthorityError> {
     wants(
         certificate.signature_algorithm.algorithm == OID_SIG_ECDSA_WITH_SHA256,
         "its signature algorithm",
-    )?;
+    )
+}
+
+/// What all share: version, serial number, key, and one URI SAN that is the ID.
+fn basics(certificate: &X509Certificate<'_>, id: &str, key: &[u8]) -> Result<(), AuthorityError> {
+    wants(certificate.version() == X509Version::V3, "its version is not 3")?;
     let serial = certificate.raw_serial();
     let positive =
         serial.first().is_some_and(|first| first & 0x80 == 0) && serial.iter().any(|byte| *byte != 0);

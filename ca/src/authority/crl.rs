@@ -81,7 +81,9 @@ pub fn listed_serials(list: &[u8]) -> BTreeSet<String> {
         return BTreeSet::new();
     };
     let serials = list.iter_revoked_certificates();
-    serials.map(|one| hex::encode(one.user_certificate.to_bytes_be())).collect()
+    serials
+        .map(|one| hex::encode(one.user_certificate.to_bytes_be()))
+        .collect()
 }
 
 #[cfg(test)]
@@ -186,6 +188,16 @@ mod tests {
         assert!(judge(&ours, 7, &more).is_err(), "one is missing");
         assert!(judge(&ours, 7, &[]).is_err(), "one too many");
         assert!(judge(&other, 7, &wanted).is_err(), "another authority");
-        assert!(ours.revocation_list(1, &[Listed { serial: "no".into(), since: now() }], now()).is_err());
+        assert!(
+            ours.revocation_list(
+                1,
+                &[Listed {
+                    serial: "no".into(),
+                    since: now()
+                }],
+                now()
+            )
+            .is_err()
+        );
     }
 }

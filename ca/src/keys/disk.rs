@@ -112,7 +112,11 @@ impl Disk {
         let Some(sealer) = &self.sealer else {
             return Err(KeyError::Sealed(path));
         };
-        let plain = |file: &[u8]| sealer.open(name, file).map_err(|problem| unsealed(&path, problem));
+        let plain = |file: &[u8]| {
+            sealer
+                .open(name, file)
+                .map_err(|problem| unsealed(&path, problem))
+        };
         let (key, new) = match (form, is_sealed(&file)) {
             (Form::Plain, false) | (Form::Sealed, true) => return Ok(false),
             (Form::Plain, true) => {
@@ -281,19 +285,34 @@ mod tests {
     fn a_key_takes_the_other_form_and_comes_back_the_same() {
         let dir = tempfile::tempdir().unwrap();
         let words = |text: &str| Some(Passphrase::new(text.as_bytes().to_vec()).unwrap());
-        let (plain, sealed) = (Disk::new(dir.path()), Disk::with(dir.path(), words("correct horse")));
+        let (plain, sealed) = (
+            Disk::new(dir.path()),
+            Disk::with(dir.path(), words("correct horse")),
+        );
         let public = plain.create("k").unwrap().public_key().to_vec();
-        assert!(matches!(sealed.load("k"), Err(KeyError::Plain(_))), "nothing unencrypted is taken silently");
-        assert!(matches!(plain.convert("k", Form::Sealed), Err(KeyError::Sealed(_))), "no passphrase");
+        assert!(
+            matches!(sealed.load("k"), Err(KeyError::Plain(_))),
+            "nothing unencrypted is taken silently"
+        );
+        assert!(
+            matches!(plain.convert("k", Form::Sealed), Err(KeyError::Sealed(_))),
+            "no passphrase"
+        );
 
         assert!(sealed.convert("k", Form::Sealed).unwrap());
-        assert!(!sealed.convert("k", Form::Sealed).unwrap(), "again changes nothing");
+        assert!(
+            !sealed.convert("k", Form::Sealed).unwrap(),
+            "again changes nothing"
+        );
         assert_eq!(sealed.form("k").unwrap(), Form::Sealed);
         assert_eq!(sealed.load("k").unwrap().public_key(), public);
         assert!(matches!(plain.load("k"), Err(KeyError::Sealed(_))));
         let other = Disk::with(dir.path(), words("another one"));
         assert!(matches!(other.load("k"), Err(KeyError::WrongPassphrase(_))));
-        assert!(matches!(other.convert("k", Form::Plain), Err(KeyError::WrongPassphrase(_))));
+        assert!(matches!(
+            other.convert("k", Form::Plain),
+            Err(KeyError::WrongPassphrase(_))
+        ));
         let mode = std::fs::metadata(dir.path().join("k.p8")).unwrap().mode();
         assert_eq!(mode & 0o7777, 0o600);
 
@@ -304,7 +323,10 @@ mod tests {
 
         assert!(sealed.convert("k", Form::Plain).unwrap());
         assert_eq!(plain.load("k").unwrap().public_key(), public);
-        let mut names: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        let mut names: Vec<_> = std::fs::read_dir(dir.path())
+            .unwrap()
+            .map(|e| e.unwrap().file_name())
+            .collect();
         names.sort();
         assert_eq!(names, ["k.p8", "n.p8"], "nothing is left behind");
     }

@@ -63,13 +63,17 @@ pub enum KeyError {
     #[error("key file `{0}` is not encrypted, and a passphrase is configured")]
     Plain(PathBuf),
     /// It does not open.
-    #[error("key file `{0}` does not open with this passphrase: it is another one's, or the file was changed")]
+    #[error(
+        "key file `{0}` does not open with this passphrase: it is another one's, or the file was changed"
+    )]
     WrongPassphrase(PathBuf),
     /// A passphrase that anyone would guess, or no passphrase at all.
     #[error("the passphrase must be one line of 8 to 1024 bytes")]
     WeakPassphrase,
     /// systemd gave us no credentials.
-    #[error("the credential `{0}` is wanted, and systemd gave this process none (CREDENTIALS_DIRECTORY is not set)")]
+    #[error(
+        "the credential `{0}` is wanted, and systemd gave this process none (CREDENTIALS_DIRECTORY is not set)"
+    )]
     NoCredential(String),
     /// A name that could leave the directory.
     #[error("`{0}` is not a name for a key")]

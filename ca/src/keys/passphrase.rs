@@ -47,7 +47,11 @@ impl Passphrase {
             }
         }
         let fits = (LEAST..=MOST).contains(&bytes.len()) && !bytes.contains(&b'\n') && !bytes.contains(&0);
-        if fits { Ok(Self(bytes)) } else { Err(KeyError::WeakPassphrase) }
+        if fits {
+            Ok(Self(bytes))
+        } else {
+            Err(KeyError::WeakPassphrase)
+        }
     }
 
     /// Reads it.
@@ -61,18 +65,25 @@ impl Passphrase {
                 let found = file.metadata().map_err(|source| io(path, source))?;
                 let (us, owner) = (rustix::process::geteuid().as_raw(), found.uid());
                 if owner != us && owner != 0 {
-                    return Err(KeyError::Foreign { path: path.clone(), owner });
+                    return Err(KeyError::Foreign {
+                        path: path.clone(),
+                        owner,
+                    });
                 }
                 let mode = found.mode() & 0o7777;
                 // Root's file may be for our group.
                 let others = if owner == us { 0o077 } else { 0o027 };
                 if mode & others != 0 {
-                    return Err(KeyError::Open { path: path.clone(), mode });
+                    return Err(KeyError::Open {
+                        path: path.clone(),
+                        mode,
+                    });
                 }
                 take(file, path)
             }
             PassphraseSource::Credential(name) => {
-                let dir = std::env::var_os(CREDENTIALS).ok_or_else(|| KeyError::NoCredential(name.clone()))?;
+                let dir =
+                    std::env::var_os(CREDENTIALS).ok_or_else(|| KeyError::NoCredential(name.clone()))?;
                 let path = Path::new(&dir).join(name);
                 // systemd keeps its folder for the service alone; the mode bits may be those of an access list.
                 take(open(&path)?, &path)
@@ -109,7 +120,9 @@ fn open(path: &Path) -> Result<std::fs::File, KeyError> {
 fn take(file: std::fs::File, path: &Path) -> Result<Passphrase, KeyError> {
     let most = u64::try_from(MOST + 3).unwrap_or(u64::MAX);
     let mut bytes = Zeroizing::new(Vec::with_capacity(MOST + 3));
-    file.take(most).read_to_end(&mut bytes).map_err(|source| io(path, source))?;
+    file.take(most)
+        .read_to_end(&mut bytes)
+        .map_err(|source| io(path, source))?;
     Passphrase::new(std::mem::take(&mut *bytes))
 }
 
@@ -129,7 +142,10 @@ mod tests {
         let mode = |mode| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
         for open in [0o640, 0o604, 0o644] {
             mode(open);
-            assert!(matches!(Passphrase::read(&source), Err(KeyError::Open { .. })), "{open:o}");
+            assert!(
+                matches!(Passphrase::read(&source), Err(KeyError::Open { .. })),
+                "{open:o}"
+            );
         }
         mode(0o600);
         let read = Passphrase::read(&source).unwrap();
@@ -137,7 +153,10 @@ mod tests {
         assert!(!format!("{read:?}").contains("horse"));
         for bad in ["", "\n", "short", "two\nlines here"] {
             std::fs::write(&path, bad).unwrap();
-            assert!(matches!(Passphrase::read(&source), Err(KeyError::WeakPassphrase)), "{bad:?}");
+            assert!(
+                matches!(Passphrase::read(&source), Err(KeyError::WeakPassphrase)),
+                "{bad:?}"
+            );
         }
         std::fs::write(&path, "x".repeat(MOST + 1)).unwrap();
         assert!(matches!(Passphrase::read(&source), Err(KeyError::WeakPassphrase)));

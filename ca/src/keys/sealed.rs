@@ -177,9 +177,19 @@ mod tests {
         let sealer_a = sealer("correct horse");
         let file = sealer_a.seal("x509-1", b"secret key").unwrap();
         assert!(is_sealed(&file) && !file.windows(6).any(|bytes| bytes == b"secret"));
-        assert_eq!(sealer("correct horse").open("x509-1", &file).unwrap().as_slice(), b"secret key");
-        assert_eq!(sealer("correct horsf").open("x509-1", &file), Err(Unsealed::Wrong));
-        assert_eq!(sealer_a.open("x509-2", &file), Err(Unsealed::Wrong), "another key's file");
+        assert_eq!(
+            sealer("correct horse").open("x509-1", &file).unwrap().as_slice(),
+            b"secret key"
+        );
+        assert_eq!(
+            sealer("correct horsf").open("x509-1", &file),
+            Err(Unsealed::Wrong)
+        );
+        assert_eq!(
+            sealer_a.open("x509-2", &file),
+            Err(Unsealed::Wrong),
+            "another key's file"
+        );
         let again = sealer_a.seal("x509-1", b"secret key").unwrap();
         assert_ne!(file, again, "never the same nonce");
     }
@@ -203,6 +213,10 @@ mod tests {
         assert_eq!(sealer.open("k", &salted), Err(Unsealed::Wrong));
         let mut dear = file;
         dear[MAGIC.len() + 1] = 0xff;
-        assert_eq!(sealer.open("k", &dear), Err(Unsealed::Malformed), "it must not cost all memory");
+        assert_eq!(
+            sealer.open("k", &dear),
+            Err(Unsealed::Malformed),
+            "it must not cost all memory"
+        );
     }
 }

@@ -2,6 +2,7 @@
 //! seconds. The sockets exist only once everything behind them is ready.
 
 mod keyring;
+mod offline;
 mod operations;
 mod revocation;
 
@@ -22,6 +23,7 @@ use crate::registration::{self, Scope};
 use crate::store::{Sqlite, Store, StoreError};
 use crate::workload::{Bound, Shared, SocketError, serve as serve_workloads};
 use keyring::Keyring;
+pub use offline::convert_keys;
 use operations::Operations;
 
 /// How often what has expired is forgotten.
@@ -112,6 +114,21 @@ impl CaError {
                     "if nobody read it: chmod 600 {}; else start a new trust domain",
                     path.display()
                 )
+            }
+            Self::Keys(KeyError::Sealed(_)) => {
+                "name the passphrase by `key_passphrase_file` in ca.toml; `hopguard ca keys decrypt` makes it plain".to_owned()
+            }
+            Self::Keys(KeyError::Plain(_)) => {
+                "`hopguard ca keys encrypt` puts every key under the passphrase".to_owned()
+            }
+            Self::Keys(KeyError::WrongPassphrase(_)) => {
+                "give the passphrase that the keys were encrypted with; without it they are lost".to_owned()
+            }
+            Self::Keys(KeyError::WeakPassphrase) => {
+                "a good one: head -c 32 /dev/urandom | base64".to_owned()
+            }
+            Self::Keys(KeyError::NoCredential(name)) => {
+                format!("in the unit: LoadCredentialEncrypted={name}:/etc/credstore.encrypted/{name}")
             }
             Self::Keys(_) | Self::Store { .. } => {
                 "restore `data_dir` from a backup, or give the authority a new one \

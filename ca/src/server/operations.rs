@@ -1,5 +1,6 @@
 //! What operators ask of the running authority, done. Each verb is a function of its own; this file only says which.
 
+mod import;
 mod revoke;
 mod rotate;
 mod status;
@@ -47,6 +48,8 @@ impl Operator for Operations {
             tracing::debug!(uid, ?request, "asked on the administration socket");
             match request {
                 Request::Revoke(asked) => revoke::revoke(&self.keyring, &asked, uid).await,
+                Request::Csr => import::request(&self.keyring, uid).await,
+                Request::Import { pem } => import::import(&self.keyring, &pem, uid).await,
                 Request::Revoked => Ok(revoke::revoked(&self.keyring)),
                 Request::Status => self.status(SystemTime::now()).await,
                 Request::Rotate {

@@ -11,7 +11,8 @@ use spiffe::SpiffeId;
 use super::seconds;
 use crate::authority::{LIST_LIFE, Listed, listed_serials};
 use crate::store::{
-    Issued, KeptList, RevocationChange, Revocations, RevokedIdentity, RevokedSerial, Sqlite, Store, StoreError,
+    Issued, KeptList, RevocationChange, Revocations, RevokedIdentity, RevokedSerial, Sqlite, Store,
+    StoreError,
 };
 
 /// So many certificates fit on the lists: with them a message of the Workload API stays below half of the 4 MiB that gRPC
@@ -85,7 +86,10 @@ impl Revocation {
     pub fn all(&self, now: SystemTime) -> (Vec<RevokedIdentity>, Vec<RevokedSerial>) {
         let held = self.held.load();
         let alive = held.serials.values().filter(|one| one.not_after >= seconds(now));
-        (held.identities.values().cloned().collect(), alive.cloned().collect())
+        (
+            held.identities.values().cloned().collect(),
+            alive.cloned().collect(),
+        )
     }
 
     /// The newest lists of these authorities.
@@ -153,7 +157,9 @@ impl Revocation {
         let mut found = Vec::new();
         for identity in held.identities.values() {
             let issued = self.store.issued(&identity.spiffe_id, seconds(now)).await?;
-            let new = issued.iter().filter(|one| !held.serials.contains_key(&one.serial));
+            let new = issued
+                .iter()
+                .filter(|one| !held.serials.contains_key(&one.serial));
             found.extend(new.map(|one| revoked(one, &identity.reason, now)));
         }
         let room = MOST_LISTED.saturating_sub(held.serials.len());
@@ -215,7 +221,9 @@ impl Revocation {
         self.change(|held| {
             let authority = &newest.kept.authority;
             held.serials.retain(|serial, one| {
-                one.authority != *authority || one.not_after >= seconds(now) || newest.serials.contains(serial)
+                one.authority != *authority
+                    || one.not_after >= seconds(now)
+                    || newest.serials.contains(serial)
             });
             held.lists.insert(authority.clone(), Arc::clone(&newest));
         });
@@ -267,9 +275,21 @@ fn revoked(one: &Issued, reason: &str, now: SystemTime) -> RevokedSerial {
 impl Held {
     fn of(all: Revocations) -> Self {
         Self {
-            identities: all.identities.into_iter().map(|one| (one.spiffe_id.clone(), one)).collect(),
-            serials: all.serials.into_iter().map(|one| (one.serial.clone(), one)).collect(),
-            lists: all.lists.into_iter().map(|kept| (kept.authority.clone(), newest(kept))).collect(),
+            identities: all
+                .identities
+                .into_iter()
+                .map(|one| (one.spiffe_id.clone(), one))
+                .collect(),
+            serials: all
+                .serials
+                .into_iter()
+                .map(|one| (one.serial.clone(), one))
+                .collect(),
+            lists: all
+                .lists
+                .into_iter()
+                .map(|kept| (kept.authority.clone(), newest(kept)))
+                .collect(),
         }
     }
 }

@@ -124,13 +124,15 @@ pub(super) async fn change(
     for one in &change.lists {
         let number = i64::try_from(one.number)
             .map_err(|_| StoreError::Corrupt("the number of a revocation list is too large".to_owned()))?;
-        sqlx::query("INSERT OR REPLACE INTO revocation_list (authority, number, made, list) VALUES (?, ?, ?, ?)")
-            .bind(&one.authority)
-            .bind(number)
-            .bind(one.made)
-            .bind(&one.list)
-            .execute(&mut *connection)
-            .await?;
+        sqlx::query(
+            "INSERT OR REPLACE INTO revocation_list (authority, number, made, list) VALUES (?, ?, ?, ?)",
+        )
+        .bind(&one.authority)
+        .bind(number)
+        .bind(one.made)
+        .bind(&one.list)
+        .execute(&mut *connection)
+        .await?;
     }
     Ok(())
 }

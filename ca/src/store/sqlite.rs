@@ -11,8 +11,8 @@ use sqlx::sqlite::{
 use sqlx::{ConnectOptions, Row};
 
 use super::{
-    AliveGroup, Answer, AuthorityKind, AuthorityRecord, AuthorityState, Issued, RevocationChange, Revocations, Store,
-    StoreError, revocations,
+    AliveGroup, Answer, AuthorityKind, AuthorityRecord, AuthorityState, Issued, RevocationChange,
+    Revocations, Store, StoreError, revocations,
 };
 
 /// The embedded store.

@@ -108,10 +108,7 @@ impl Session {
                 let bundles = [(trust.domain.id_string(), bundle(&trust))].into();
                 let crl = trust.crls.clone();
                 self.sent = Some(trust);
-                return Ok(X509BundlesResponse {
-                    crl,
-                    bundles,
-                });
+                return Ok(X509BundlesResponse { crl, bundles });
             }
             if !news {
                 self.wait().await?;
@@ -132,7 +129,9 @@ impl Session {
             .map_err(|error| self.nobody(&error))?;
         let mut matching = entries.matching(&facts);
         let granted = matching.grants.len();
-        matching.grants.retain(|grant| !self.shared.issuer.revoked(&grant.id));
+        matching
+            .grants
+            .retain(|grant| !self.shared.issuer.revoked(&grant.id));
         if granted > 0 && matching.grants.is_empty() {
             return Err(self.revoked());
         }
@@ -168,7 +167,11 @@ impl Session {
     fn revoked(&self) -> Status {
         if let Some(unlogged) = self.may_log() {
             tracing::warn!(
-                uid = self.peer.uid(), pid = self.peer.pid(), socket = self.peer.socket(), reason = "revoked", unlogged,
+                uid = self.peer.uid(),
+                pid = self.peer.pid(),
+                socket = self.peer.socket(),
+                reason = "revoked",
+                unlogged,
                 "permission denied"
             );
         }

@@ -95,13 +95,22 @@ pub fn run(args: Args, ui: &Ui) -> Result<Exit, Failure> {
 
 fn outcome(done: &Value) -> Vec<String> {
     let dry = done.get("dry_run").and_then(Value::as_bool) == Some(true);
-    let (is, ends) = if dry { ("would be", "would end") } else { ("is", "end") };
+    let (is, ends) = if dry {
+        ("would be", "would end")
+    } else {
+        ("is", "end")
+    };
     let svids = number(done, "svids").unwrap_or_default();
-    let until = number(done, "until").filter(|_| svids > 0).map_or(String::new(), |until| {
-        format!(" (by themselves they would until {})", moment(until))
-    });
+    let until = number(done, "until")
+        .filter(|_| svids > 0)
+        .map_or(String::new(), |until| {
+            format!(" (by themselves they would until {})", moment(until))
+        });
     if let Some(id) = done.get("lifted").and_then(Value::as_str) {
-        return vec![format!("{id} {} have SVIDs again", if dry { "would" } else { "may" })];
+        return vec![format!(
+            "{id} {} have SVIDs again",
+            if dry { "would" } else { "may" }
+        )];
     }
     if let Some(id) = done.get("identity").and_then(Value::as_str) {
         let mut lines = vec![format!("{id} {is} revoked: {svids} SVIDs {ends} now{until}")];
@@ -114,12 +123,21 @@ fn outcome(done: &Value) -> Vec<String> {
         return lines;
     }
     if let Some(serial) = done.get("serial").and_then(Value::as_str) {
-        return vec![format!("the SVID {serial} of {} {is} revoked{until}", text(done, "spiffe_id"))];
+        return vec![format!(
+            "the SVID {serial} of {} {is} revoked{until}",
+            text(done, "spiffe_id")
+        )];
     }
     let id = text(done, "authority");
-    let mut lines = vec![format!("{id} {} the bundle: {svids} SVIDs of it {ends} now{until}", if dry { "would leave" } else { "left" })];
+    let mut lines = vec![format!(
+        "{id} {} the bundle: {svids} SVIDs of it {ends} now{until}",
+        if dry { "would leave" } else { "left" }
+    )];
     if let Some(successor) = done.get("successor").and_then(Value::as_str) {
-        lines.push(format!("{successor} {} from now on", if dry { "would sign" } else { "signs" }));
+        lines.push(format!(
+            "{successor} {} from now on",
+            if dry { "would sign" } else { "signs" }
+        ));
     }
     lines
 }
@@ -138,7 +156,11 @@ fn print_list(ui: &Ui, listed: &Value) {
     };
     for one in identities {
         let since = number(one, "since").map(moment).unwrap_or_default();
-        ui.line(format!("identity  {}  since {since}{}", text(one, "spiffe_id"), why(one)));
+        ui.line(format!(
+            "identity  {}  since {since}{}",
+            text(one, "spiffe_id"),
+            why(one)
+        ));
     }
     for one in certificates {
         let until = number(one, "not_after").map(moment).unwrap_or_default();

@@ -165,7 +165,11 @@ async fn tls_on_port(ctx: Arc<Context>, asked: Arrived) {
 
 fn failed_handshake(ctx: &Context, story: Story, label: &'static str, detail: &str) {
     ctx.metrics.handshake(Direction::Inbound, "", "", label);
-    let reason = if label == "revoked" { label } else { "handshake_failed" };
+    let reason = if label == "revoked" {
+        label
+    } else {
+        "handshake_failed"
+    };
     story.refused(ctx, reason, detail);
 }
 

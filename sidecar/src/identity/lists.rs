@@ -66,9 +66,9 @@ impl RevocationList {
     }
 
     fn is_vouched_for(&self, signers: &[&CertificateDer<'_>]) -> bool {
-        signers.iter().any(|der| {
-            X509Certificate::from_der(der).is_ok_and(|(_, signer)| self.is_signed_by(&signer))
-        })
+        signers
+            .iter()
+            .any(|der| X509Certificate::from_der(der).is_ok_and(|(_, signer)| self.is_signed_by(&signer)))
     }
 }
 
@@ -97,7 +97,10 @@ pub(super) fn adopt(
             }
             Err(problem) => {
                 unreadable = true;
-                tracing::error!(problem, "a revocation list of the Workload API cannot be read: what was revoked before stays so");
+                tracing::error!(
+                    problem,
+                    "a revocation list of the Workload API cannot be read: what was revoked before stays so"
+                );
             }
         }
     }
@@ -125,7 +128,10 @@ mod tests {
     }
 
     fn roots(ca: &Ca) -> Vec<CertificateDer<'static>> {
-        ca.bundles().iter().flat_map(|(_, roots)| roots.to_vec()).collect()
+        ca.bundles()
+            .iter()
+            .flat_map(|(_, roots)| roots.to_vec())
+            .collect()
     }
 
     #[test]
@@ -135,7 +141,11 @@ mod tests {
         let signers: Vec<_> = roots.iter().collect();
         let (more, less) = (ca.revoked(1, &[7, 8]), ca.revoked(2, &[8]));
         assert_eq!(adopt(&[less.clone()], &signers, &[der(&more)]), [der(&less)]);
-        assert_eq!(adopt(&[], &signers, &[der(&more)]), [], "it said that nothing is revoked");
+        assert_eq!(
+            adopt(&[], &signers, &[der(&more)]),
+            [],
+            "it said that nothing is revoked"
+        );
     }
 
     #[test]
@@ -149,7 +159,11 @@ mod tests {
         let mut cut = good.clone();
         cut.truncate(40);
         for bad in [vec![], vec![1, 2, 3], cut] {
-            assert_eq!(adopt(&[bad.clone()], &signers, &[der(&good)]), [der(&good)], "{bad:?}");
+            assert_eq!(
+                adopt(&[bad.clone()], &signers, &[der(&good)]),
+                [der(&good)],
+                "{bad:?}"
+            );
             assert_eq!(adopt(&[bad], &signers, &[]), []);
         }
         let in_force = adopt(&[forged.clone()], &signers, &[der(&good)]);

@@ -93,7 +93,8 @@ impl Message {
         let own = authorities(&svid.bundle).map_err(|e| bad(format!("bundle of {id}: {e}")))?;
         // The bundle that came with the SVID is the one of its trust domain, whatever the other map says.
         roots.insert(id.trust_domain().clone(), own);
-        let chain = der::split(&svid.x509_svid, der::MAX_CHAIN).map_err(|e| bad(format!("SVID {id}: {e}")))?;
+        let chain =
+            der::split(&svid.x509_svid, der::MAX_CHAIN).map_err(|e| bad(format!("SVID {id}: {e}")))?;
         let between = chain.iter().skip(1);
         let signers: Vec<_> = roots.values().flatten().chain(between).collect();
         let crls = lists::adopt(&self.0.crl, &signers, before);

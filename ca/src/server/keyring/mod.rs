@@ -4,11 +4,13 @@
 //! Order is everything here, because the process may be killed between any two steps: key file, record, bundle, signature
 //! on the way in; record, bundle, key file on the way out. So no signature is ever by a key that the bundle lacks.
 
+mod import;
 mod make;
 mod outlook;
 mod revoke;
 mod rotation;
 
+pub use import::Unimported;
 pub use outlook::Outlook;
 pub use revoke::Ended;
 pub use rotation::{Refusal, run};
@@ -20,16 +22,15 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use aws_lc_rs::digest::{Context, SHA256};
-use rustls_pki_types::CertificateDer;
 use spiffe::{SpiffeId, TrustDomain};
 use tokio::sync::{Mutex, Notify, watch};
 
 use super::revocation::Revocation;
 use super::{CaError, seconds};
 use crate::authority::slot::Policy;
-use crate::authority::{Authority, JwtAuthority, JwtKey, Svid, Trust};
+use crate::authority::{Authority, JwtAuthority, JwtKey, Svid, Trust, anchor};
 use crate::config::Config;
-use crate::keys::Disk;
+use crate::keys::{Disk, Passphrase};
 use crate::store::{
     AuthorityKind, AuthorityRecord, AuthorityState, Issued, Recorder, Sqlite, Store, StoreError,
 };
@@ -97,6 +98,7 @@ impl Keyring {
             path: path.clone(),
             source,
         })?;
+        let passphrase = config.key_passphrase.as_ref().map(Passphrase::read).transpose()?;
         let revocation = Revocation::open(store.clone()).await;
         let revocation = revocation.map_err(|source| CaError::Store {
             path: path.clone(),
@@ -121,7 +123,7 @@ impl Keyring {
                 jwt_key: config.jwt_key_ttl,
                 refresh_hint: config.refresh_hint,
             },
-            keys: Disk::new(data_dir),
+            keys: Disk::with(data_dir, passphrase),
             store,
             path,
             recorder,
@@ -213,13 +215,20 @@ impl Keyring {
             let records = book.records.iter();
             records.filter(move |record| record.kind == kind && record.state != AuthorityState::Discarded)
         };
-        trust.roots = of(AuthorityKind::X509)
-            .map(|record| CertificateDer::from(record.certificate.clone()))
-            .collect();
+        trust.roots = Vec::new();
+        for record in of(AuthorityKind::X509) {
+            let root = anchor(&record.certificate)?;
+            // Several intermediates may hang on one root.
+            if !trust.roots.contains(&root) {
+                trust.roots.push(root);
+            }
+        }
         trust.jwt_keys = of(AuthorityKind::Jwt)
             .map(|record| JwtKey::new(&record.certificate))
             .collect::<Result<_, _>>()?;
-        trust.crls = self.revocation.lists(of(AuthorityKind::X509).map(|record| record.id.as_str()));
+        trust.crls = self
+            .revocation
+            .lists(of(AuthorityKind::X509).map(|record| record.id.as_str()));
         let sequence = self.store.sequence(&content(&trust)).await;
         let sequence = sequence.map_err(|source| self.failed(source))?;
         trust.sequence = u64::try_from(sequence).unwrap_or_default();

@@ -110,7 +110,9 @@ impl Keyring {
         let record = trusted(&book).find(|record| record.id == id).cloned();
         let record = record.ok_or(Refusal::Nothing("no authority of that name is in the bundle"))?;
         let shared = trusted(&book).any(|other| {
-            other.id != id && record.kind == AuthorityKind::X509 && shares_anchor(&record.certificate, &other.certificate)
+            other.id != id
+                && record.kind == AuthorityKind::X509
+                && shares_anchor(&record.certificate, &other.certificate)
         });
         if shared {
             return Err(Refusal::Nothing(

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use super::import::WAITING;
 use super::{Book, Keyring};
 use crate::authority::slot::{self, Next, Place, Reason, Slot, Step};
 use crate::server::{CaError, seconds};
@@ -107,7 +108,8 @@ impl Keyring {
 
     fn warn_of_orphans(&self, book: &Book) -> Result<(), CaError> {
         for name in self.keys.names()? {
-            if !book.records.iter().any(|record| record.key == name) {
+            let used = book.records.iter().any(|record| record.key == name);
+            if !used && !name.starts_with(WAITING) {
                 tracing::warn!(
                     key = name,
                     "a key without an authority: it is not used, and not removed"

@@ -47,11 +47,18 @@ pub fn revoked(keyring: &Keyring) -> Value {
 
 fn ours(keyring: &Keyring, text: &str) -> Result<SpiffeId, Refused> {
     let domain = &keyring.published().domain;
-    let id = SpiffeId::new(text)
-        .map_err(|error| Refused::new(format!("`{text}` is no SPIFFE ID: {error}"), "write spiffe://DOMAIN/PATH"))?;
+    let id = SpiffeId::new(text).map_err(|error| {
+        Refused::new(
+            format!("`{text}` is no SPIFFE ID: {error}"),
+            "write spiffe://DOMAIN/PATH",
+        )
+    })?;
     if !id.is_member_of(domain) || id.path().is_empty() {
         let hint = format!("this authority speaks for spiffe://{domain}/...");
-        return Err(Refused::new(format!("`{id}` is not an identity of this trust domain"), hint));
+        return Err(Refused::new(
+            format!("`{id}` is not an identity of this trust domain"),
+            hint,
+        ));
     }
     Ok(id)
 }
@@ -100,22 +107,44 @@ async fn one(
 ) -> Result<Value, Refused> {
     if asked.lift {
         let message = "a certificate that was taken back stays so";
-        return Err(Refused::new(message, "its holder was given another one at once; lifting is for identities"));
+        return Err(Refused::new(
+            message,
+            "its holder was given another one at once; lifting is for identities",
+        ));
     }
     // As certificates print it: colons, capitals, leading zeros.
-    let plain: String = serial.chars().filter(|c| *c != ':').flat_map(char::to_lowercase).collect();
+    let plain: String = serial
+        .chars()
+        .filter(|c| *c != ':')
+        .flat_map(char::to_lowercase)
+        .collect();
     let bytes = hex::decode(&plain).map_err(|_| {
-        Refused::new(format!("`{serial}` is no serial number"), "write it in hexadecimal, as `hopguard svid inspect` does")
+        Refused::new(
+            format!("`{serial}` is no serial number"),
+            "write it in hexadecimal, as `hopguard svid inspect` does",
+        )
     })?;
     let start = bytes.iter().position(|byte| *byte != 0).unwrap_or(bytes.len());
     let plain = hex::encode(bytes.get(start..).unwrap_or_default());
-    let found = keyring.living(&plain, now).await.map_err(|error| Refused::internal(&error))?;
+    let found = keyring
+        .living(&plain, now)
+        .await
+        .map_err(|error| Refused::internal(&error))?;
     let Some(found) = found else {
         let message = format!("no SVID with the serial number {plain} is alive");
-        return Err(Refused::new(message, "an expired one needs no revoking; `hopguard svid inspect` prints serial numbers"));
+        return Err(Refused::new(
+            message,
+            "an expired one needs no revoking; `hopguard svid inspect` prints serial numbers",
+        ));
     };
     if !asked.dry_run {
-        tracing::warn!(uid, serial = plain, spiffe_id = found.spiffe_id, reason = asked.reason, "an operator revokes an SVID");
+        tracing::warn!(
+            uid,
+            serial = plain,
+            spiffe_id = found.spiffe_id,
+            reason = asked.reason,
+            "an operator revokes an SVID"
+        );
         let done = keyring.revoke_serial(&found, &asked.reason, now).await;
         done.map_err(|error| Refused::internal(&error))?;
     }
@@ -136,9 +165,17 @@ async fn authority(
         return Err(Refused::new(message, "`hopguard ca rotate` makes another one"));
     }
     if !asked.dry_run {
-        tracing::warn!(uid, authority = id, force = asked.force, reason = asked.reason, "an operator revokes an authority");
+        tracing::warn!(
+            uid,
+            authority = id,
+            force = asked.force,
+            reason = asked.reason,
+            "an operator revokes an authority"
+        );
     }
-    let ended = keyring.revoke_authority(id, (asked.force, asked.dry_run), now).await;
+    let ended = keyring
+        .revoke_authority(id, (asked.force, asked.dry_run), now)
+        .await;
     let ended = ended.map_err(|refusal| match refusal {
         Refusal::Failed(error) => Refused::internal(&error),
         Refusal::Nothing(why) => Refused::new(format!("`{id}`: {why}"), hint(why)),
