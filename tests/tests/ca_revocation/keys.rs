@@ -11,7 +11,10 @@ use super::{PATIENCE, lists, refused};
 
 fn keys(authority: &Authority, arguments: &[&str]) -> std::process::Output {
     let mut command = hopguard();
-    command.args(["ca", "keys"]).args(arguments).arg(authority.path("ca.toml"));
+    command
+        .args(["ca", "keys"])
+        .args(arguments)
+        .arg(authority.path("ca.toml"));
     output_within(PATIENCE, command).unwrap()
 }
 
@@ -32,7 +35,10 @@ fn configured(authority: &Authority, with: bool) {
 /// What the authority says when it does not start.
 fn start(authority: &Authority) -> String {
     let mut command: Command = hopguard();
-    command.args(["ca", "serve"]).arg(authority.path("ca.toml")).stdin(Stdio::null());
+    command
+        .args(["ca", "serve"])
+        .arg(authority.path("ca.toml"))
+        .stdin(Stdio::null());
     refused(&output_within(PATIENCE, command).unwrap())
 }
 
@@ -45,11 +51,17 @@ fn keys_are_encrypted_and_decrypted_offline_and_the_authority_stays_the_same() {
     passphrase(&authority.path("passphrase"), "correct horse battery\n");
     configured(&authority, true);
     let said = refused(&keys(&authority, &["encrypt"]));
-    assert!(said.contains("in use by another process"), "not while it runs: {said}");
+    assert!(
+        said.contains("in use by another process"),
+        "not while it runs: {said}"
+    );
     authority.terminate();
 
     let said = start(&authority);
-    assert!(said.contains("not encrypted") && said.contains("ca keys encrypt"), "{said}");
+    assert!(
+        said.contains("not encrypted") && said.contains("ca keys encrypt"),
+        "{said}"
+    );
     assert!(keys(&authority, &["encrypt"]).status.success());
     assert!(keys(&authority, &["encrypt"]).status.success(), "again");
     for entry in std::fs::read_dir(authority.path("data")).unwrap() {
@@ -73,12 +85,18 @@ fn keys_are_encrypted_and_decrypted_offline_and_the_authority_stays_the_same() {
     assert!(said.contains("does not open"), "{said}");
     configured(&authority, false);
     let said = start(&authority);
-    assert!(said.contains("is encrypted") && said.contains("key_passphrase_file"), "{said}");
+    assert!(
+        said.contains("is encrypted") && said.contains("key_passphrase_file"),
+        "{said}"
+    );
     assert!(!said.contains("horse"), "{said}");
 
     passphrase(&authority.path("passphrase"), "correct horse battery\n");
     let file = authority.path("passphrase");
-    let decrypted = keys(&authority, &["decrypt", "--passphrase-file", file.to_str().unwrap()]);
+    let decrypted = keys(
+        &authority,
+        &["decrypt", "--passphrase-file", file.to_str().unwrap()],
+    );
     assert!(decrypted.status.success(), "{decrypted:?}");
     authority.run(hopguard());
     lists::fetch(&authority, &after, 0);
@@ -90,11 +108,19 @@ fn the_passphrase_may_be_a_credential_of_systemd() {
     let mut authority = Authority::files(&for_us("us"), "1h", "");
     let path = authority.path("ca.toml");
     let text = std::fs::read_to_string(&path).unwrap();
-    std::fs::write(&path, format!("key_passphrase_credential = \"hopguard-keys\"\n{text}")).unwrap();
+    std::fs::write(
+        &path,
+        format!("key_passphrase_credential = \"hopguard-keys\"\n{text}"),
+    )
+    .unwrap();
     let said = start(&authority);
     assert!(said.contains("CREDENTIALS_DIRECTORY"), "{said}");
     std::fs::create_dir(authority.path("credentials")).unwrap();
-    std::fs::write(authority.path("credentials/hopguard-keys"), "correct horse battery").unwrap();
+    std::fs::write(
+        authority.path("credentials/hopguard-keys"),
+        "correct horse battery",
+    )
+    .unwrap();
     let mut command = hopguard();
     command.env("CREDENTIALS_DIRECTORY", authority.path("credentials"));
     authority.run(command);

@@ -47,7 +47,13 @@ fn run(program: &str, arguments: &[&str]) -> String {
 }
 
 fn ran(program: &str, arguments: &[&str]) -> (bool, String) {
-    let output = std::process::Command::new(program).args(arguments).output().unwrap();
+    let output = std::process::Command::new(program)
+        .args(arguments)
+        .output()
+        .unwrap();
     let said = [output.stdout.as_slice(), &output.stderr].concat();
-    (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+    (
+        output.status.success(),
+        String::from_utf8_lossy(&said).into_owned(),
+    )
 }

@@ -17,9 +17,24 @@ impl Organisation {
         run(
             "openssl",
             &[
-                "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-sha256", "-days", "30", "-subj", "/O=Acme/CN=Acme Root",
-                "-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign,cRLSign",
-                "-keyout", &made.path("root.key"), "-out", &made.path("root.pem"),
+                "req",
+                "-x509",
+                "-newkey",
+                "rsa:2048",
+                "-nodes",
+                "-sha256",
+                "-days",
+                "30",
+                "-subj",
+                "/O=Acme/CN=Acme Root",
+                "-addext",
+                "basicConstraints=critical,CA:TRUE",
+                "-addext",
+                "keyUsage=critical,keyCertSign,cRLSign",
+                "-keyout",
+                &made.path("root.key"),
+                "-out",
+                &made.path("root.pem"),
             ],
         );
         made
@@ -36,8 +51,22 @@ impl Organisation {
         run(
             "openssl",
             &[
-                "x509", "-req", "-in", &self.path("a.csr"), "-CA", &self.path("root.pem"), "-CAkey", &self.path("root.key"),
-                "-CAcreateserial", "-sha256", "-days", "20", "-extfile", &self.path("a.ext"), "-out", &self.path("a.pem"),
+                "x509",
+                "-req",
+                "-in",
+                &self.path("a.csr"),
+                "-CA",
+                &self.path("root.pem"),
+                "-CAkey",
+                &self.path("root.key"),
+                "-CAcreateserial",
+                "-sha256",
+                "-days",
+                "20",
+                "-extfile",
+                &self.path("a.ext"),
+                "-out",
+                &self.path("a.pem"),
             ],
         );
         let chain = self.0.join("chain.pem");
@@ -59,11 +88,29 @@ fn an_intermediate_takes_over_and_openssl_verifies_by_the_organisations_root_alo
     authority.kill_9();
     authority.run(hopguard());
     let organisation = Organisation::new(&authority.path("acme"));
-    let csr = |authority: &Authority| done(ca(&authority.path("ca.toml"), &["csr"]))["csr"].as_str().unwrap().to_owned();
+    let csr = |authority: &Authority| {
+        done(ca(&authority.path("ca.toml"), &["csr"]))["csr"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
     let request = csr(&authority);
     std::fs::write(organisation.path("a.csr"), &request).unwrap();
-    let shown = run("openssl", &["req", "-in", &organisation.path("a.csr"), "-noout", "-text", "-verify"]);
-    assert!(shown.contains("URI:spiffe://mesh.local") && shown.contains("CA:TRUE"), "{shown}");
+    let shown = run(
+        "openssl",
+        &[
+            "req",
+            "-in",
+            &organisation.path("a.csr"),
+            "-noout",
+            "-text",
+            "-verify",
+        ],
+    );
+    assert!(
+        shown.contains("URI:spiffe://mesh.local") && shown.contains("CA:TRUE"),
+        "{shown}"
+    );
     // The key survives a crash and waits.
     authority.kill_9();
     authority.run(hopguard());
@@ -73,7 +120,11 @@ fn an_intermediate_takes_over_and_openssl_verifies_by_the_organisations_root_alo
     eventually(PATIENCE, || {
         let status = done(ca(&path, &["status"]));
         let active = lists::active(&status);
-        if active == id { Ok(()) } else { Err(status.to_string()) }
+        if active == id {
+            Ok(())
+        } else {
+            Err(status.to_string())
+        }
     })
     .unwrap();
 
@@ -83,12 +134,22 @@ fn an_intermediate_takes_over_and_openssl_verifies_by_the_organisations_root_alo
     let root = organisation.path("root.pem");
     let verify = |dir: &Path| {
         let (leaf, between) = (dir.join("leaf.pem"), dir.join("between.pem"));
-        let arguments = ["verify", "-CAfile", &root, "-untrusted", between.to_str().unwrap(), leaf.to_str().unwrap()];
+        let arguments = [
+            "verify",
+            "-CAfile",
+            &root,
+            "-untrusted",
+            between.to_str().unwrap(),
+            leaf.to_str().unwrap(),
+        ];
         run("openssl", &arguments)
     };
     verify(&one);
     // Its lists are signed by it, and openssl takes them below the organisation's root.
-    let revoked = done(ca(&path, &["revoke", "--serial", said["serial"].as_str().unwrap()]));
+    let revoked = done(ca(
+        &path,
+        &["revoke", "--serial", said["serial"].as_str().unwrap()],
+    ));
     assert_eq!(revoked["svids"], 1);
     lists::fetch(&authority, &two, 1);
     std::fs::copy(&root, two.join("roots.pem")).unwrap();
@@ -98,7 +159,11 @@ fn an_intermediate_takes_over_and_openssl_verifies_by_the_organisations_root_alo
     assert!(!good && said.contains("certificate revoked"), "{said}");
     authority.kill_9();
     authority.run(hopguard());
-    assert_eq!(lists::fetch(&authority, &one, 0)["chain"], 2, "after a restart too");
+    assert_eq!(
+        lists::fetch(&authority, &one, 0)["chain"],
+        2,
+        "after a restart too"
+    );
     verify(&one);
 }
 
@@ -119,7 +184,10 @@ fn a_chain_that_is_not_what_it_must_be_changes_nothing() {
         ("spiffe://mesh.local", "spiffe://other.example"),
         ("spiffe://mesh.local", "spiffe://mesh.local/path"),
         ("spiffe://mesh.local", "spiffe://mesh.local,DNS:mesh.local"),
-        ("subjectKeyIdentifier=hash\n", "nameConstraints=permitted;URI:mesh.local\nsubjectKeyIdentifier=hash\n"),
+        (
+            "subjectKeyIdentifier=hash\n",
+            "nameConstraints=permitted;URI:mesh.local\nsubjectKeyIdentifier=hash\n",
+        ),
     ] {
         let extensions = GOOD.replace(change, with).replace("=,", "=");
         let chain = organisation.sign(&request, &extensions);
@@ -134,7 +202,11 @@ fn a_chain_that_is_not_what_it_must_be_changes_nothing() {
     std::fs::write(&alone, own).unwrap();
     let said = refused(&ca(&path, &["import", alone.to_str().unwrap()]));
     assert!(said.contains("root"), "{said}");
-    assert_eq!(lists::fetch(&authority, &authority.path("out"), 0)["roots"], 1, "the bundle is as it was");
+    assert_eq!(
+        lists::fetch(&authority, &authority.path("out"), 0)["roots"],
+        1,
+        "the bundle is as it was"
+    );
     done(ca(&path, &["import", chain.to_str().unwrap()]));
     let said = refused(&ca(&path, &["import", chain.to_str().unwrap()]));
     assert!(said.contains("prepared already"), "{said}");
