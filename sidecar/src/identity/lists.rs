@@ -150,7 +150,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_or_believed_leaves_the_list_before_in_force() {
-        let (ca, other) = (Ca::new("mesh.test"), Ca::new("mesh.test"));
+        let ca = Ca::new("mesh.test");
+        let other = ca.impostor();
         let roots = roots(&ca);
         let signers: Vec<_> = roots.iter().collect();
         let good = ca.revoked(1, &[7]);
@@ -174,7 +175,8 @@ mod tests {
 
     #[test]
     fn a_list_has_its_serials_and_its_signer() {
-        let (ca, other) = (Ca::new("mesh.test"), Ca::new("mesh.test"));
+        let ca = Ca::new("mesh.test");
+        let other = ca.impostor();
         let list = RevocationList::read(&der(&ca.revoked(1, &[7, 200]))).unwrap();
         assert!(list.has(&[7]) && list.has(&[0, 200]) && !list.has(&[8]));
         let signed_by = |ca: &Ca| {

@@ -61,6 +61,30 @@ impl Ca {
         }
     }
 
+    /// An authority of the same name with a key of its own.
+    pub(crate) fn impostor(&self) -> Self {
+        let mut params = authority(self.domain.as_str());
+        let (_, root) = x509_parser::parse_x509_certificate(&self.root).unwrap();
+        let name = root
+            .subject()
+            .iter_common_name()
+            .next()
+            .unwrap()
+            .as_str()
+            .unwrap();
+        params.distinguished_name = DistinguishedName::new();
+
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        let key = KeyPair::generate().unwrap();
+        let root = params.self_signed(&key).unwrap().der().clone();
+        Self {
+            domain: self.domain.clone(),
+            issuer: Issuer::new(params, key),
+            root,
+            chain: vec![],
+        }
+    }
+
     pub(crate) fn root(&self) -> &CertificateDer<'static> {
         &self.root
     }

@@ -298,7 +298,7 @@ async fn federated_bundles_stay_apart_and_a_bad_one_is_not_trusted() {
     add(&mut message, "spiffe://LIAR.test", liar.root().to_vec());
     let fetched = Message::check(message)
         .unwrap()
-        .take(0, SystemTime::now())
+        .take(0, &[], SystemTime::now())
         .unwrap();
     let seen: Vec<_> = fetched
         .identity
