@@ -104,7 +104,7 @@ fn outcome(done: &Value) -> Vec<String> {
     let until = number(done, "until")
         .filter(|_| svids > 0)
         .map_or(String::new(), |until| {
-            format!(" (by themselves they would until {})", moment(until))
+            format!(", and not by {} only", moment(until))
         });
     if let Some(id) = done.get("lifted").and_then(Value::as_str) {
         return vec![format!(
@@ -113,7 +113,9 @@ fn outcome(done: &Value) -> Vec<String> {
         )];
     }
     if let Some(id) = done.get("identity").and_then(Value::as_str) {
-        let mut lines = vec![format!("{id} {is} revoked: {svids} SVIDs {ends} now{until}")];
+        let mut lines = vec![format!(
+            "{id} {is} revoked; SVIDs of it that {ends} now{until}: {svids}"
+        )];
         if let Some(until) = number(done, "jwt_until") {
             lines.push(format!(
                 "its JWT-SVIDs cannot be taken back one by one: who checks them without us takes them until {}",
@@ -124,13 +126,13 @@ fn outcome(done: &Value) -> Vec<String> {
     }
     if let Some(serial) = done.get("serial").and_then(Value::as_str) {
         return vec![format!(
-            "the SVID {serial} of {} {is} revoked{until}",
+            "the SVID {serial} of {} {is} revoked now{until}",
             text(done, "spiffe_id")
         )];
     }
     let id = text(done, "authority");
     let mut lines = vec![format!(
-        "{id} {} the bundle: {svids} SVIDs of it {ends} now{until}",
+        "{id} {} the bundle; SVIDs of it that {ends} now{until}: {svids}",
         if dry { "would leave" } else { "left" }
     )];
     if let Some(successor) = done.get("successor").and_then(Value::as_str) {
