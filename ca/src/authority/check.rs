@@ -86,10 +86,21 @@ pub fn intermediate(
     })
 }
 
-/// Holds a certificate against what the one above another must be, which it signed; answers its validity.
-pub fn above(below: &CertificateDer<'_>, above: &CertificateDer<'_>) -> Result<Validity, AuthorityError> {
+/// Holds a certificate against what the one above another must be, which it signed, with so many authorities below it;
+/// answers its validity. Verifiers differ in whether a root's path length counts: here it does.
+pub fn above(
+    below: &CertificateDer<'_>,
+    above: &CertificateDer<'_>,
+    authorities: usize,
+) -> Result<Validity, AuthorityError> {
     let (below, above) = (parse(below)?, parse(above)?);
     signs(&above)?;
+    let room = above.basic_constraints().map_err(malformed)?;
+    let room = room.and_then(|found| found.value.path_len_constraint);
+    wants(
+        room.is_none_or(|room| usize::try_from(room).is_ok_and(|room| authorities <= room)),
+        "its path length has no room for the authorities below it",
+    )?;
     wants(
         below.issuer().as_raw() == above.subject().as_raw(),
         "it is not the issuer of the one before",

@@ -60,7 +60,7 @@ pub(super) fn check(
     let mut found = check::intermediate(own, domain, key)?;
     for (at, pair) in chain.windows(2).enumerate() {
         if let [below, above] = pair {
-            let validity = check::above(below, above).map_err(|error| match error {
+            let validity = check::above(below, above, at + 1).map_err(|error| match error {
                 AuthorityError::Profile(what) => {
                     AuthorityError::Profile(format!("certificate {}: {what}", at + 2))
                 }

@@ -193,7 +193,11 @@ impl Disk {
             .open(&temporary)?;
         file.write_all(bytes)?;
         file.sync_all()?;
-        rustix::fs::renameat_with(CWD, Path::new(&temporary), CWD, path, how)?;
+        let moved = rustix::fs::renameat_with(CWD, Path::new(&temporary), CWD, path, how);
+        if let Err(error) = moved {
+            let _with_a_key_in_it = std::fs::remove_file(&temporary);
+            return Err(error.into());
+        }
         File::open(&self.dir)?.sync_all()
     }
 }
