@@ -7,15 +7,18 @@ mod config;
 mod demo;
 mod doctor;
 mod explain;
+mod health;
 mod iptables;
 mod policy;
 mod process;
+mod run;
 mod shell;
 mod sidecar;
 mod svid;
 mod token;
 mod ui;
 mod usage;
+mod wait;
 
 use std::process::ExitCode;
 
@@ -67,6 +70,10 @@ enum Verb {
     Config(config::Args),
     /// Run a mesh of three services on this machine and watch requests cross it
     Demo(demo::Args),
+    /// Wait until the sidecar is ready
+    Wait(wait::Args),
+    /// Run a command when the sidecar is ready, pass signals on, and end with its exit code
+    Run(run::Args),
     /// Look for what keeps hopguard from working here
     Doctor(doctor::Args),
     /// Print the completions of this command line for a shell
@@ -79,7 +86,11 @@ fn main() -> ExitCode {
     let exit = match Cli::try_parse() {
         Ok(cli) => {
             let ui = Ui::new(cli.output);
-            let exit = run(cli.verb, &ui).unwrap_or_else(|failure| {
+            let verb = match cli.verb {
+                Verb::Run(args) => return run_command(&args, &ui),
+                verb => verb,
+            };
+            let exit = run(verb, &ui).unwrap_or_else(|failure| {
                 ui.failure(&failure);
                 failure.exit
             });
@@ -88,6 +99,17 @@ fn main() -> ExitCode {
         Err(error) => usage::tell(&error, std::env::args_os()),
     };
     ExitCode::from(exit as u8)
+}
+
+/// The one verb whose exit code is another program's.
+fn run_command(args: &run::Args, ui: &Ui) -> ExitCode {
+    match run::run(args, ui) {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            ui.failure(&failure);
+            ExitCode::from(failure.exit as u8)
+        }
+    }
 }
 
 fn run(verb: Verb, ui: &Ui) -> Result<Exit, Failure> {
@@ -101,6 +123,8 @@ fn run(verb: Verb, ui: &Ui) -> Result<Exit, Failure> {
         Verb::Can(args) => can::run(args, ui),
         Verb::Explain(args) => explain::run(args, ui),
         Verb::Config(args) => config::run(args, ui),
+        Verb::Wait(args) => wait::run(&args, ui),
+        Verb::Run(args) => Ok(Exit::of_code(Some(run::run(&args, ui)?.into()))),
         Verb::Demo(args) => demo::run(args, ui),
         Verb::Doctor(args) => doctor::run(args, ui),
         Verb::Completions(args) => shell::completions(&args, Cli::command(), ui),

@@ -1,6 +1,8 @@
 //! `hopguard token inspect`: a token enters by stdin or from a file, never as an argument, which others can see; its header
 //! and claims leave, with what is wrong at first sight. Nothing is verified, and its signature is never shown.
 
+mod svid;
+
 use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -29,11 +31,11 @@ pub struct Args {
 enum What {
     /// Say what a JWT holds and what is wrong with it at first sight (exit 1 if anything); its signature is NOT verified
     ///
-    /// Header and claims are shown whole, so do not do it where others read along; the signature is not shown. A token is
+    /// A token whose subject is a SPIFFE ID is judged by the rules of JWT-SVIDs. Header and claims are shown whole, so do not do it where others read along; the signature is not shown. A token is
     /// never given as an argument: other users of the machine see those.
     #[command(after_help = "\
-Example: hopguard demo token alice | hopguard token inspect
-         xclip -o | hopguard -o json token inspect | jq .claims")]
+Examples: hopguard demo token alice | hopguard token inspect
+          xclip -o | hopguard -o json token inspect | jq .claims")]
     Inspect(Inspect),
 }
 
@@ -104,6 +106,8 @@ fn read(file: &Path, ui: &Ui) -> Result<String, Failure> {
 /// What a token says of itself, and what is wrong with it at first sight.
 #[derive(Debug, Serialize)]
 struct Inspected {
+    /// `jwt-svid` when the subject is a SPIFFE ID, else `jwt`.
+    kind: &'static str,
     header: Value,
     claims: Value,
     /// `now`, `expired`, `not_yet` or `unknown`.
@@ -131,6 +135,7 @@ fn inspect(text: &str, now: SystemTime) -> Result<Inspected, String> {
         other => return Err(format!("{} parts instead of three", other.len())),
     };
     let mut said = Inspected {
+        kind: "jwt",
         header: object("header", &header)?,
         claims: object("claims", &claims)?,
         valid: "unknown",
@@ -151,6 +156,10 @@ fn inspect(text: &str, now: SystemTime) -> Result<Inspected, String> {
     let (header, claims) = (fields(&said.header), fields(&said.claims));
     said.algorithm(&header, signature);
     said.extensions(&header);
+    if svid::is_one(&claims) {
+        said.kind = "jwt-svid";
+        svid::judge(&mut said, &header, &claims);
+    }
     said.parties(&claims);
     said.times(&claims, now);
     Ok(said)
@@ -222,6 +231,10 @@ impl Inspected {
             ("aud", "it would be good for any service"),
             ("sub", "nobody is named"),
         ] {
+            if name == "iss" && self.kind == "jwt-svid" {
+                // The keys are those of the subject's trust domain.
+                continue;
+            }
             let missing = match claims.get(name) {
                 None | Some(Value::Null) => true,
                 Some(Value::String(text)) => text.is_empty(),
@@ -300,6 +313,9 @@ fn date(seconds: i64) -> String {
 }
 
 fn show(said: &Inspected, ui: &Ui) {
+    if said.kind == "jwt-svid" {
+        ui.line("a JWT-SVID");
+    }
     for (name, value) in [("header", &said.header), ("claims", &said.claims)] {
         ui.line(ui.paint("1", name));
         ui.json_for_people(value);

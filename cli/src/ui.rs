@@ -33,9 +33,9 @@ pub enum Exit {
     BadFile = 3,
     /// Not permitted, or not possible on this machine.
     NotHere = 4,
-    /// `demo exec`: the command is there and cannot be executed, as shells say it.
+    /// `run`, `demo exec`: the command is there and cannot be executed, as shells say it.
     NotExecutable = 126,
-    /// `demo exec`: there is no such command, as shells say it.
+    /// `run`, `demo exec`: there is no such command, as shells say it.
     NoCommand = 127,
 }
 
@@ -59,8 +59,8 @@ impl Exit {
             Self::Usage => "the command line is wrong",
             Self::BadFile => "a file that was given is wrong",
             Self::NotHere => "not permitted, or not possible on this machine",
-            Self::NotExecutable => "`demo exec`: the command cannot be executed",
-            Self::NoCommand => "`demo exec`: there is no such command",
+            Self::NotExecutable => "`run`, `demo exec`: the command cannot be executed",
+            Self::NoCommand => "`run`, `demo exec`: there is no such command",
         }
     }
 

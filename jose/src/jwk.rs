@@ -26,7 +26,13 @@ pub struct KeyPolicy<'a> {
     pub usage_required: bool,
     /// The algorithms that may come out of it.
     pub algorithms: Algorithms,
+    /// Of how many fitting keys a token without `kid` may be: 1 where it must name one of several (OpenID Connect Core,
+    /// section 10.1), more where `kid` is optional (SPIFFE) and each is tried.
+    pub unnamed: usize,
 }
+
+/// The most signatures that are checked for one token: one that names no key costs its verifier this much.
+const MAX_TRIES: usize = 16;
 
 impl KeyPolicy<'static> {
     /// The signing keys of an issuer of user tokens.
@@ -34,12 +40,20 @@ impl KeyPolicy<'static> {
         usage: "sig",
         usage_required: false,
         algorithms: Algorithms::ALL,
+        unnamed: 1,
     };
-    /// The JWT keys of a SPIFFE bundle (SPIFFE JWT-SVID section 6.1).
+    /// The JWT keys of a SPIFFE bundle (SPIFFE JWT-SVID section 6.1). A token need not name one (section 2.2).
     pub const JWT_SVID: Self = Self {
         usage: "jwt-svid",
         usage_required: true,
         algorithms: Algorithms::JWT_SVID,
+        unnamed: MAX_TRIES,
+    };
+    /// The JWT keys that a Workload API gives. They come as a standard JWK Set that holds keys for nothing else
+    /// (section 6.2.2), so that `use` may be absent: SPIRE's agent leaves it out. One for another use is ignored here too.
+    pub const WORKLOAD_API: Self = Self {
+        usage_required: false,
+        ..Self::JWT_SVID
     };
 }
 

@@ -96,9 +96,14 @@ impl<'t> Jws<'t> {
     /// [`TokenError::Algorithm`], [`TokenError::UnknownKid`], [`TokenError::NoKey`] or [`TokenError::Signature`].
     pub fn verify(&self, keys: &KeySet, allowed: Algorithms) -> Result<Thumbprint, TokenError> {
         let algorithm = self.algorithm(allowed)?;
-        let key = keys.select(self.kid.as_deref(), algorithm)?;
-        self.signed_by(key, algorithm)?;
-        Ok(key.thumbprint)
+        let mut outcome = Err(TokenError::Signature);
+        for key in keys.select(self.kid.as_deref(), algorithm)? {
+            outcome = self.signed_by(key, algorithm).map(|()| key.thumbprint);
+            if outcome.is_ok() {
+                break;
+            }
+        }
+        outcome
     }
 
     /// Checks that `key` signed this with `algorithm`.

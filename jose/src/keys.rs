@@ -26,6 +26,7 @@ pub struct IgnoredKey {
 pub struct KeySet {
     keys: Vec<Key>,
     ignored: Vec<IgnoredKey>,
+    unnamed: usize,
 }
 
 impl KeySet {
@@ -49,6 +50,7 @@ impl KeySet {
         let mut set = Self {
             keys: Vec::new(),
             ignored: Vec::new(),
+            unnamed: policy.unnamed,
         };
         for entry in entries {
             match Key::parse(entry, policy) {
@@ -118,12 +120,13 @@ impl KeySet {
         &self.ignored
     }
 
-    /// The one key that a token with this `kid` and `alg` may mean.
+    /// The keys that a token with this `kid` and `alg` may mean, never none: the one that it names, or those that may be
+    /// tried when it names none.
     ///
     /// # Errors
     /// [`TokenError::UnknownKid`] when no key has this `kid`; [`TokenError::NoKey`] when the key is not for this
-    /// algorithm, or when the token names none and several keys fit.
-    pub(crate) fn select(&self, kid: Option<&str>, algorithm: Algorithm) -> Result<&Key, TokenError> {
+    /// algorithm, or when the token names none and more keys fit than may be tried.
+    pub(crate) fn select(&self, kid: Option<&str>, algorithm: Algorithm) -> Result<Vec<&Key>, TokenError> {
         let mut named = self
             .keys
             .iter()
@@ -132,15 +135,20 @@ impl KeySet {
         if kid.is_some() && named.peek().is_none() {
             return Err(TokenError::UnknownKid);
         }
-        let mut fitting = named.filter(|key| key.verifier(algorithm).is_some());
-        let key = fitting
-            .next()
-            .ok_or(TokenError::NoKey("no key fits its algorithm"))?;
-        if fitting.all(|other| other.thumbprint == key.thumbprint) {
-            Ok(key)
-        } else {
-            Err(TokenError::NoKey("several keys fit, so it must name one by kid"))
+        let mut fitting: Vec<&Key> = Vec::new();
+        for key in named.filter(|key| key.verifier(algorithm).is_some()) {
+            if fitting.iter().any(|other| other.thumbprint == key.thumbprint) {
+                continue;
+            }
+            if fitting.len() >= self.unnamed {
+                return Err(TokenError::NoKey("several keys fit, so it must name one by kid"));
+            }
+            fitting.push(key);
         }
+        if fitting.is_empty() {
+            return Err(TokenError::NoKey("no key fits its algorithm"));
+        }
+        Ok(fitting)
     }
 }
 

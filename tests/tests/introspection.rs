@@ -299,31 +299,3 @@ fn what_is_open_ends_when_its_token_is_revoked() {
     .unwrap();
     kill_provider(&story);
 }
-
-#[test]
-fn without_jwt_bundles_no_jwt_svid_passes_and_it_is_said_why() {
-    let story = Story::start();
-    story.with_issuer("\n[[issuer]]\nalias = \"workload\"\nkind = \"jwt-svid\"\naudiences = [\"shop\"]\n");
-    let told = eventually(Duration::from_secs(20), || {
-        let issuers = story.mesh.admin("orders", "issuers")?;
-        let ours = issuers
-            .as_array()
-            .and_then(|all| all.iter().find(|issuer| issuer["alias"] == "workload"));
-        let error = ours
-            .and_then(|issuer| issuer["last_error"].as_str())
-            .ok_or(issuers.to_string())?;
-        Ok::<_, String>(error.to_owned())
-    })
-    .unwrap();
-    assert!(
-        told.contains("Unimplemented") && told.contains("hands out no JWT bundles"),
-        "{told}"
-    );
-    // {"alg":"ES256","kid":"a"} . {"sub":"spiffe://mesh.local/job","aud":"shop","exp":4000000000}
-    let token = "eyJhbGciOiJFUzI1NiIsImtpZCI6ImEifQ.eyJzdWIiOiJzcGlmZmU6Ly9tZXNoLmxvY2FsL2pvYiIsImF1ZCI6InNob3AiLCJleHAiOjQwMDAwMDAwMDB9.AAAA";
-    let before = story.mesh.counted("orders").unwrap();
-    let (status, text) = story.ask(token, &[]);
-    assert_eq!(status, "503", "{text}");
-    assert!(text.contains("no JWT bundle of spiffe://mesh.local"), "{text}");
-    assert_eq!(story.mesh.counted("orders").unwrap(), before);
-}

@@ -180,6 +180,7 @@ mod tests {
     use super::*;
     use crate::keys::Disk;
 
+    /// S-21 to S-26.
     #[test]
     fn a_token_verifies_with_the_published_key_alone() {
         let dir = tempfile::tempdir().unwrap();

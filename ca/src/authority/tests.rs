@@ -101,6 +101,7 @@ fn every_life_that_may_be_configured_can_be_issued() {
     }
 }
 
+/// S-8.
 #[test]
 fn it_speaks_for_identities_of_its_trust_domain_only() {
     let authority = authority(HOUR);
@@ -150,6 +151,7 @@ fn a_life_past_2049_is_written_as_verifiers_read_it() {
 }
 
 /// The check is not the profile: each way in which a signed certificate could go wrong is refused by it.
+/// S-7, S-9 to S-12.
 #[test]
 fn a_leaf_that_is_not_its_profile_never_leaves() {
     let authority = authority(HOUR * 24);

@@ -304,6 +304,7 @@ mod tests {
         assert_eq!(lines, [2, 3, 5, 6]);
     }
 
+    /// S-1 to S-4, S-8: an ID that is none, or not in its one form, is in no entry.
     #[test]
     fn what_would_grant_too_much_or_never_is_refused() {
         let entry = |id: &str, selectors: &str| {

@@ -2,9 +2,10 @@
 //! proved and an entry grants it to. It signs nothing itself: it asks an [`Issuer`], in this process today, on another
 //! machine later. It never sends to a process that it has not attested since the last message.
 
+mod beside;
 mod connection;
 mod frames;
-mod grpc_only;
+mod gate;
 mod headers;
 mod issuer;
 mod limits;
@@ -13,6 +14,7 @@ mod proto;
 mod service;
 mod session;
 mod streams;
+mod validate;
 
 pub use issuer::{Issue, IssueError, IssueJwt, Issuer};
 pub use limits::Limits;

@@ -9,6 +9,9 @@
 
 tonic::include_proto!("_");
 
+/// The .proto and what it imports, for reflection.
+pub const DESCRIPTORS: &[u8] = tonic::include_file_descriptor_set!("workload");
+
 // The generated Debug is switched off: it would print private keys.
 impl std::fmt::Debug for X509svid {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

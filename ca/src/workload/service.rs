@@ -1,5 +1,5 @@
-//! The Workload API as a gRPC service: the security header, the limits, and a session for each stream. What is not built
-//! yet answers Unimplemented.
+//! The Workload API as a gRPC service behind the gate: a session for each call. The calls of the WIT
+//! profile are not built, and answer Unimplemented as every unknown call does.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -14,8 +14,9 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
+use super::beside;
 use super::connection::Caller;
-use super::grpc_only::GrpcOnly;
+use super::gate::Gate;
 use super::issuer::Issuer;
 use super::limits::{Admission, Limits};
 use super::listener::Bound;
@@ -26,10 +27,10 @@ use super::proto::{
 };
 use super::session::Session;
 use super::streams::Streams;
+use super::validate::Validator;
 use crate::attest::Inspector;
 use crate::registration::Entries;
 
-const SECURITY_HEADER: &str = "workload.spiffe.io";
 /// Requests are a few hundred bytes at most.
 const MAX_REQUEST: usize = 64 << 10;
 const MAX_HEADERS: u32 = 8 << 10;
@@ -55,6 +56,7 @@ pub struct Shared {
     pub(super) inspector: Inspector,
     pub(super) admission: Arc<Admission>,
     pub(super) streams: Arc<Streams>,
+    pub(super) validator: Validator,
 }
 
 impl Shared {
@@ -73,6 +75,7 @@ impl Shared {
             inspector,
             admission,
             streams: Arc::default(),
+            validator: Validator::default(),
         })
     }
 
@@ -104,6 +107,7 @@ pub async fn serve(shared: Arc<Shared>, sockets: Vec<Bound>) -> Result<(), tonic
         shared: shared.clone(),
     })
     .max_decoding_message_size(MAX_REQUEST);
+    let routes = beside::add(Routes::new(service), shared.closing.clone());
     let serving = Server::builder()
         .max_concurrent_streams(shared.admission.limits().streams_per_connection)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -114,7 +118,7 @@ pub async fn serve(shared: Arc<Shared>, sockets: Vec<Bound>) -> Result<(), tonic
         .http2_max_header_list_size(MAX_HEADERS)
         .http2_max_pending_accept_reset_streams(Some(RESETS))
         .serve_with_incoming_shutdown(
-            GrpcOnly(Routes::new(service).prepare()),
+            Gate::new(routes.prepare(), shared.admission.clone()),
             ReceiverStream::new(connections).map(Ok::<_, std::convert::Infallible>),
             until,
         );
@@ -130,47 +134,21 @@ struct Api {
 }
 
 impl Api {
-    /// The security header comes before everything else (S-36), then the limits.
+    /// A session of whoever called; what kept the call from being attested is its refusal.
     fn session<T>(&self, request: &Request<T>) -> Result<Session, Status> {
-        security_header(request)?;
-        let caller = request
-            .extensions()
-            .get::<Caller>()
-            .ok_or_else(|| Status::permission_denied("nobody called"))?;
-        if let Err(shed) = self.shared.admission.call(caller.uid, Instant::now()) {
-            self.log(caller.uid, &shed, "call refused");
-            return Err(Status::unavailable(shed.to_string()));
-        }
+        let caller = request.extensions().get::<Caller>();
+        let caller = caller.ok_or_else(|| Status::permission_denied("nobody called"))?;
         match &caller.peer {
             Ok(peer) => Ok(Session::new(self.shared.clone(), peer.clone())),
             Err(reason) => {
-                self.log(caller.uid, reason, "permission denied");
+                let uid = caller.uid;
+                if let Some(unlogged) = self.shared.admission.may_log(uid, Instant::now()) {
+                    tracing::warn!(uid, %reason, unlogged, "permission denied");
+                }
                 Err(Status::permission_denied(reason.to_string()))
             }
         }
     }
-
-    fn log(&self, uid: u32, reason: &dyn std::fmt::Display, what: &'static str) {
-        if let Some(unlogged) = self.shared.admission.may_log(uid, Instant::now()) {
-            tracing::warn!(uid, %reason, unlogged, "{what}");
-        }
-    }
-}
-
-/// Exactly one value, and exactly `true` (S-36).
-fn security_header<T>(request: &Request<T>) -> Result<(), Status> {
-    let mut values = request.metadata().get_all(SECURITY_HEADER).iter();
-    match (values.next(), values.next()) {
-        (Some(value), None) if value.as_encoded_bytes() == b"true" => Ok(()),
-        _ => Err(Status::invalid_argument(
-            "security header missing from request: `workload.spiffe.io: true`",
-        )),
-    }
-}
-
-fn not_yet<A, T>(request: &Request<A>) -> Result<T, Status> {
-    security_header(request)?;
-    Err(Status::unimplemented("JWT-SVIDs are not served yet"))
 }
 
 #[tonic::async_trait]
@@ -209,21 +187,29 @@ impl SpiffeWorkloadApi for Api {
         &self,
         request: Request<JwtsvidRequest>,
     ) -> Result<Response<JwtsvidResponse>, Status> {
-        not_yet(&request)
+        let mut session = self.session(&request)?;
+        session.jwt_svids(request.into_inner()).await.map(Response::new)
     }
 
     async fn fetch_jwt_bundles(
         &self,
         request: Request<JwtBundlesRequest>,
     ) -> Result<Response<Messages<JwtBundlesResponse>>, Status> {
-        not_yet(&request)
+        let session = self.session(&request)?;
+        Ok(Response::new(Messages::new(session, |mut session| {
+            Box::pin(async move {
+                let message = session.jwt_bundles().await;
+                (session, message)
+            })
+        })))
     }
 
     async fn validate_jwtsvid(
         &self,
         request: Request<ValidateJwtsvidRequest>,
     ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
-        not_yet(&request)
+        let mut session = self.session(&request)?;
+        session.validated(request.into_inner()).await.map(Response::new)
     }
 }
 

@@ -2,6 +2,8 @@
 //! state (S-42). The stream ends with PermissionDenied as soon as the caller may have nothing (S-45), and with
 //! Unavailable when the authority ends.
 
+mod jwt;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -157,9 +159,10 @@ impl Session {
             }
         }
         if matching.grants.is_empty() {
-            let message =
-                "no entry grants an identity to this process (the authority's log says what was missing)";
-            return Err(Status::permission_denied(message));
+            // It begins as SPIRE's does: some clients tell this case by the words.
+            return Err(Status::permission_denied(
+                "no identity issued: no entry grants one to this process (the authority's log says what was missing)",
+            ));
         }
         Ok(matching.grants)
     }

@@ -94,6 +94,22 @@ fn a_spiffe_bundle_takes_its_own_use_only() {
     );
 }
 
+/// S-34. The Workload API gives a standard JWK Set for JWT-SVIDs alone; SPIRE's agent leaves `use` out of it.
+#[test]
+fn a_set_of_the_workload_api_may_leave_its_use_out() {
+    let key = |more: &str| Pair::new(Algorithm::ES256).jwk(more);
+    let keys = [
+        key(r#""kid":"spire""#),
+        key(r#""use":"jwt-svid","kid":"hopguard""#),
+        key(r#""use":"x509-svid","kid":"x""#),
+        key(r#""use":"wit-svid","kid":"w""#),
+        key(r#""use":"sig","kid":"s""#),
+        Pair::shared(Algorithm::EdDSA).jwk(r#""kid":"e""#),
+    ];
+    let keys = KeySet::parse(document(&keys).as_bytes(), &KeyPolicy::WORKLOAD_API).expect("a set");
+    assert_eq!(keys.kids().collect::<Vec<_>>(), ["spire", "hopguard"]);
+}
+
 #[test]
 fn a_key_that_is_none_is_ignored() {
     let p256 = Pair::shared(Algorithm::ES256).members();

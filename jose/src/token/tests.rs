@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::testing::{ISSUER, NOW, Pair, payload, rules, set};
-use crate::{MAX_TOKEN_BYTES, base64url};
+use crate::testing::{ISSUER, NOW, Pair, document, payload, rules, set};
+use crate::{KeyPolicy, MAX_TOKEN_BYTES, base64url};
 
 const HEADER: &str = r#"{"alg":"ES256","kid":"k"}"#;
 
@@ -283,6 +283,55 @@ fn a_token_without_kid_needs_one_key_that_fits() {
         .expect("sound")
         .verify(&set(&[mine.jwk("")]), &rules(), NOW);
     assert_eq!(refusal, Err(TokenError::UnknownKid));
+}
+
+/// S-30: a JWT-SVID need not name its key, also while a bundle holds several; each that fits is tried.
+#[test]
+fn a_jwt_svid_without_kid_is_of_any_key_that_fits() {
+    let pairs: Vec<Pair> = (0..17).map(|_| Pair::new(Algorithm::ES256)).collect();
+    let jwk = |n: usize| pairs[n].jwk(&format!(r#""use":"jwt-svid","kid":"{n}""#));
+    let bundle = |count: usize| {
+        let mut jwks: Vec<String> = (0..count).map(jwk).collect();
+        jwks.push(Pair::shared(Algorithm::RS256).jwk(r#""use":"jwt-svid","kid":"r""#));
+        KeySet::parse(document(&jwks).as_bytes(), &KeyPolicy::JWT_SVID).expect("a set")
+    };
+    let rules = Rules {
+        algorithms: Algorithms::JWT_SVID,
+        types: TokenTypes::svid(),
+        ..rules()
+    };
+    let check = |keys: &KeySet, signer: &Pair, header: &str| {
+        let token = signer.compact(Algorithm::ES256, header, &payload(""));
+        Token::parse(&token)
+            .and_then(|token| token.verify(keys, &rules, NOW))
+            .map(|verified| verified.key)
+            .map_err(|error| error.label())
+    };
+    let (keys, nameless) = (bundle(16), r#"{"alg":"ES256"}"#);
+    let mut used = std::collections::HashSet::new();
+    for pair in pairs.iter().take(16) {
+        used.insert(check(&keys, pair, nameless).expect("one of the keys"));
+    }
+    assert_eq!(used.len(), 16, "each token by its own key");
+    assert_eq!(
+        check(&keys, &pairs[16], nameless),
+        Err("bad_sig"),
+        "no key of the bundle"
+    );
+    for name in ["unknown", "", "1"] {
+        let refused = check(&keys, &pairs[0], &format!(r#"{{"alg":"ES256","kid":"{name}"}}"#));
+        assert!(
+            matches!(refused, Err("unknown_kid" | "bad_sig")),
+            "a name is binding: {name} {refused:?}"
+        );
+    }
+    assert_eq!(
+        check(&bundle(17), &pairs[0], nameless),
+        Err("no_key"),
+        "what one token may cost is bounded"
+    );
+    let named = check(&bundle(17), &pairs[0], r#"{"alg":"ES256","kid":"0"}"#);
+    assert!(named.is_ok(), "and one that names its key is not");
 }
 
 #[test]

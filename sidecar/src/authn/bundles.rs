@@ -105,7 +105,7 @@ impl State {
         (self.trouble, self.silent_since) = (None, None);
         for (domain, document) in documents {
             let had = old.get(domain);
-            let held = match KeySet::parse(document, &KeyPolicy::JWT_SVID) {
+            let held = match KeySet::parse(document, &KeyPolicy::WORKLOAD_API) {
                 // A bundle without a key means that nobody is trusted (SPIFFE Trust Domain and Bundle, section 4.1.3).
                 Ok(keys) => {
                     let same = had.filter(|held| held.keys == keys);

@@ -107,6 +107,7 @@ impl AsyncWrite for Socket {
 mod tests {
     use super::*;
 
+    /// S-55.
     #[test]
     fn the_two_forms_and_no_other() {
         let unix = |p: &str| Endpoint::Unix(PathBuf::from(p));

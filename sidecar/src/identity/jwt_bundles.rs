@@ -188,6 +188,7 @@ mod tests {
         BundleNews::All(owned.collect())
     }
 
+    /// S-57, S-58.
     #[tokio::test]
     async fn each_message_is_the_whole_and_an_end_is_told_once() {
         let dir = tempfile::tempdir().unwrap();

@@ -243,6 +243,7 @@ mod tests {
         extension
     }
 
+    /// S-11, S-12.
     #[test]
     fn what_the_key_is_for_must_be_said_and_said_critically() {
         use ExtendedKeyUsagePurpose::{Any, ClientAuth, ServerAuth};
@@ -311,6 +312,7 @@ mod tests {
         .expect("other kinds of names");
     }
 
+    /// S-7, S-8, S-17.
     #[test]
     fn each_rule_refuses() {
         let usage = |p: &mut CertificateParams, u| p.key_usages = vec![KeyUsagePurpose::DigitalSignature, u];
@@ -386,6 +388,7 @@ mod tests {
         ));
     }
 
+    /// S-1 to S-5.
     #[test]
     fn ids_are_read_strictly() {
         let long = format!("spiffe://mesh.test/{}", "a".repeat(2048));

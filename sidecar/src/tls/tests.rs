@@ -267,6 +267,7 @@ fn common_name_only(params: &mut CertificateParams) {
         .push(rcgen::DnType::CommonName, "spiffe://mesh.test/a");
 }
 
+/// S-16, S-17: also S-1 to S-5, S-7, S-8, S-11 and S-12 as a peer shows them.
 #[tokio::test]
 async fn each_bad_certificate_is_refused_in_both_roles() {
     let ca = Ca::new("mesh.test");
@@ -321,6 +322,7 @@ async fn a_role_that_the_certificate_does_not_have_is_refused() {
     assert!(explain(&shaken.server.unwrap_err()).contains("clientAuth is missing"));
 }
 
+/// S-18.
 #[tokio::test]
 async fn the_bundle_of_the_presented_trust_domain_decides_and_bundles_are_never_merged() {
     let (own, friend) = (Ca::new("own.test"), Ca::new("friend.test"));
@@ -507,6 +509,7 @@ fn a_list_that_its_issuer_did_not_sign_says_nothing_and_an_old_one_goes_on() {
     assert!(!judged(&[old]), "an old list is better than none");
 }
 
+/// S-20.
 #[tokio::test]
 async fn a_peer_that_is_not_the_expected_one_is_refused() {
     let ca = Ca::new("mesh.test");
@@ -605,6 +608,7 @@ fn client_hello_1_2() -> Vec<u8> {
     record
 }
 
+/// S-19.
 #[tokio::test]
 async fn a_client_that_would_resume_never_can() {
     let ca = Ca::new("mesh.test");

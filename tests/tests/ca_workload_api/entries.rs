@@ -41,6 +41,7 @@ fn what_is_unchanged_is_not_issued_anew() {
     );
 }
 
+/// S-45.
 #[test]
 fn an_entry_that_is_taken_away_ends_the_stream() {
     let authority = Authority::start(&(for_us("a") + &for_us("b")));

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use crate::support::*;
 
+/// S-35, S-37: a stock client over the socket, without TLS and without a secret.
 #[test]
 fn the_stock_client_fetches_and_openssl_accepts_the_chain() {
     let authority = Authority::start(&for_us("ns/shop/sa/orders"));
@@ -96,6 +97,7 @@ fn the_stock_stream_goes_on_over_many_rotations() {
     }
 }
 
+/// S-42, S-47 to S-50.
 #[test]
 fn a_message_is_the_whole_state_in_the_order_of_the_file() {
     let uid = format!("unix:uid:{}", nix_uid());
@@ -152,22 +154,5 @@ fn the_security_header_must_be_there_exactly_once() {
         "ValidateJWTSVID",
     ] {
         assert_eq!(with(&[], method), "INVALID_ARGUMENT", "{method}");
-    }
-}
-
-#[test]
-fn what_is_not_built_yet_says_unimplemented() {
-    let authority = Authority::start(&for_us("a"));
-    for method in [
-        "FetchJWTSVID",
-        "FetchJWTBundles",
-        "ValidateJWTSVID",
-        "NoSuchMethod",
-    ] {
-        assert_eq!(
-            first(&authority, &["--method", method])["status"],
-            "UNIMPLEMENTED",
-            "{method}"
-        );
     }
 }

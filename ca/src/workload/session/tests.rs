@@ -1,3 +1,5 @@
+mod jwt;
+
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,6 +10,7 @@ use tokio::net::UnixStream;
 use zeroize::Zeroizing;
 
 use super::*;
+use crate::authority::JwtSvid;
 use crate::registration::Scope;
 use crate::workload::issuer::{Issue, IssueJwt, Issuer};
 use crate::workload::limits::Limits;
@@ -22,6 +25,7 @@ struct Scripted {
     /// Done while it signs.
     meanwhile: Mutex<Option<Box<dyn FnOnce() + Send>>>,
     fails: Mutex<bool>,
+    revoked: Mutex<Vec<SpiffeId>>,
 }
 
 impl Issuer for Scripted {
@@ -47,8 +51,25 @@ impl Issuer for Scripted {
         })
     }
 
-    fn issue_jwt<'a>(&'a self, _: &'a SpiffeId, _: &'a [String], _: SystemTime) -> IssueJwt<'a> {
-        Box::pin(async { Err(IssueError("no JWT key".to_owned())) })
+    fn issue_jwt<'a>(&'a self, id: &'a SpiffeId, audience: &'a [String], now: SystemTime) -> IssueJwt<'a> {
+        Box::pin(async move {
+            if let Some(meanwhile) = self.meanwhile.lock().unwrap().take() {
+                meanwhile();
+            }
+            if *self.fails.lock().unwrap() {
+                return Err(IssueError("the disk is full".to_owned()));
+            }
+            let number = self.issued.fetch_add(1, Ordering::Relaxed);
+            Ok(JwtSvid {
+                id: id.clone(),
+                token: format!("{number} for {}", audience.join(" and ")).into(),
+                not_after: now + self.life,
+            })
+        })
+    }
+
+    fn revoked(&self, id: &SpiffeId) -> bool {
+        self.revoked.lock().unwrap().contains(id)
     }
 
     fn trust(&self) -> watch::Receiver<Arc<Trust>> {
@@ -92,6 +113,7 @@ fn stage(paths: &[&str], life: Duration) -> Stage {
         issued: AtomicUsize::new(0),
         meanwhile: Mutex::new(None),
         fails: Mutex::new(false),
+        revoked: Mutex::default(),
     });
     let (entries, closing) = (watch::Sender::new(entries(paths)), watch::Sender::new(false));
     let shared = Shared::new(

@@ -82,6 +82,50 @@ async fn a_jwt_svid_is_a_user_whose_subject_is_its_spiffe_id() {
     );
 }
 
+/// S-34: a SPIRE agent sends a standard JWK Set, without `use`.
+#[tokio::test]
+async fn a_bundle_may_leave_its_use_out_and_a_key_for_another_use_is_none() {
+    let key = Signer::new("a");
+    let authn = authenticator(&[svid_options("mesh", "mesh.test")]);
+    let now = SystemTime::now();
+    let token = key.sign(&svid("spiffe://mesh.test/a"));
+    for (usage, expected) in [
+        (None, "ok"),
+        (Some("jwt-svid"), "ok"),
+        (Some("x509-svid"), "unknown_kid"),
+        (Some("sig"), "unknown_kid"),
+    ] {
+        let mut jwk = key.jwk();
+        match usage {
+            Some(usage) => jwk["use"] = json!(usage),
+            None => drop(jwk.as_object_mut().expect("an object").remove("use")),
+        }
+        let set = json!({"keys": [jwk]}).to_string().into_bytes();
+        authn.set_bundles(
+            JwtBundles::All([("spiffe://mesh.test".to_owned(), set)].into()),
+            now,
+        );
+        assert_eq!(reason(&authn.verify(&token, now).await), expected, "{usage:?}");
+    }
+}
+
+/// S-30: also while the authority has several keys, and after one of them is gone.
+#[tokio::test]
+async fn a_token_without_kid_is_good_while_its_key_is() {
+    let (old, new) = (Signer::new("old"), Signer::new("new"));
+    let authn = authenticator(&[svid_options("mesh", "mesh.test")]);
+    let now = SystemTime::now();
+    let nameless = |key: &Signer| key.sign_as(None, &svid("spiffe://mesh.test/a"));
+    authn.set_bundles(all(&[("mesh.test", &[&old, &new])]), now);
+    for key in [&old, &new] {
+        assert_eq!(reason(&authn.verify(&nameless(key), now).await), "ok");
+    }
+    authn.set_bundles(all(&[("mesh.test", &[&new])]), now);
+    assert_eq!(reason(&authn.verify(&nameless(&old), now).await), "bad_sig");
+    assert_eq!(reason(&authn.verify(&nameless(&new), now).await), "ok");
+}
+
+/// S-32.
 #[tokio::test]
 async fn the_trust_domain_of_the_subject_chooses_the_keys() {
     // The same kid in two trust domains.
@@ -125,6 +169,7 @@ async fn the_trust_domain_of_the_subject_chooses_the_keys() {
     );
 }
 
+/// S-27, S-29, S-31.
 #[tokio::test]
 async fn what_is_no_jwt_svid_is_refused() {
     let key = Signer::new("a");
@@ -179,6 +224,7 @@ async fn what_is_no_jwt_svid_is_refused() {
     }
 }
 
+/// S-57, S-61.
 #[tokio::test]
 async fn a_bundle_that_goes_takes_its_tokens_with_it() {
     let (old, new) = (Signer::new("old"), Signer::new("new"));

@@ -127,6 +127,7 @@ async fn picks_by_id_list_and_hint() {
     }
 }
 
+/// S-57.
 #[tokio::test]
 async fn an_svid_that_is_no_longer_offered_is_lost() {
     let (_dir, mut api) = api(vec![]);
@@ -146,6 +147,7 @@ async fn an_svid_that_is_no_longer_offered_is_lost() {
     assert!(watching.lost().await.contains("spiffe://mesh.test/b"));
 }
 
+/// S-56, S-57.
 #[tokio::test]
 async fn permission_denied_drops_what_is_held_and_asks_again() {
     let (_dir, mut api) = api(vec![Script::Stream, Script::Fail(Code::PermissionDenied)]);
@@ -164,6 +166,7 @@ async fn permission_denied_drops_what_is_held_and_asks_again() {
     watching.ready().await;
 }
 
+/// S-56.
 #[tokio::test]
 async fn a_socket_that_goes_away_keeps_the_svid_and_renewal_goes_on_when_it_is_back() {
     let (dir, mut api) = api(vec![]);
@@ -211,6 +214,7 @@ async fn invalid_argument_and_unimplemented_are_retried_slowly() {
     }
 }
 
+/// S-58.
 #[tokio::test]
 async fn a_message_that_cannot_be_used_is_discarded_and_the_old_state_kept() {
     let ca = Ca::new("mesh.test");
@@ -283,6 +287,7 @@ async fn an_svid_that_nobody_renews_is_lost_when_it_expires() {
     assert!(SystemTime::now() >= held.not_after);
 }
 
+/// S-18, S-57.
 #[tokio::test]
 async fn federated_bundles_stay_apart_and_a_bad_one_is_not_trusted() {
     let (own, friend, liar) = (Ca::new("own.test"), Ca::new("friend.test"), Ca::new("liar.test"));
