@@ -83,7 +83,7 @@ pub fn trial(authority: &Authority, now: SystemTime) -> Result<(), AuthorityErro
         AuthorityError::Profile(format!("an SVID below it would be refused: {what}"))
     };
     let id =
-        SpiffeId::new(&format!("{}/hopguard/trial", authority.domain.id_string())).map_err(|e| failed(&e))?;
+        SpiffeId::new(format!("{}/hopguard/trial", authority.domain.id_string())).map_err(|e| failed(&e))?;
     let svid = authority.issue(&id, std::time::Duration::from_secs(60), now)?;
     let [leaf, between @ ..] = svid.chain.as_slice() else {
         return Err(failed(&"there is none"));

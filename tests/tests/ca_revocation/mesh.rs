@@ -22,14 +22,24 @@ permit(principal == Workload::"spiffe://mesh.local/ns/shop/sa/web", action == Ac
 
 @id("reads-payments")
 permit(
-  principal in [Workload::"spiffe://mesh.local/ns/shop/sa/orders"],
+  principal == Workload::"spiffe://mesh.local/ns/shop/sa/orders",
   action == Action::"GET",
   resource == Service::"shop/payments"
 );
 
-@id("ledger")
-permit(principal, action == Action::"connect", resource == Service::"shop/payments")
-when { principal is Workload };
+@id("orders-ledger")
+permit(
+  principal == Workload::"spiffe://mesh.local/ns/shop/sa/orders",
+  action == Action::"connect",
+  resource == Service::"shop/payments"
+);
+
+@id("web-ledger")
+permit(
+  principal == Workload::"spiffe://mesh.local/ns/shop/sa/web",
+  action == Action::"connect",
+  resource == Service::"shop/payments"
+);
 "#;
 
 fn mesh() -> Mesh {

@@ -53,6 +53,14 @@ fn ours(keyring: &Keyring, text: &str) -> Result<SpiffeId, Refused> {
             "write spiffe://DOMAIN/PATH",
         )
     })?;
+    // One that would be read as another one was meant otherwise (S-3).
+    if id.to_string() != text {
+        let hint = format!("write {id}");
+        return Err(Refused::new(
+            format!("`{text}` is no SPIFFE ID in its one form"),
+            hint,
+        ));
+    }
     if !id.is_member_of(domain) || id.path().is_empty() {
         let hint = format!("this authority speaks for spiffe://{domain}/...");
         return Err(Refused::new(
@@ -118,6 +126,7 @@ async fn one(
         .filter(|c| *c != ':')
         .flat_map(char::to_lowercase)
         .collect();
+    let plain = format!("{}{plain}", "0".repeat(plain.len() % 2));
     let bytes = hex::decode(&plain).map_err(|_| {
         Refused::new(
             format!("`{serial}` is no serial number"),
