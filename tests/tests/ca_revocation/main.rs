@@ -7,6 +7,7 @@ mod keys;
 mod lists;
 mod mesh;
 mod organisation;
+#[expect(dead_code, reason = "other tests of the authority need more of it")]
 #[path = "../ca_workload_api/support.rs"]
 mod support;
 
