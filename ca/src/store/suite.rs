@@ -38,6 +38,12 @@ async fn suite(store: &dyn Store) {
     assert_eq!(store.bind("td").await.unwrap(), "td");
     assert_eq!(store.bind("other").await.unwrap(), "td", "bound once and for all");
 
+    authorities(store).await;
+    sequence(store).await;
+    issued_and_alive(store).await;
+}
+
+async fn authorities(store: &dyn Store) {
     assert!(store.authorities().await.unwrap().is_empty());
     // Ids chosen so that order of insertion and order of names differ.
     store
@@ -76,7 +82,9 @@ async fn suite(store: &dyn Store) {
         store.authorities().await.unwrap(),
         [record("a", AuthorityState::Active)]
     );
+}
 
+async fn sequence(store: &dyn Store) {
     for (content, sequence) in [("x", 1), ("x", 1), ("y", 2), ("x", 3), ("x", 3)] {
         assert_eq!(
             store.sequence(content.as_bytes()).await.unwrap(),
@@ -84,12 +92,9 @@ async fn suite(store: &dyn Store) {
             "{content}"
         );
     }
-
-    records(store).await;
 }
 
-/// What was issued.
-async fn records(store: &dyn Store) {
+async fn issued_and_alive(store: &dyn Store) {
     store.record(&[issued("1", 100), issued("2", 200)]).await.unwrap();
     store.record(&[]).await.unwrap();
     assert!(

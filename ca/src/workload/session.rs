@@ -11,6 +11,7 @@ use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use tokio::sync::watch;
 use tonic::Status;
 
+use super::callers::Seat;
 use super::issuer::IssueError;
 use super::proto::{X509BundlesResponse, X509svid, X509svidResponse};
 use super::service::Shared;
@@ -36,6 +37,7 @@ pub struct Session {
     unsent: bool,
     sent: Option<Arc<Trust>>,
     retry: Option<Retry>,
+    seat: Seat,
     ticket: Ticket,
 }
 
@@ -59,8 +61,10 @@ impl Session {
             shared.issuer.trust(),
             shared.closing.clone(),
         );
+        let seat = shared.callers.enter(peer.clone(), SystemTime::now());
         let ticket = shared.streams.enter();
         Self {
+            seat,
             shared,
             peer,
             entries,
@@ -133,6 +137,7 @@ impl Session {
             .await
             .map_err(|error| self.nobody(&error))?;
         let matching = entries.matching(&facts);
+        self.seat.may_have(matching.grants.iter().map(|grant| &grant.id));
         if !matching.grants.is_empty() && matching.refused.is_empty() {
             return Ok(matching.grants);
         }
@@ -140,19 +145,13 @@ impl Session {
             for refused in &matching.refused {
                 tracing::warn!(
                     uid = self.peer.uid(), pid = self.peer.pid(), socket = self.peer.socket(),
-                    spiffe_id = %refused.id, reason = ?refused.reason, unlogged, "an entry is refused"
+                    spiffe_id = %refused.id, reason = ?refused.reason, unlogged, hint = ask(&self.peer),
+                    "an entry is refused"
                 );
                 self.refused(Some(&refused.id), &refused.reason, unlogged);
             }
             if matching.grants.is_empty() {
-                tracing::warn!(
-                    uid = self.peer.uid(),
-                    pid = self.peer.pid(),
-                    socket = self.peer.socket(),
-                    reason = "no entry matches",
-                    unlogged,
-                    "permission denied"
-                );
+                self.tell_denied("no entry matches", unlogged);
                 self.refused(None, &"no entry matches", unlogged);
             }
         }
@@ -165,8 +164,28 @@ impl Session {
         Ok(matching.grants)
     }
 
+    /// A refusal that the log tells as well.
+    fn denied(&self, reason: &'static str) -> Status {
+        if let Some(unlogged) = self.may_log() {
+            self.tell_denied(reason, unlogged);
+        }
+        Status::permission_denied(reason)
+    }
+
+    fn tell_denied(&self, reason: &str, unlogged: u64) {
+        tracing::warn!(
+            uid = self.peer.uid(),
+            pid = self.peer.pid(),
+            socket = self.peer.socket(),
+            reason,
+            unlogged,
+            hint = ask(&self.peer),
+            "permission denied"
+        );
+    }
+
     fn nobody(&self, error: &AttestError) -> Status {
-        tracing::debug!(uid = self.peer.uid(), reason = %error, "permission denied");
+        tracing::debug!(uid = self.peer.uid(), pid = self.peer.pid(), reason = %error, "permission denied");
         Status::permission_denied(error.to_string())
     }
 
@@ -340,6 +359,11 @@ impl Session {
             federated_bundles: Default::default(),
         }
     }
+}
+
+/// How operators learn more.
+fn ask(peer: &Peer) -> String {
+    format!("hopguard why {} --socket {}", peer.pid(), peer.socket())
 }
 
 /// The roots, one after the other, DER (S-49).

@@ -9,6 +9,7 @@ mod endpoint;
 mod jwt_bundles;
 mod leaf;
 mod message;
+mod once;
 mod proto;
 mod value;
 mod workload_api;
@@ -21,6 +22,7 @@ pub use endpoint::default_endpoint;
 pub use jwt_bundles::{BundleNews, watch_jwt_bundles};
 pub use leaf::{Leaf, LeafProblem, leaf, parse_id};
 pub use message::Fetched;
+pub use once::{FetchedToken, Wanted, fetch_jwt_bundles, fetch_tokens};
 pub use value::{Bundles, Identity, Key};
 pub use workload_api::{IdentityState, Pick, WorkloadApiOptions, fetch, watch};
 

@@ -4,12 +4,14 @@
 
 mod config;
 mod failure;
+mod proof;
 mod public;
 mod session;
 mod verify;
 
 pub use config::{MeshTls, ServerProfile};
 pub use failure::{explain, label};
+pub use proof::{client_for, prove};
 pub use public::{PublicServer, public_server};
 pub use session::{Peer, Session, session};
 

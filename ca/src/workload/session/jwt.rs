@@ -108,12 +108,8 @@ impl Session {
         grants.retain(|grant| id.is_none_or(|id| *id == grant.id) && !self.shared.issuer.revoked(&grant.id));
         match id {
             _ if !grants.is_empty() => Ok(grants),
-            Some(_) => Err(Status::permission_denied(
-                "this process is not entitled to the requested identity",
-            )),
-            None => Err(Status::permission_denied(
-                "every identity of this process is revoked",
-            )),
+            Some(_) => Err(self.denied("this process is not entitled to the requested identity")),
+            None => Err(self.denied("every identity of this process is revoked")),
         }
     }
 
@@ -122,21 +118,24 @@ impl Session {
         loop {
             self.entitled().await?;
             let trust = self.trust.borrow_and_update().clone();
-            let news = self
+            let known = self
                 .sent
                 .as_ref()
-                .is_none_or(|sent| sent.jwt_keys != trust.jwt_keys);
-            if news && self.still_entitled()? {
-                let bundles = [(trust.domain.id_string(), jwks(&trust.jwt_keys))].into();
+                .is_some_and(|sent| sent.jwt_keys == trust.jwt_keys);
+            if !known && !self.still_entitled()? {
+                continue;
+            }
+            if !known {
                 let none = std::iter::empty();
                 self.ticket
                     .sent(Carries::JwtBundles, trust.sequence, none, SystemTime::now());
+                let bundles = [(trust.domain.id_string(), jwks(&trust.jwt_keys))].into();
                 self.sent = Some(trust);
                 return Ok(JwtBundlesResponse { bundles });
             }
-            if !news {
-                self.wait().await?;
-            }
+            // Who has these keys has what is published, whatever else changed.
+            self.ticket.holds(trust.sequence);
+            self.wait().await?;
         }
     }
 
