@@ -22,7 +22,7 @@
 //! | workload | registration, attest, authority, audit |
 //! | admin | workload |
 //! | endpoint | workload, authority |
-//! | config | problem, registration, workload, audit, endpoint |
+//! | config | problem, registration, workload, audit, endpoint, keys |
 //! | server | all |
 
 pub mod admin;

@@ -102,6 +102,8 @@ const CA: &[(&str, &[&str])] = &[
         "config",
         &["problem", "registration", "workload", "audit", "endpoint"],
     ),
+    // Where the passphrase of the keys lies is a value of theirs.
+    ("config", &["problem", "registration", "workload", "keys"]),
     ("server", ALL),
 ];
 

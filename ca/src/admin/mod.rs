@@ -60,6 +60,17 @@ pub enum Request {
         /// The name of the Workload API socket.
         socket: Option<String>,
     },
+    /// Take an identity, a certificate or an authority back.
+    Revoke(Revoke),
+    /// What is revoked.
+    Revoked,
+    /// A request for an authority that the organisation's root is to sign.
+    Csr,
+    /// Take in what it signed.
+    Import {
+        /// The chain: own certificate, what lies between, root.
+        pem: String,
+    },
     /// Replace the authority of a kind, the whole way or one step of it.
     Rotate {
         /// Whose authority.
@@ -81,6 +92,10 @@ impl Request {
             Self::Backup => "backup",
             Self::IssueSvid { .. } => "svid issue",
             Self::Rotate { .. } => "rotate",
+            Self::Revoke(_) => "revoke",
+            Self::Revoked => "revoke list",
+            Self::Csr => "csr",
+            Self::Import { .. } => "import",
             Self::EntryList => "entry list",
             Self::EntryShow { .. } => "entry show",
             Self::EntryPlan { .. } => "entry plan",
@@ -88,6 +103,33 @@ impl Request {
             Self::Why { .. } => "why",
         }
     }
+}
+
+/// What is to be taken back, and how.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revoke {
+    /// What.
+    pub target: Target,
+    /// Why; may be empty.
+    pub reason: String,
+    /// Let it have SVIDs again instead.
+    pub lift: bool,
+    /// Change nothing.
+    pub dry_run: bool,
+    /// Also when it breaks somebody.
+    pub force: bool,
+}
+
+/// What can be taken back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Target {
+    /// A SPIFFE ID.
+    Identity(String),
+    /// A serial number, hexadecimal.
+    Serial(String),
+    /// The id of an authority.
+    Authority(String),
 }
 
 /// What an authority signs.

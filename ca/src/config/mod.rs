@@ -13,6 +13,7 @@ use toml::Spanned;
 
 use crate::audit::Target;
 use crate::endpoint::{Options as EndpointOptions, Profile};
+use crate::keys::PassphraseSource;
 use crate::problem::Problem;
 use crate::registration::{self, Host, Scope};
 use crate::workload::{Limits, Socket};
@@ -28,6 +29,8 @@ pub struct Config {
     pub trust_domain: TrustDomain,
     /// Where keys and state are kept.
     pub data_dir: PathBuf,
+    /// With what the keys on the disk are encrypted; they are not without it.
+    pub key_passphrase: Option<PassphraseSource>,
     /// The entries file.
     pub entries: PathBuf,
     /// Life of an SVID.
@@ -77,6 +80,8 @@ impl Config {
 struct Raw {
     trust_domain: Spanned<String>,
     data_dir: Spanned<PathBuf>,
+    key_passphrase_file: Option<Spanned<PathBuf>>,
+    key_passphrase_credential: Option<Spanned<String>>,
     entries: Spanned<PathBuf>,
     svid_ttl: Option<Spanned<String>>,
     jwt_svid_ttl: Option<Spanned<String>>,
@@ -223,6 +228,10 @@ fn parse(path: &Path, text: &str) -> Result<Config, Vec<Problem>> {
     let endpoint = reader.endpoint(bundle, openid, trust_domain.as_ref());
     let limits = reader.limits(&raw.limits);
     let (data_dir, entries) = (reader.file(&raw.data_dir), reader.file(&raw.entries));
+    let key_passphrase = reader.passphrase(
+        raw.key_passphrase_file.as_ref(),
+        raw.key_passphrase_credential.as_ref(),
+    );
     let admin_socket = match &raw.admin_socket {
         Some(path) => reader.file(path),
         None => data_dir.join("admin.sock"),
@@ -232,6 +241,7 @@ fn parse(path: &Path, text: &str) -> Result<Config, Vec<Problem>> {
         Some(trust_domain) if reader.problems.is_empty() => Ok(Config {
             trust_domain,
             data_dir,
+            key_passphrase,
             entries,
             svid_ttl,
             jwt_svid_ttl,

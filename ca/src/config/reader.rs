@@ -10,6 +10,7 @@ use toml::Spanned;
 
 use super::{RawLimits, RawSocket};
 use crate::audit::Target;
+use crate::keys::PassphraseSource;
 use crate::problem::Problem;
 use crate::registration::{Host, Selector, is_segment};
 use crate::workload::{Limits, Socket};
@@ -135,6 +136,34 @@ impl<'a> Reader<'a> {
             self.complain(raw, SVID_TTL_BOUNDS, "\"1h\" suits most meshes");
         }
         ttl
+    }
+
+    pub fn passphrase(
+        &mut self,
+        file: Option<&Spanned<PathBuf>>,
+        credential: Option<&Spanned<String>>,
+    ) -> Option<PassphraseSource> {
+        if let (Some(_), Some(second)) = (file, credential) {
+            self.complain(
+                second,
+                "there are two passphrases",
+                "keep `key_passphrase_file` or `key_passphrase_credential`",
+            );
+        }
+        if let Some(raw) = credential {
+            let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+            let name = raw.get_ref();
+            if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) {
+                let message = format!("`{name}` is no name of a credential");
+                self.complain(
+                    raw,
+                    message,
+                    "name it as LoadCredential= of the systemd unit does",
+                );
+            }
+            return Some(PassphraseSource::Credential(name.clone()));
+        }
+        file.map(|path| PassphraseSource::File(self.file(path)))
     }
 
     pub fn ca_ttl(&mut self, raw: Option<&Spanned<String>>, svid_ttl: Duration) -> Duration {

@@ -3,7 +3,9 @@
 
 mod backup;
 mod keyring;
+mod offline;
 mod operations;
+mod revocation;
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -25,8 +27,11 @@ use crate::store::{Sqlite, Store, StoreError};
 use crate::workload::{Bound, Shared, SocketError, serve as serve_workloads};
 pub use backup::{BackupError, Summary, offline, restore};
 use keyring::Keyring;
+pub use offline::convert_keys;
 use operations::{Operations, Registry, unknown_names};
 
+/// The most entries of one change that the audit log names.
+const MOST_TOLD: usize = 100;
 /// How often what has expired is forgotten.
 const PURGE: Duration = Duration::from_secs(60);
 /// The store, in the data directory.
@@ -133,6 +138,21 @@ impl CaError {
                     path.display()
                 )
             }
+            Self::Keys(KeyError::Sealed(_)) => {
+                "name the passphrase by `key_passphrase_file` in ca.toml; `hopguard ca keys decrypt` makes it plain".to_owned()
+            }
+            Self::Keys(KeyError::Plain(_)) => {
+                "`hopguard ca keys encrypt` puts every key under the passphrase".to_owned()
+            }
+            Self::Keys(KeyError::WrongPassphrase(_)) => {
+                "give the passphrase that the keys were encrypted with; without it they are lost".to_owned()
+            }
+            Self::Keys(KeyError::WeakPassphrase) => {
+                "a good one: head -c 32 /dev/urandom | base64".to_owned()
+            }
+            Self::Keys(KeyError::NoCredential(name)) => {
+                format!("in the unit: LoadCredentialEncrypted={name}:/etc/credstore.encrypted/{name}")
+            }
             Self::Keys(_) | Self::Store { .. } => {
                 "restore `data_dir` from a backup, or give the authority a new one \
                 (a new trust root, which every peer must learn)"
@@ -192,30 +212,25 @@ pub async fn start(config: Config) -> Result<Running, CaError> {
     tracing::info!(entries = entries.len(), file = %config.entries.display(), "entries are in force");
     let (sender, receiver) = watch::channel(Arc::new(entries));
     let (seen, told) = watch::channel(registration::Seen::default());
-    tokio::spawn(ending(
-        closed.clone(),
-        registration::watch(config.entries.clone(), scope.clone(), sender, seen),
-    ));
-    tokio::spawn(ending(
-        closed.clone(),
-        warn_of_unknown_names(config.entries.clone(), receiver.clone()),
-    ));
-    tokio::spawn(ending(closed.clone(), purge(store.clone())));
-    tokio::spawn(ending(closed.clone(), keyring::run(keyring.clone())));
+    let until_closed = |work: Work| tokio::spawn(ending(closed.clone(), work));
+    let file = &config.entries;
+    until_closed(Box::pin(registration::watch(
+        file.clone(),
+        scope.clone(),
+        sender,
+        seen,
+    )));
+    until_closed(Box::pin(warn_of_unknown_names(file.clone(), receiver.clone())));
+    until_closed(Box::pin(tell_of_changes(receiver.clone(), audit.clone())));
+    until_closed(Box::pin(purge(store.clone())));
+    until_closed(Box::pin(keyring::run(keyring.clone())));
+    until_closed(Box::pin(refresh_lists(keyring.clone())));
 
-    let shared = Shared::new(
-        keyring.clone(),
-        receiver.clone(),
-        closed.clone(),
-        config.limits.clone(),
-        audit.clone(),
-    );
+    let (signer, limits) = (keyring.clone(), config.limits.clone());
+    let shared = Shared::new(signer, receiver.clone(), closed.clone(), limits, audit.clone());
     keyring.watch(shared.streams());
-    let sockets = config
-        .sockets
-        .iter()
-        .map(Bound::new)
-        .collect::<Result<Vec<_>, _>>()?;
+    let sockets: Result<Vec<_>, _> = config.sockets.iter().map(Bound::new).collect();
+    let sockets = sockets?;
     let endpoint = Endpoint::bind(&config.endpoint, keyring.clone()).await?;
     let admin = AdminSocket::bind(&config.admin_socket)?;
     let registry = Registry {
@@ -317,6 +332,38 @@ async fn warn_of_unknown_names(file: PathBuf, mut entries: watch::Receiver<Arc<E
     }
 }
 
+/// What goes on beside the sockets, until they are closed.
+type Work = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Writes each change of the entries to the audit log: how many came and went, and which.
+async fn tell_of_changes(mut entries: watch::Receiver<Arc<Entries>>, audit: Audit) {
+    let mut before = entries.borrow_and_update().clone();
+    while entries.changed().await.is_ok() {
+        let now = entries.borrow_and_update().clone();
+        let only_in = |some: &Entries, others: &Entries| -> Vec<String> {
+            let mut only: Vec<String> = some
+                .iter()
+                .filter(|entry| !others.iter().any(|other| other == *entry))
+                .map(|entry| entry.id.to_string())
+                .collect();
+            only.truncate(MOST_TOLD);
+            only
+        };
+        let event = Event {
+            detail: Some(serde_json::json!({
+                "entries": now.len(),
+                "added": only_in(&now, &before),
+                "removed": only_in(&before, &now),
+            })),
+            ..Event::new("entries", "changed")
+        };
+        if let Err(error) = audit.record(&event).await {
+            tracing::error!(%error, "a change of the entries is missing in the audit log");
+        }
+        before = now;
+    }
+}
+
 async fn ending(mut closed: watch::Receiver<bool>, work: impl Future<Output = ()>) {
     tokio::select! {
         _ = closed.wait_for(|closed| *closed) => {}
@@ -367,6 +414,17 @@ async fn purge(store: Arc<Sqlite>) {
             Ok(0) => {}
             Ok(count) => tracing::debug!(count, "expired records were removed"),
             Err(error) => tracing::error!(%error, "expired records could not be removed"),
+        }
+    }
+}
+
+/// Lists are signed anew before they end, and get rid of what has expired.
+async fn refresh_lists(keyring: Arc<Keyring>) {
+    let mut timer = tokio::time::interval(PURGE);
+    loop {
+        timer.tick().await;
+        if let Err(error) = keyring.refresh_lists(SystemTime::now()).await {
+            tracing::error!(%error, "revocation lists are not up to date");
         }
     }
 }

@@ -3,7 +3,9 @@
 mod audit;
 mod backup;
 mod entries;
+mod import;
 mod issue;
+mod revoke;
 mod rotate;
 mod status;
 mod why;
@@ -72,6 +74,10 @@ impl Operations {
                 tracing::info!(uid, ?kind, ?order, "an operator rotates");
                 rotate::rotate(&self.keyring, kind, order, progress).await
             }
+            Request::Revoke(asked) => revoke::revoke(&self.keyring, &asked, uid).await,
+            Request::Revoked => Ok(revoke::revoked(&self.keyring)),
+            Request::Csr => import::request(&self.keyring, uid).await,
+            Request::Import { pem } => import::import(&self.keyring, &pem, uid).await,
             Request::EntryList => Ok(self.registry.list()),
             Request::EntryShow { spiffe_id } => self.registry.show(&spiffe_id).await,
             Request::EntryPlan { name, text } => self.registry.plan(name, &text).await,

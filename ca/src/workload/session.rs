@@ -23,6 +23,7 @@ use crate::registration::{Entries, Grant};
 
 /// A caller is looked at again after this time even when nothing happened: its executable may have been replaced.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
+const REVOKED: &str = "the identity of this process is revoked";
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(30);
 
@@ -113,11 +114,9 @@ impl Session {
                     SystemTime::now(),
                 );
                 let bundles = [(trust.domain.id_string(), bundle(&trust))].into();
+                let crl = trust.crls.clone();
                 self.sent = Some(trust);
-                return Ok(X509BundlesResponse {
-                    crl: Vec::new(),
-                    bundles,
-                });
+                return Ok(X509BundlesResponse { crl, bundles });
             }
             if !news {
                 self.wait().await?;
@@ -136,8 +135,15 @@ impl Session {
             .facts(&entries, &self.shared.inspector)
             .await
             .map_err(|error| self.nobody(&error))?;
-        let matching = entries.matching(&facts);
+        let mut matching = entries.matching(&facts);
+        let granted = matching.grants.len();
+        matching
+            .grants
+            .retain(|grant| !self.shared.issuer.revoked(&grant.id));
         self.seat.may_have(matching.grants.iter().map(|grant| &grant.id));
+        if granted > 0 && matching.grants.is_empty() {
+            return Err(self.denied(REVOKED));
+        }
         if !matching.grants.is_empty() && matching.refused.is_empty() {
             return Ok(matching.grants);
         }
@@ -232,6 +238,9 @@ impl Session {
                 (Err(error), Some(old)) => {
                     self.held.push(Held { grant, ..old });
                     failed = Some(error);
+                }
+                (Err(_), _) if self.shared.issuer.revoked(&grant.id) => {
+                    return Err(self.denied(REVOKED));
                 }
                 (Err(error), None) => return Err(self.none_issued(&grant, &error)),
             }
@@ -355,7 +364,7 @@ impl Session {
         });
         X509svidResponse {
             svids: svids.collect(),
-            crl: Vec::new(),
+            crl: trust.crls.clone(),
             federated_bundles: Default::default(),
         }
     }

@@ -4,11 +4,15 @@
 //! Order is everything here, because the process may be killed between any two steps: key file, record, bundle, signature
 //! on the way in; record, bundle, key file on the way out. So no signature is ever by a key that the bundle lacks.
 
+mod import;
 mod make;
 mod outlook;
+mod revoke;
 mod rotation;
 
+pub use import::Unimported;
 pub use outlook::Outlook;
+pub use revoke::Ended;
 pub use rotation::{Refusal, run};
 
 use std::path::{Path, PathBuf};
@@ -18,16 +22,16 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use aws_lc_rs::digest::{Context, SHA256};
-use rustls_pki_types::CertificateDer;
 use spiffe::{SpiffeId, TrustDomain};
 use tokio::sync::{Mutex, Notify, watch};
 
+use super::revocation::Revocation;
 use super::{CaError, seconds};
 use crate::audit::{Audit, Event};
 use crate::authority::slot::Policy;
-use crate::authority::{Authority, JwtAuthority, JwtKey, Svid, Trust};
+use crate::authority::{Authority, JwtAuthority, JwtKey, Svid, Trust, anchor};
 use crate::config::Config;
-use crate::keys::Disk;
+use crate::keys::{Disk, Passphrase};
 use crate::store::{
     AuthorityKind, AuthorityRecord, AuthorityState, Issued, Recorder, Sqlite, Store, StoreError,
 };
@@ -46,6 +50,7 @@ pub struct Keyring {
     path: PathBuf,
     recorder: Recorder,
     audit: Audit,
+    revocation: Revocation,
     x509: ArcSwapOption<Authority>,
     jwt: ArcSwapOption<JwtSigner>,
     /// Whoever changes an authority holds it.
@@ -102,6 +107,12 @@ impl Keyring {
             path: path.clone(),
             source,
         })?;
+        let passphrase = config.key_passphrase.as_ref().map(Passphrase::read).transpose()?;
+        let revocation = Revocation::open(store.clone()).await;
+        let revocation = revocation.map_err(|source| CaError::Store {
+            path: path.clone(),
+            source,
+        })?;
         let (recorder, work) = Recorder::new(store.clone());
         tokio::spawn(work);
         let nothing = Trust {
@@ -122,11 +133,12 @@ impl Keyring {
                 refresh_hint: config.refresh_hint,
                 token_issuer: config.issuer(),
             },
-            keys: Disk::new(data_dir),
+            keys: Disk::with(data_dir, passphrase),
             store,
             path,
             recorder,
             audit,
+            revocation,
             x509: ArcSwapOption::empty(),
             jwt: ArcSwapOption::empty(),
             records: ArcSwap::from_pointee(records.clone()),
@@ -222,12 +234,20 @@ impl Keyring {
             let records = book.records.iter();
             records.filter(move |record| record.kind == kind && record.state != AuthorityState::Discarded)
         };
-        trust.roots = of(AuthorityKind::X509)
-            .map(|record| CertificateDer::from(record.certificate.clone()))
-            .collect();
+        trust.roots = Vec::new();
+        for record in of(AuthorityKind::X509) {
+            let root = anchor(&record.certificate)?;
+            // Several intermediates may hang on one root.
+            if !trust.roots.contains(&root) {
+                trust.roots.push(root);
+            }
+        }
         trust.jwt_keys = of(AuthorityKind::Jwt)
             .map(|record| JwtKey::new(&record.certificate))
             .collect::<Result<_, _>>()?;
+        trust.crls = self
+            .revocation
+            .lists(of(AuthorityKind::X509).map(|record| record.id.as_str()));
         let sequence = self.store.sequence(&content(&trust)).await;
         let sequence = sequence.map_err(|source| self.failed(source))?;
         trust.sequence = u64::try_from(sequence).unwrap_or_default();
@@ -342,6 +362,7 @@ impl Keyring {
     pub fn issue_for<'a>(&'a self, id: &'a SpiffeId, ttl: Duration, now: SystemTime) -> Issue<'a> {
         Box::pin(async move {
             let failed = |error: &dyn std::fmt::Display| IssueError(error.to_string());
+            self.refuse_revoked(id)?;
             // Held until the record is written: as long as it is, the authority stays in the bundle.
             let authority = self.x509.load_full();
             let authority = authority.ok_or_else(|| failed(&"there is no active authority"))?;
@@ -363,6 +384,8 @@ impl Keyring {
                 .await
                 .map_err(|error| failed(&error))?;
             drop(authority);
+            // Revoked meanwhile: it is in the store, so whoever lists what is alive finds it.
+            self.refuse_revoked(id)?;
             Ok(Arc::new(svid))
         })
     }
@@ -376,6 +399,7 @@ impl Keyring {
         now: SystemTime,
     ) -> IssueJwt<'a> {
         Box::pin(async move {
+            self.refuse_revoked(id)?;
             let none = || IssueError("there is no active JWT key".to_owned());
             let signer = self.jwt.load_full().ok_or_else(none)?;
             let end = seconds(now + self.lives.jwt_svid) + 1;
@@ -384,7 +408,9 @@ impl Keyring {
             }
             let ttl = ttl.min(self.lives.jwt_svid);
             let issued = signer.authority.issue(id, audience, ttl, now);
-            issued.map_err(|error| IssueError(error.to_string()))
+            let issued = issued.map_err(|error| IssueError(error.to_string()))?;
+            self.refuse_revoked(id)?;
+            Ok(issued)
         })
     }
 }
@@ -398,11 +424,16 @@ impl Issuer for Keyring {
         self.issue_jwt_for(id, audience, self.lives.jwt_svid, now)
     }
 
+    fn revoked(&self, id: &SpiffeId) -> bool {
+        self.revocation.bars(id)
+    }
+
     fn stands(&self, svid: &Svid) -> bool {
         let records = self.records.load();
-        records
-            .iter()
-            .any(|record| record.id == svid.authority && record.state != AuthorityState::Discarded)
+        let signed = |record: &AuthorityRecord| {
+            record.id == svid.authority && record.state != AuthorityState::Discarded
+        };
+        self.is_good(svid) && records.iter().any(signed)
     }
 
     fn trust(&self) -> watch::Receiver<Arc<Trust>> {

@@ -12,12 +12,18 @@ const MAX_TEXT: usize = 256;
 pub fn of(request: &Request, uid: u32) -> Option<Event> {
     match request {
         Request::Status
+        | Request::Revoked
         | Request::EntryList
         | Request::EntryShow { .. }
         | Request::EntryPlan { .. }
         | Request::EntrySettled { .. }
         | Request::Why { .. } => return None,
-        Request::Backup | Request::IssueSvid { .. } | Request::Rotate { .. } => {}
+        Request::Backup
+        | Request::IssueSvid { .. }
+        | Request::Rotate { .. }
+        | Request::Revoke(_)
+        | Request::Csr
+        | Request::Import { .. } => {}
     }
     let mut detail = serde_json::to_value(request).unwrap_or_default();
     shorten(&mut detail);
