@@ -80,11 +80,15 @@ const ITEMS: &[(u32, &str)] = &[
     ),
     (58, "a message that lacks a mandatory field is discarded"),
     (61, "a bundle without keys trusts nobody"),
+    (
+        63,
+        "a key is published before it signs, and stays while it may be met",
+    ),
 ];
 
-/// Why the rest up to 63 is not asked for here: 59, 60 and 63 are about bundle endpoints and rotation, whose tests name them
-/// where they are; 62 is about bundle maps, which nothing here reads.
-const ELSEWHERE: [u32; 4] = [59, 60, 62, 63];
+/// Why the rest up to 63 is not asked for here: 59 and 60 are about bundle endpoints, whose tests name them where they are; 62
+/// is about bundle maps, which nothing here reads.
+const ELSEWHERE: [u32; 3] = [59, 60, 62];
 
 #[test]
 fn every_item_is_named_by_a_test() {

@@ -33,6 +33,8 @@ pub enum Request {
         /// The chain: own certificate, what lies between, root.
         pem: String,
     },
+    /// A copy of state and keys, in a file beside them, which whoever asked takes and removes.
+    Backup,
     /// Replace the authority of a kind, the whole way or one step of it.
     Rotate {
         /// Whose authority.
