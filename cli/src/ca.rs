@@ -1,7 +1,7 @@
 //! `hopguard ca`: runs the certificate authority until SIGTERM or SIGINT (`serve`; what leaves on stdout is the sockets,
 //! once they listen, and the log goes to stderr), and asks a running one (the other verbs, one file each).
 
-mod ask;
+pub mod ask;
 mod audit;
 mod backup;
 mod import;
@@ -138,6 +138,13 @@ async fn serve_until_told(config: Config, ui: &Ui) -> Result<(), Failure> {
             ui.json(&serde_json::json!({"socket": format!("unix://{}", socket.display())}));
         } else {
             ui.line(format!("unix://{}", socket.display()));
+        }
+    }
+    for url in running.endpoint() {
+        if ui.is_json() {
+            ui.json(&serde_json::json!({"endpoint": url}));
+        } else {
+            ui.line(url);
         }
     }
     let mut moved = signal(SignalKind::hangup()).map_err(cannot)?;

@@ -96,10 +96,12 @@ const CA: &[(&str, &[&str])] = &[
     ("workload", &["registration", "attest", "authority", "audit"]),
     // Its socket is made like the others.
     ("admin", &["workload"]),
+    // It publishes what the issuer trusts, and under `https_spiffe` asks it for an SVID of its own.
+    ("endpoint", &["workload", "authority"]),
     // Where the passphrase of the keys lies is a value of theirs.
     (
         "config",
-        &["problem", "registration", "workload", "keys", "audit"],
+        &["problem", "registration", "workload", "keys", "audit", "endpoint"],
     ),
     ("server", ALL),
 ];

@@ -33,8 +33,44 @@ pub enum Request {
         /// The chain: own certificate, what lies between, root.
         pem: String,
     },
+    /// Issue an SVID to the operator.
+    IssueSvid {
+        /// Whose it shall be.
+        spiffe_id: String,
+        /// For how many seconds; without it, as long as workloads get it.
+        ttl: Option<u64>,
+        /// The audience of a JWT-SVID; without one it is an X.509-SVID.
+        #[serde(default)]
+        audience: Vec<String>,
+    },
     /// A copy of state and keys, in a file beside them, which whoever asked takes and removes.
     Backup,
+    /// The entries in force.
+    EntryList,
+    /// One identity: its entries, its SVIDs, and who has it.
+    EntryShow {
+        /// A SPIFFE ID, or a template as its entry writes it.
+        spiffe_id: String,
+    },
+    /// What another text of the entries file would change.
+    EntryPlan {
+        /// The file that the text is from, for what is said of it.
+        name: Option<PathBuf>,
+        /// The text.
+        text: String,
+    },
+    /// Answers once the authority has read a text of its entries file.
+    EntrySettled {
+        /// SHA-256 of the text, in hexadecimal.
+        digest: String,
+    },
+    /// What a process is given, and why.
+    Why {
+        /// In the authority's PID namespace.
+        pid: i32,
+        /// The name of the Workload API socket.
+        socket: Option<String>,
+    },
     /// Replace the authority of a kind, the whole way or one step of it.
     Rotate {
         /// Whose authority.
@@ -73,6 +109,27 @@ pub enum Target {
     Serial(String),
     /// The id of an authority.
     Authority(String),
+}
+
+impl Request {
+    /// The name of the verb, for the log.
+    pub const fn verb(&self) -> &'static str {
+        match self {
+            Self::Status => "status",
+            Self::Backup => "backup",
+            Self::IssueSvid { .. } => "svid issue",
+            Self::Revoke(_) => "revoke",
+            Self::Revoked => "revoke list",
+            Self::Csr => "csr",
+            Self::Import { .. } => "import",
+            Self::Rotate { .. } => "rotate",
+            Self::EntryList => "entry list",
+            Self::EntryShow { .. } => "entry show",
+            Self::EntryPlan { .. } => "entry plan",
+            Self::EntrySettled { .. } => "entry settled",
+            Self::Why { .. } => "why",
+        }
+    }
 }
 
 /// What an authority signs.

@@ -19,15 +19,16 @@ use crate::audit::{Audit, AuditError, Event};
 use crate::authority::AuthorityError;
 use crate::config::Config;
 use crate::datadir::{DataDir, DataDirError};
+use crate::endpoint::{Endpoint, EndpointError};
 use crate::keys::KeyError;
 use crate::problem::Problem;
-use crate::registration::{self, Scope};
+use crate::registration::{self, Entries};
 use crate::store::{Sqlite, Store, StoreError};
 use crate::workload::{Bound, Shared, SocketError, serve as serve_workloads};
 pub use backup::{BackupError, Summary, offline, restore};
 use keyring::Keyring;
 pub use offline::convert_keys;
-use operations::Operations;
+use operations::{Operations, Registry, unknown_names};
 
 /// How often what has expired is forgotten.
 const PURGE: Duration = Duration::from_secs(60);
@@ -77,6 +78,9 @@ pub enum CaError {
     /// The administration socket cannot be made.
     #[error(transparent)]
     Admin(#[from] AdminError),
+    /// The bundle endpoint cannot be made.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
     /// The audit log cannot be used.
     #[error(transparent)]
     Audit(#[from] AuditError),
@@ -101,13 +105,15 @@ impl CaError {
     pub fn blame(&self) -> Blame {
         match self {
             Self::Files(_) | Self::OtherTrustDomain { .. } => Blame::Config,
+            Self::Endpoint(EndpointError::File { .. }) => Blame::Config,
+            Self::Endpoint(EndpointError::Listen { .. } | EndpointError::Socket(_)) => Blame::User,
             Self::DataDir(_)
             | Self::Keys(_)
             | Self::Socket(_)
             | Self::Admin(_)
             | Self::Audit(_)
             | Self::Store { .. } => Blame::User,
-            Self::Authority(_) | Self::Serve(_) => Blame::Us,
+            Self::Authority(_) | Self::Endpoint(_) | Self::Serve(_) => Blame::Us,
         }
     }
 
@@ -122,6 +128,7 @@ impl CaError {
             Self::Socket(error) => error.hint(),
             Self::Admin(AdminError::Socket(error)) => format!("{}, by `admin_socket`", error.hint()),
             Self::Admin(_) => String::new(),
+            Self::Endpoint(error) => error.hint(),
             Self::Audit(error) => error.hint().to_owned(),
             Self::Keys(KeyError::Open { path, .. }) => {
                 format!(
@@ -171,6 +178,7 @@ pub struct Running {
     shared: Arc<Shared>,
     sockets: Vec<Bound>,
     paths: Vec<PathBuf>,
+    endpoint: Vec<String>,
     closing: watch::Sender<bool>,
     store: Arc<Sqlite>,
     audit: Audit,
@@ -190,10 +198,7 @@ pub async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result
 /// # Errors
 /// When a file is wrong, the data directory or a socket cannot be used, or the root has ended.
 pub async fn start(config: Config) -> Result<Running, CaError> {
-    let scope = Scope {
-        trust_domain: Some(config.trust_domain.clone()),
-        sockets: Some(config.sockets.iter().map(|socket| socket.name.clone()).collect()),
-    };
+    let scope = config.scope();
     let entries = registration::load(&config.entries, &scope).map_err(CaError::Files)?;
     warn_if_others_write(&config.entries);
     let data_dir = DataDir::open(&config.data_dir)?;
@@ -204,13 +209,14 @@ pub async fn start(config: Config) -> Result<Running, CaError> {
     let (closing, closed) = watch::channel(false);
     tracing::info!(entries = entries.len(), file = %config.entries.display(), "entries are in force");
     let (sender, receiver) = watch::channel(Arc::new(entries));
+    let (seen, told) = watch::channel(registration::Seen::default());
     tokio::spawn(ending(
         closed.clone(),
-        registration::watch(config.entries.clone(), scope, sender),
+        registration::watch(config.entries.clone(), scope.clone(), sender, seen),
     ));
-    tokio::spawn(ending(closed.clone(), purge(store.clone())));
-    tokio::spawn(ending(closed.clone(), keyring::run(keyring.clone())));
-    tokio::spawn(ending(closed.clone(), refresh_lists(keyring.clone())));
+    let names = warn_of_unknown_names(config.entries.clone(), receiver.clone());
+    tokio::spawn(ending(closed.clone(), names));
+    keep_up(&keyring, &store, &closed);
 
     let shared = Shared::new(
         keyring.clone(),
@@ -225,15 +231,27 @@ pub async fn start(config: Config) -> Result<Running, CaError> {
         .iter()
         .map(Bound::new)
         .collect::<Result<Vec<_>, _>>()?;
+    let endpoint = Endpoint::bind(&config.endpoint, keyring.clone()).await?;
     let admin = AdminSocket::bind(&config.admin_socket)?;
-    let operations = Operations::new(keyring, &shared, receiver, &config, audit.clone());
-    tokio::spawn(admin::serve(admin, Arc::new(operations), closed));
+    let registry = Registry {
+        file: config.entries.clone(),
+        scope,
+        entries: receiver,
+        seen: told,
+        shared: shared.clone(),
+        store: store.clone(),
+    };
+    let operations = Operations::new(keyring, registry, &config, audit.clone());
+    tokio::spawn(admin::serve(admin, Arc::new(operations), closed.clone()));
+    let places = endpoint.places().to_vec();
+    tokio::spawn(endpoint.serve(closed));
     let paths: Vec<PathBuf> = config.sockets.into_iter().map(|socket| socket.path).collect();
-    tracing::info!(sockets = ?paths, "the authority is ready: its sockets listen");
+    tracing::info!(sockets = ?paths, endpoint = ?places, "the authority is ready: its sockets listen");
     Ok(Running {
         shared,
         sockets,
         paths,
+        endpoint: places,
         closing,
         store,
         audit,
@@ -245,6 +263,11 @@ impl Running {
     /// The sockets that listen.
     pub fn sockets(&self) -> &[PathBuf] {
         &self.paths
+    }
+
+    /// Where others fetch the trust bundle and the OpenID documents.
+    pub fn endpoint(&self) -> &[String] {
+        &self.endpoint
     }
 
     /// The audit log, to be opened again when its file was moved away.
@@ -289,6 +312,23 @@ fn warn_if_others_write(entries: &Path) {
     if mode & 0o022 != 0 {
         let file = entries.display();
         tracing::warn!(%file, mode = format!("{mode:04o}"), "others may write the entries file: chmod go-w it");
+    }
+}
+
+/// A user who was deleted must not keep the authority from starting: his entry names nobody, and the log says so.
+async fn warn_of_unknown_names(file: PathBuf, mut entries: watch::Receiver<Arc<Entries>>) {
+    loop {
+        let now = entries.borrow_and_update().clone();
+        let named = file.clone();
+        // Names may come from the network.
+        let looked = tokio::task::spawn_blocking(move || unknown_names(&named, &now)).await;
+        for problem in looked.unwrap_or_default() {
+            let file = problem.file.display();
+            tracing::warn!(%file, line = problem.line, hint = problem.hint.as_deref(), "{}", problem.message);
+        }
+        if entries.changed().await.is_err() {
+            return;
+        }
     }
 }
 
@@ -344,6 +384,13 @@ async fn purge(store: Arc<Sqlite>) {
             Err(error) => tracing::error!(%error, "expired records could not be removed"),
         }
     }
+}
+
+/// What goes on by itself until the end: forgetting, rotating, signing lists anew.
+fn keep_up(keyring: &Arc<Keyring>, store: &Arc<Sqlite>, closed: &watch::Receiver<bool>) {
+    tokio::spawn(ending(closed.clone(), purge(store.clone())));
+    tokio::spawn(ending(closed.clone(), keyring::run(keyring.clone())));
+    tokio::spawn(ending(closed.clone(), refresh_lists(keyring.clone())));
 }
 
 /// Lists are signed anew before they end, and get rid of what has expired.

@@ -10,6 +10,7 @@ mod jwt_bundles;
 mod leaf;
 mod lists;
 mod message;
+mod once;
 mod proto;
 mod value;
 mod workload_api;
@@ -23,6 +24,7 @@ pub use jwt_bundles::{BundleNews, watch_jwt_bundles};
 pub use leaf::{Leaf, LeafProblem, leaf, parse_id};
 pub use lists::RevocationList;
 pub use message::Fetched;
+pub use once::{FetchedToken, Wanted, fetch_jwt_bundles, fetch_tokens};
 pub use value::{Bundles, Identity, Key};
 pub use workload_api::{IdentityState, Pick, WorkloadApiOptions, fetch, watch};
 

@@ -4,6 +4,7 @@
 
 mod config;
 mod failure;
+mod proof;
 mod public;
 mod revoked;
 mod session;
@@ -11,6 +12,7 @@ mod verify;
 
 pub use config::{MeshTls, ServerProfile};
 pub use failure::{explain, label};
+pub use proof::{client_for, prove};
 pub use public::{PublicServer, public_server};
 pub use session::{Peer, Session, session};
 

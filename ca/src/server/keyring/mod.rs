@@ -72,6 +72,8 @@ struct Lives {
     ca: Duration,
     jwt_key: Duration,
     refresh_hint: Duration,
+    /// The `iss` of tokens.
+    token_issuer: Option<String>,
 }
 
 /// The authorities, those that are discarded included, the newest last.
@@ -129,6 +131,7 @@ impl Keyring {
                 ca: config.ca_ttl,
                 jwt_key: config.jwt_key_ttl,
                 refresh_hint: config.refresh_hint,
+                token_issuer: config.issuer(),
             },
             keys: Disk::with(data_dir, passphrase),
             store,
@@ -349,8 +352,14 @@ fn whole(life: Duration) -> i64 {
     i64::try_from(life.as_millis().div_ceil(1000)).unwrap_or(i64::MAX / 4)
 }
 
-impl Issuer for Keyring {
-    fn issue<'a>(&'a self, id: &'a SpiffeId, now: SystemTime) -> Issue<'a> {
+impl Keyring {
+    /// The longest lives of an SVID and of a JWT-SVID: rotation counts on them.
+    pub fn lives(&self) -> (Duration, Duration) {
+        (self.lives.svid, self.lives.jwt_svid)
+    }
+
+    /// As [`Issuer::issue`], for a life that is never longer than the one of workloads' SVIDs.
+    pub fn issue_for<'a>(&'a self, id: &'a SpiffeId, ttl: Duration, now: SystemTime) -> Issue<'a> {
         Box::pin(async move {
             let failed = |error: &dyn std::fmt::Display| IssueError(error.to_string());
             self.refuse_revoked(id)?;
@@ -360,7 +369,7 @@ impl Issuer for Keyring {
             // Whoever sends it looks at the bundle again; it is this one or a newer one.
             let bundle = self.trust.borrow().sequence;
             let mut svid = authority
-                .issue(id, self.lives.svid, now)
+                .issue(id, ttl.min(self.lives.svid), now)
                 .map_err(|error| failed(&error))?;
             svid.bundle = bundle;
             let record = Issued {
@@ -381,7 +390,14 @@ impl Issuer for Keyring {
         })
     }
 
-    fn issue_jwt<'a>(&'a self, id: &'a SpiffeId, audience: &'a [String], now: SystemTime) -> IssueJwt<'a> {
+    /// As [`Issuer::issue_jwt`], for a life that is never longer.
+    pub fn issue_jwt_for<'a>(
+        &'a self,
+        id: &'a SpiffeId,
+        audience: &'a [String],
+        ttl: Duration,
+        now: SystemTime,
+    ) -> IssueJwt<'a> {
         Box::pin(async move {
             self.refuse_revoked(id)?;
             let none = || IssueError("there is no active JWT key".to_owned());
@@ -390,11 +406,22 @@ impl Issuer for Keyring {
             if signer.until.load(Ordering::Acquire) < end {
                 self.promise(&signer, end).await?;
             }
-            let issued = signer.authority.issue(id, audience, self.lives.jwt_svid, now);
+            let ttl = ttl.min(self.lives.jwt_svid);
+            let issued = signer.authority.issue(id, audience, ttl, now);
             let issued = issued.map_err(|error| IssueError(error.to_string()))?;
             self.refuse_revoked(id)?;
             Ok(issued)
         })
+    }
+}
+
+impl Issuer for Keyring {
+    fn issue<'a>(&'a self, id: &'a SpiffeId, now: SystemTime) -> Issue<'a> {
+        self.issue_for(id, self.lives.svid, now)
+    }
+
+    fn issue_jwt<'a>(&'a self, id: &'a SpiffeId, audience: &'a [String], now: SystemTime) -> IssueJwt<'a> {
+        self.issue_jwt_for(id, audience, self.lives.jwt_svid, now)
     }
 
     fn revoked(&self, id: &SpiffeId) -> bool {
