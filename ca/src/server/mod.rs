@@ -418,13 +418,6 @@ async fn purge(store: Arc<Sqlite>) {
     }
 }
 
-/// What goes on by itself until the end: forgetting, rotating, signing lists anew.
-fn keep_up(keyring: &Arc<Keyring>, store: &Arc<Sqlite>, closed: &watch::Receiver<bool>) {
-    tokio::spawn(ending(closed.clone(), purge(store.clone())));
-    tokio::spawn(ending(closed.clone(), keyring::run(keyring.clone())));
-    tokio::spawn(ending(closed.clone(), refresh_lists(keyring.clone())));
-}
-
 /// Lists are signed anew before they end, and get rid of what has expired.
 async fn refresh_lists(keyring: Arc<Keyring>) {
     let mut timer = tokio::time::interval(PURGE);

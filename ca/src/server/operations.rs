@@ -51,10 +51,6 @@ impl Operations {
     async fn perform(&self, request: Request, uid: u32, progress: &Progress) -> Result<Value, Refused> {
         match request {
             Request::Status => self.status(SystemTime::now()).await,
-            Request::Revoke(asked) => revoke::revoke(&self.keyring, &asked, uid).await,
-            Request::Revoked => Ok(revoke::revoked(&self.keyring)),
-            Request::Csr => import::request(&self.keyring, uid).await,
-            Request::Import { pem } => import::import(&self.keyring, &pem, uid).await,
             Request::Backup => self.backups.make().await,
             Request::IssueSvid {
                 spiffe_id,

@@ -88,13 +88,10 @@ fn its_life_is_that_of_the_whole_chain() {
     ));
 }
 
-#[test]
-#[expect(clippy::too_many_lines, reason = "a table of what is refused")]
-fn every_way_in_which_it_is_not_an_authority_of_ours_is_refused() {
-    let dir = tempfile::tempdir().unwrap();
-    let ours = signer(&dir, "k");
-    let request = Authority::request(&domain(), &ours).unwrap();
-    type Change = Box<dyn Fn(&mut CertificateParams)>;
+type Change = Box<dyn Fn(&mut CertificateParams)>;
+
+/// What an organisation must not make of a request.
+fn below() -> Vec<(&'static str, Change)> {
     let uri = |text: &str| SanType::URI(text.try_into().unwrap());
     vec![
         ("no CA", Box::new(|p| p.is_ca = IsCa::ExplicitNoCa)),
