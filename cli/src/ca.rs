@@ -2,6 +2,9 @@
 //! once they listen, and the log goes to stderr), and asks a running one (the other verbs, one file each).
 
 mod ask;
+mod audit;
+mod backup;
+mod restore;
 mod rotate;
 mod status;
 
@@ -15,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::process::{raise_descriptors, start_log};
 use crate::ui::{Exit, Failure, Ui};
 
-/// The control side is small: two workers, whatever the machine.
+/// The control side is small: two workers at the most, and one where there is one core.
 const WORKERS: usize = 2;
 /// How long readings that hang may keep the process at its end.
 const LAST_READERS: Duration = Duration::from_millis(500);
@@ -31,6 +34,12 @@ pub struct Args {
 enum What {
     /// Serve the SPIFFE Workload API on unix sockets
     Serve(Serve),
+    /// Copy state and private keys into one file, while the authority runs or not
+    Backup(backup::Backup),
+    /// Make an empty data directory what a backup holds
+    Restore(restore::Restore),
+    /// Check an audit log
+    Audit(audit::Audit),
     /// Say what is in force, and how long the mesh lives if the authority dies now
     #[command(after_help = status::EXAMPLES)]
     Status(status::Args),
@@ -55,27 +64,40 @@ struct Serve {
 pub fn run(args: Args, ui: &Ui) -> Result<Exit, Failure> {
     match args.what {
         What::Serve(args) => serve(args, ui),
+        What::Backup(args) => backup::run(&args, ui),
+        What::Restore(args) => restore::run(&args, ui),
+        What::Audit(args) => audit::run(&args, ui),
         What::Status(args) => status::run(&args, ui),
         What::Rotate(args) => rotate::run(&args, ui),
     }
 }
 
+/// For verbs that do one thing and end.
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    let built = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    built.map_err(|error| Failure::new(format!("the runtime cannot be started: {error}")))
+}
+
 fn serve(serve: Serve, ui: &Ui) -> Result<Exit, Failure> {
     let file = serve.config.unwrap_or(serve.file);
-    let config = hopguard_ca::config::load(&file).map_err(|problems| failure(CaError::Files(problems)))?;
+    let mut config =
+        hopguard_ca::config::load(&file).map_err(|problems| failure(CaError::Files(problems)))?;
     start_log(&serve.log)?;
-    // Each connection takes a descriptor, its process another.
-    let (wanted, limit) = (
-        u64::from(config.limits.connections) * 2 + 256,
-        raise_descriptors(),
-    );
+    let (wanted, limit) = (config.limits.descriptors(), raise_descriptors());
     if limit < wanted {
+        config.limits = config.limits.within(limit);
         tracing::warn!(
-            "the process may open {limit} files, and `limits.connections` needs {wanted} (hint: raise LimitNOFILE)"
+            connections = config.limits.connections,
+            connections_per_uid = config.limits.connections_per_uid,
+            "the process may open {limit} files, and `limits.connections` needs {wanted}: it takes fewer (hint: raise LimitNOFILE)"
         );
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(WORKERS)
+        .worker_threads(
+            std::thread::available_parallelism()
+                .map_or(1, usize::from)
+                .min(WORKERS),
+        )
         .thread_name("hopguard-ca")
         .enable_all()
         .build()
@@ -97,6 +119,14 @@ async fn serve_until_told(config: Config, ui: &Ui) -> Result<(), Failure> {
             ui.line(format!("unix://{}", socket.display()));
         }
     }
+    let mut moved = signal(SignalKind::hangup()).map_err(cannot)?;
+    let audit = running.audit();
+    tokio::spawn(async move {
+        while moved.recv().await.is_some() {
+            tracing::info!("the audit log is opened by its name again");
+            audit.reopen().await;
+        }
+    });
     let told = async {
         tokio::select! {
             _ = terminate.recv() => {}

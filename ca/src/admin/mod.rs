@@ -22,6 +22,8 @@ use tokio::sync::mpsc;
 pub enum Request {
     /// What is in force, and how long the mesh lives without this process.
     Status,
+    /// A copy of state and keys, in a file beside them, which whoever asked takes and removes.
+    Backup,
     /// Replace the authority of a kind, the whole way or one step of it.
     Rotate {
         /// Whose authority.

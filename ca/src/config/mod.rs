@@ -10,6 +10,7 @@ use serde::Deserialize;
 use spiffe::TrustDomain;
 use toml::Spanned;
 
+use crate::audit::Target;
 use crate::problem::Problem;
 use crate::registration::{self, Scope};
 use crate::workload::{Limits, Socket};
@@ -38,6 +39,10 @@ pub struct Config {
     pub refresh_hint: Duration,
     /// Where operators speak with the running authority.
     pub admin_socket: PathBuf,
+    /// The audit log, when there is one.
+    pub audit: Option<Target>,
+    /// Whether what cannot be written to the audit log is not done.
+    pub audit_required: bool,
     /// The Workload API's sockets; at least one.
     pub sockets: Vec<Socket>,
     /// The Workload API's limits.
@@ -56,6 +61,8 @@ struct Raw {
     jwt_key_ttl: Option<Spanned<String>>,
     refresh_hint: Option<Spanned<String>>,
     admin_socket: Option<Spanned<PathBuf>>,
+    audit: Option<Spanned<PathBuf>>,
+    audit_required: Option<bool>,
     #[serde(default)]
     workload_api: Vec<Spanned<RawSocket>>,
     #[serde(default)]
@@ -188,6 +195,7 @@ fn parse(path: &Path, text: &str) -> Result<Config, Vec<Problem>> {
         Some(path) => reader.file(path),
         None => data_dir.join("admin.sock"),
     };
+    let audit = raw.audit.as_ref().map(|path| reader.audit(path));
     match trust_domain {
         Some(trust_domain) if reader.problems.is_empty() => Ok(Config {
             trust_domain,
@@ -199,6 +207,8 @@ fn parse(path: &Path, text: &str) -> Result<Config, Vec<Problem>> {
             jwt_key_ttl,
             refresh_hint,
             admin_socket,
+            audit,
+            audit_required: raw.audit_required.unwrap_or(true),
             sockets,
             limits,
         }),

@@ -9,6 +9,7 @@ use spiffe::TrustDomain;
 use toml::Spanned;
 
 use super::{RawLimits, RawSocket};
+use crate::audit::Target;
 use crate::problem::Problem;
 use crate::registration::Selector;
 use crate::workload::{Limits, Socket};
@@ -116,6 +117,14 @@ impl<'a> Reader<'a> {
         // Absolute, because clients and logs name it from elsewhere.
         let base = std::path::absolute(self.path).unwrap_or_else(|_| self.path.to_owned());
         base.parent().unwrap_or(Path::new("/")).join(raw.get_ref())
+    }
+
+    /// A file, or standard error by its name.
+    pub fn audit(&mut self, raw: &Spanned<PathBuf>) -> Target {
+        if raw.get_ref().as_os_str() == "stderr" {
+            return Target::Stderr;
+        }
+        Target::File(self.file(raw))
     }
 
     pub fn svid_ttl(&mut self, raw: Option<&Spanned<String>>) -> Duration {

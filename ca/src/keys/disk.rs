@@ -17,6 +17,9 @@ use super::{KeyError, Signer};
 const MAX_KEY_FILE: u64 = 4096;
 const SUFFIX: &str = ".p8";
 
+/// Key files by their names, as they lie on the disk.
+pub type KeyFiles = Vec<(String, Zeroizing<Vec<u8>>)>;
+
 /// The keeper of key files in one directory.
 #[derive(Debug)]
 pub struct Disk {
@@ -85,6 +88,41 @@ impl Disk {
         }
         names.sort();
         Ok(names)
+    }
+
+    /// All keys as they lie on the disk, for a backup, which must be kept as well as they are.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn files(&self) -> Result<KeyFiles, KeyError> {
+        let names = self.names()?.into_iter();
+        names
+            .map(|name| {
+                let bytes = read(&self.path(&name)?)?;
+                Ok((format!("{name}{SUFFIX}"), bytes))
+            })
+            .collect()
+    }
+
+    /// Whether a file of [`Self::files`] is the key of this name.
+    pub fn is_file_of(file: &str, name: &str) -> bool {
+        file.strip_suffix(SUFFIX) == Some(name)
+    }
+
+    /// Puts back what [`Self::files`] gave. It never overwrites a key.
+    ///
+    /// # Errors
+    /// When it is none of ours, is there already, or cannot be written.
+    pub fn put(&self, file: &str, bytes: &[u8]) -> Result<PathBuf, KeyError> {
+        let name = file
+            .strip_suffix(SUFFIX)
+            .ok_or_else(|| KeyError::BadName(file.to_owned()))?;
+        let path = self.path(name)?;
+        self.write(&path, bytes).map_err(|source| KeyError::Io {
+            path: path.clone(),
+            source,
+        })?;
+        Ok(path)
     }
 
     fn path(&self, name: &str) -> Result<PathBuf, KeyError> {

@@ -1,6 +1,7 @@
 //! The authority as a whole: builds every room from a configuration, serves until it is told to end, and ends within
 //! seconds. The sockets exist only once everything behind them is ready.
 
+mod backup;
 mod keyring;
 mod operations;
 
@@ -12,6 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 
 use crate::admin::{self, AdminError, AdminSocket};
+use crate::audit::{Audit, AuditError, Event};
 use crate::authority::AuthorityError;
 use crate::config::Config;
 use crate::datadir::{DataDir, DataDirError};
@@ -20,11 +22,16 @@ use crate::problem::Problem;
 use crate::registration::{self, Scope};
 use crate::store::{Sqlite, Store, StoreError};
 use crate::workload::{Bound, Shared, SocketError, serve as serve_workloads};
+pub use backup::{BackupError, Summary, offline, restore};
 use keyring::Keyring;
 use operations::Operations;
 
 /// How often what has expired is forgotten.
 const PURGE: Duration = Duration::from_secs(60);
+/// The store, in the data directory.
+const STATE: &str = "state.sqlite";
+/// Where the audit log's last line is noted, in the data directory.
+pub const AUDIT_HEAD: &str = "audit.head";
 /// How long what has expired is kept: clocks differ a little.
 const KEEP: Duration = Duration::from_secs(60);
 
@@ -67,6 +74,9 @@ pub enum CaError {
     /// The administration socket cannot be made.
     #[error(transparent)]
     Admin(#[from] AdminError),
+    /// The audit log cannot be used.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// The server broke.
     #[error("the Workload API: {0}")]
     Serve(#[from] tonic::transport::Error),
@@ -88,9 +98,12 @@ impl CaError {
     pub fn blame(&self) -> Blame {
         match self {
             Self::Files(_) | Self::OtherTrustDomain { .. } => Blame::Config,
-            Self::DataDir(_) | Self::Keys(_) | Self::Socket(_) | Self::Admin(_) | Self::Store { .. } => {
-                Blame::User
-            }
+            Self::DataDir(_)
+            | Self::Keys(_)
+            | Self::Socket(_)
+            | Self::Admin(_)
+            | Self::Audit(_)
+            | Self::Store { .. } => Blame::User,
             Self::Authority(_) | Self::Serve(_) => Blame::Us,
         }
     }
@@ -106,6 +119,7 @@ impl CaError {
             Self::Socket(error) => error.hint(),
             Self::Admin(AdminError::Socket(error)) => format!("{}, by `admin_socket`", error.hint()),
             Self::Admin(_) => String::new(),
+            Self::Audit(error) => error.hint().to_owned(),
             Self::Keys(KeyError::Open { path, .. }) => {
                 format!(
                     "if nobody read it: chmod 600 {}; else start a new trust domain",
@@ -141,6 +155,7 @@ pub struct Running {
     paths: Vec<PathBuf>,
     closing: watch::Sender<bool>,
     store: Arc<Sqlite>,
+    audit: Audit,
     _data_dir: DataDir,
 }
 
@@ -165,19 +180,26 @@ pub async fn start(config: Config) -> Result<Running, CaError> {
     warn_if_others_write(&config.entries);
     let data_dir = DataDir::open(&config.data_dir)?;
     let store = open_store(&config, data_dir.path()).await?;
-    let keyring = Arc::new(Keyring::open(&config, data_dir.path(), store.clone()).await?);
+    let audit = open_audit(&config, data_dir.path()).await?;
+    let keyring = Arc::new(Keyring::open(&config, data_dir.path(), store.clone(), audit.clone()).await?);
 
     let (closing, closed) = watch::channel(false);
     tracing::info!(entries = entries.len(), file = %config.entries.display(), "entries are in force");
     let (sender, receiver) = watch::channel(Arc::new(entries));
     tokio::spawn(ending(
         closed.clone(),
-        registration::watch(config.entries, scope, sender),
+        registration::watch(config.entries.clone(), scope, sender),
     ));
     tokio::spawn(ending(closed.clone(), purge(store.clone())));
     tokio::spawn(ending(closed.clone(), keyring::run(keyring.clone())));
 
-    let shared = Shared::new(keyring.clone(), receiver.clone(), closed.clone(), config.limits);
+    let shared = Shared::new(
+        keyring.clone(),
+        receiver.clone(),
+        closed.clone(),
+        config.limits.clone(),
+        audit.clone(),
+    );
     keyring.watch(shared.streams());
     let sockets = config
         .sockets
@@ -185,7 +207,7 @@ pub async fn start(config: Config) -> Result<Running, CaError> {
         .map(Bound::new)
         .collect::<Result<Vec<_>, _>>()?;
     let admin = AdminSocket::bind(&config.admin_socket)?;
-    let operations = Operations::new(keyring, &shared, receiver, config.admin_socket.clone());
+    let operations = Operations::new(keyring, &shared, receiver, &config, audit.clone());
     tokio::spawn(admin::serve(admin, Arc::new(operations), closed));
     let paths: Vec<PathBuf> = config.sockets.into_iter().map(|socket| socket.path).collect();
     tracing::info!(sockets = ?paths, "the authority is ready: its sockets listen");
@@ -195,6 +217,7 @@ pub async fn start(config: Config) -> Result<Running, CaError> {
         paths,
         closing,
         store,
+        audit,
         _data_dir: data_dir,
     })
 }
@@ -203,6 +226,11 @@ impl Running {
     /// The sockets that listen.
     pub fn sockets(&self) -> &[PathBuf] {
         &self.paths
+    }
+
+    /// The audit log, to be opened again when its file was moved away.
+    pub fn audit(&self) -> Audit {
+        self.audit.clone()
     }
 
     /// Serves until `shutdown` completes, ends all streams with Unavailable, and returns within 5 seconds.
@@ -215,6 +243,7 @@ impl Running {
             sockets,
             closing,
             store,
+            audit,
             _data_dir,
             ..
         } = self;
@@ -227,6 +256,7 @@ impl Running {
                 serving.await
             }
         };
+        let _ending_all_the_same = audit.record(&Event::new("authority", "ended")).await;
         // Nobody waits for a record any more; a clean end spares the next start the log.
         let _in_time = tokio::time::timeout(Duration::from_secs(1), store.close()).await;
         Ok(served?)
@@ -251,7 +281,7 @@ async fn ending(mut closed: watch::Receiver<bool>, work: impl Future<Output = ()
 }
 
 async fn open_store(config: &Config, data_dir: &Path) -> Result<Arc<Sqlite>, CaError> {
-    let path = data_dir.join("state.sqlite");
+    let path = data_dir.join(STATE);
     let failed = |source| CaError::Store {
         path: path.clone(),
         source,
@@ -264,6 +294,25 @@ async fn open_store(config: &Config, data_dir: &Path) -> Result<Arc<Sqlite>, CaE
         return Err(CaError::OtherTrustDomain { path, held, wanted });
     }
     Ok(Arc::new(store))
+}
+
+/// The log is open, and has taken its first record, before anything is issued.
+async fn open_audit(config: &Config, data_dir: &Path) -> Result<Audit, CaError> {
+    let Some(target) = config.audit.clone() else {
+        tracing::info!("there is no audit log: ca.toml names none by `audit`");
+        return Ok(Audit::none());
+    };
+    let audit = Audit::open(target, data_dir.join(AUDIT_HEAD), config.audit_required)?;
+    let started = Event {
+        detail: Some(serde_json::json!({
+            "trust_domain": config.trust_domain.as_str(),
+            "version": env!("CARGO_PKG_VERSION"),
+            "pid": std::process::id(),
+        })),
+        ..Event::new("authority", "started")
+    };
+    audit.record(&started).await?;
+    Ok(audit)
 }
 
 async fn purge(store: Arc<Sqlite>) {

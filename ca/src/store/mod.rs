@@ -1,6 +1,7 @@
 //! What must survive a restart: the trust domain, the authorities, what was issued and still lives. Records enter and
 //! leave; a private key never enters. The trait is shaped by its callers; each store passes the same suite.
 
+pub mod backup;
 mod recorder;
 mod sqlite;
 #[cfg(test)]

@@ -29,6 +29,7 @@ use super::session::Session;
 use super::streams::Streams;
 use super::validate::Validator;
 use crate::attest::Inspector;
+use crate::audit::{Audit, Event};
 use crate::registration::Entries;
 
 /// Requests are a few hundred bytes at most.
@@ -55,25 +56,29 @@ pub struct Shared {
     pub(super) closing: watch::Receiver<bool>,
     pub(super) inspector: Inspector,
     pub(super) admission: Arc<Admission>,
+    pub(super) audit: Audit,
     pub(super) streams: Arc<Streams>,
     pub(super) validator: Validator,
 }
 
 impl Shared {
-    /// An API that hands out what `issuer` signs to whom `entries` name, until `closing` turns true.
+    /// An API that hands out what `issuer` signs to whom `entries` name, until `closing` turns true; each time after it
+    /// was written to `audit`.
     pub fn new(
         issuer: Arc<dyn Issuer>,
         entries: watch::Receiver<Arc<Entries>>,
         closing: watch::Receiver<bool>,
         limits: Limits,
+        audit: Audit,
     ) -> Arc<Self> {
-        let (inspector, admission) = (Inspector::new(), Admission::new(limits));
+        let (inspector, admission) = (Inspector::new(), Admission::audited(limits, audit.clone()));
         Arc::new(Self {
             issuer,
             entries,
             closing,
             inspector,
             admission,
+            audit,
             streams: Arc::default(),
             validator: Validator::default(),
         })
@@ -144,6 +149,11 @@ impl Api {
                 let uid = caller.uid;
                 if let Some(unlogged) = self.shared.admission.may_log(uid, Instant::now()) {
                     tracing::warn!(uid, %reason, unlogged, "permission denied");
+                    self.shared.audit.tell(&Event {
+                        uid: Some(uid),
+                        untold: unlogged,
+                        ..Event::new("call", "refused").because(reason)
+                    });
                 }
                 Err(Status::permission_denied(reason.to_string()))
             }

@@ -16,6 +16,7 @@ use super::proto::{X509BundlesResponse, X509svid, X509svidResponse};
 use super::service::Shared;
 use super::streams::{Carries, Ticket};
 use crate::attest::{AttestError, Peer};
+use crate::audit::Event;
 use crate::authority::{Svid, Trust, rotate_at};
 use crate::registration::{Entries, Grant};
 
@@ -141,6 +142,7 @@ impl Session {
                     uid = self.peer.uid(), pid = self.peer.pid(), socket = self.peer.socket(),
                     spiffe_id = %refused.id, reason = ?refused.reason, unlogged, "an entry is refused"
                 );
+                self.refused(Some(&refused.id), &refused.reason, unlogged);
             }
             if matching.grants.is_empty() {
                 tracing::warn!(
@@ -151,6 +153,7 @@ impl Session {
                     unlogged,
                     "permission denied"
                 );
+                self.refused(None, &"no entry matches", unlogged);
             }
         }
         if matching.grants.is_empty() {
@@ -197,9 +200,8 @@ impl Session {
                 }
                 old => old.filter(|old| now < old.svid.not_after),
             };
-            match (self.shared.issuer.issue(&grant.id, now).await, old) {
+            match (self.issue(&grant, now).await, old) {
                 (Ok(svid), _) => {
-                    self.log(&svid);
                     self.unsent = true;
                     let rotate_at = rotate_at(svid.issued_at, svid.not_after, jitter);
                     self.held.push(Held {
@@ -221,11 +223,53 @@ impl Session {
         Ok(())
     }
 
+    /// Signed, on the disk, and in the audit log: only then it may leave.
+    async fn issue(&self, grant: &Grant, now: SystemTime) -> Result<Arc<Svid>, IssueError> {
+        let svid = self.shared.issuer.issue(&grant.id, now).await?;
+        if self.shared.audit.is_on() {
+            let event = Event {
+                spiffe_id: Some(svid.id.to_string()),
+                serial: Some(svid.serial.clone()),
+                authority: Some(svid.authority.to_string()),
+                not_after: since_1970(svid.not_after),
+                ..self.event("x509_svid", "issued")
+            };
+            let written = self.shared.audit.record(&event).await;
+            written.map_err(|error| IssueError(error.to_string()))?;
+        } else {
+            self.log(&svid);
+        }
+        Ok(svid)
+    }
+
+    /// An event of this caller.
+    fn event(&self, event: &'static str, outcome: &'static str) -> Event {
+        Event {
+            uid: Some(self.peer.uid()),
+            pid: Some(self.peer.pid()),
+            socket: Some(self.peer.socket().into()),
+            ..Event::new(event, outcome)
+        }
+    }
+
+    fn refused(&self, id: Option<&dyn std::fmt::Display>, reason: &dyn std::fmt::Display, untold: u64) {
+        self.shared.audit.tell(&Event {
+            spiffe_id: id.map(ToString::to_string),
+            untold,
+            ..self.event("svid", "refused").because(reason)
+        });
+    }
+
     fn none_issued(&self, grant: &Grant, error: &IssueError) -> Status {
         if let Some(unlogged) = self.may_log() {
             tracing::error!(
                 uid = self.peer.uid(), spiffe_id = %grant.id, reason = %error, unlogged, "no SVID could be issued"
             );
+            self.shared.audit.tell(&Event {
+                spiffe_id: Some(grant.id.to_string()),
+                untold: unlogged,
+                ..self.event("svid", "failed").because(error)
+            });
         }
         Status::unavailable("no SVID can be issued now")
     }
@@ -301,6 +345,11 @@ impl Session {
 /// The roots, one after the other, DER (S-49).
 fn bundle(trust: &Trust) -> Vec<u8> {
     trust.roots.iter().flat_map(|root| root.iter().copied()).collect()
+}
+
+fn since_1970(time: SystemTime) -> Option<i64> {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    i64::try_from(since.as_secs()).ok()
 }
 
 fn ending() -> Status {

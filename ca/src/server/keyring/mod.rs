@@ -23,6 +23,7 @@ use spiffe::{SpiffeId, TrustDomain};
 use tokio::sync::{Mutex, Notify, watch};
 
 use super::{CaError, seconds};
+use crate::audit::{Audit, Event};
 use crate::authority::slot::Policy;
 use crate::authority::{Authority, JwtAuthority, JwtKey, Svid, Trust};
 use crate::config::Config;
@@ -44,6 +45,7 @@ pub struct Keyring {
     store: Arc<Sqlite>,
     path: PathBuf,
     recorder: Recorder,
+    audit: Audit,
     x509: ArcSwapOption<Authority>,
     jwt: ArcSwapOption<JwtSigner>,
     /// Whoever changes an authority holds it.
@@ -87,7 +89,12 @@ impl Keyring {
     ///
     /// # Errors
     /// When the store or a key cannot be used, or the active root is not valid yet.
-    pub async fn open(config: &Config, data_dir: &Path, store: Arc<Sqlite>) -> Result<Self, CaError> {
+    pub async fn open(
+        config: &Config,
+        data_dir: &Path,
+        store: Arc<Sqlite>,
+        audit: Audit,
+    ) -> Result<Self, CaError> {
         let path = data_dir.join("state.sqlite");
         let records = store.authorities().await.map_err(|source| CaError::Store {
             path: path.clone(),
@@ -116,6 +123,7 @@ impl Keyring {
             store,
             path,
             recorder,
+            audit,
             x509: ArcSwapOption::empty(),
             jwt: ArcSwapOption::empty(),
             records: ArcSwap::from_pointee(records.clone()),
@@ -136,10 +144,11 @@ impl Keyring {
         let _set_once = self.streams.set(streams);
     }
 
-    /// The authorities that are trusted, the newest last.
-    pub fn records(&self) -> Vec<AuthorityRecord> {
-        let records = self.records.load();
-        let trusted = records
+    /// The authorities that are trusted, the newest last; never in the middle of a step.
+    pub async fn records(&self) -> Vec<AuthorityRecord> {
+        let book = self.book.lock().await;
+        let trusted = book
+            .records
             .iter()
             .filter(|record| record.state != AuthorityState::Discarded);
         trusted.cloned().collect()
@@ -174,6 +183,10 @@ impl Keyring {
 
     /// Writes a record, to the disk first.
     async fn put(&self, book: &mut Book, record: AuthorityRecord) -> Result<(), CaError> {
+        let before = book.records.iter().find(|old| old.id == record.id);
+        if before.is_none_or(|before| before.state != record.state) {
+            self.audit.record(&changed(&record, now_in(record.state))).await?;
+        }
         self.store
             .put_authority(&record)
             .await
@@ -187,6 +200,9 @@ impl Keyring {
     }
 
     async fn forget(&self, book: &mut Book, id: &str) -> Result<(), CaError> {
+        if let Some(record) = book.records.iter().find(|record| record.id == id) {
+            self.audit.record(&changed(record, "removed")).await?;
+        }
         self.store
             .remove_authority(id)
             .await
@@ -254,6 +270,29 @@ impl Keyring {
             .map_err(|error| IssueError(error.to_string()))?;
         signer.until.store(until, Ordering::Release);
         Ok(())
+    }
+}
+
+/// A change of an authority, as the audit log has it: before it is made.
+fn changed(record: &AuthorityRecord, outcome: &'static str) -> Event {
+    let kind = match record.kind {
+        AuthorityKind::X509 => "x509",
+        AuthorityKind::Jwt => "jwt",
+    };
+    Event {
+        authority: Some(record.id.clone()),
+        not_after: Some(record.not_after),
+        detail: Some(serde_json::json!({ "kind": kind })),
+        ..Event::new("authority", outcome)
+    }
+}
+
+fn now_in(state: AuthorityState) -> &'static str {
+    match state {
+        AuthorityState::Prepared => "prepared",
+        AuthorityState::Active => "active",
+        AuthorityState::Retired => "retired",
+        AuthorityState::Discarded => "discarded",
     }
 }
 

@@ -30,7 +30,7 @@ impl Operations {
         let failed = |error: crate::server::CaError| Refused::internal(&error);
         let alive = self.keyring.alive(now).await.map_err(failed)?;
         let trust = self.keyring.published();
-        let records = self.keyring.records();
+        let records = self.keyring.records().await;
         let seen = self.seen(trust.sequence, now);
         let mut rotation = Vec::new();
         for kind in [AuthorityKind::X509, AuthorityKind::Jwt] {
