@@ -9,6 +9,7 @@
 //!  authority     profile -> signature -> checked before it leaves            -> Svid
 //!  audit         what was issued, refused or changed, for people who ask later
 //!  store         what was issued, and by which authority
+//!  endpoint      the trust bundle and the OpenID documents, for everybody
 //!  admin         what operators ask of the running authority
 //! ```
 //!
@@ -20,7 +21,8 @@
 //! | attest | registration |
 //! | workload | registration, attest, authority, audit |
 //! | admin | workload |
-//! | config | problem, registration, workload, audit |
+//! | endpoint | workload, authority |
+//! | config | problem, registration, workload, audit, endpoint, keys |
 //! | server | all |
 
 pub mod admin;
@@ -29,6 +31,7 @@ pub mod audit;
 pub mod authority;
 pub mod config;
 pub mod datadir;
+pub mod endpoint;
 pub mod keys;
 pub mod problem;
 pub mod registration;

@@ -1,14 +1,18 @@
 //! `hopguard ca`: runs the certificate authority until SIGTERM or SIGINT (`serve`; what leaves on stdout is the sockets,
 //! once they listen, and the log goes to stderr), and asks a running one (the other verbs, one file each).
 
+pub mod ask;
 mod ask;
 mod audit;
 mod backup;
+mod import;
+mod keys;
 mod restore;
+mod revoke;
 mod rotate;
 mod status;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hopguard_ca::config::Config;
@@ -46,6 +50,18 @@ enum What {
     /// Replace the signing authority (X.509) or key (JWT), and wait wherever a step would break somebody
     #[command(after_help = rotate::EXAMPLES)]
     Rotate(rotate::Args),
+    /// Take an identity, a certificate or an authority back
+    #[command(after_help = revoke::EXAMPLES)]
+    Revoke(revoke::Args),
+    /// Print a request for an authority that the organisation's root is to sign
+    #[command(after_help = import::CSR_EXAMPLES)]
+    Csr(import::Csr),
+    /// Take in the authority that the organisation's root signed
+    #[command(after_help = import::IMPORT_EXAMPLES)]
+    Import(import::Import),
+    /// Encrypt or decrypt the keys on the disk, while the authority does not run
+    #[command(after_help = keys::EXAMPLES)]
+    Keys(keys::Args),
 }
 
 #[derive(clap::Args)]
@@ -69,6 +85,10 @@ pub fn run(args: Args, ui: &Ui) -> Result<Exit, Failure> {
         What::Audit(args) => audit::run(&args, ui),
         What::Status(args) => status::run(&args, ui),
         What::Rotate(args) => rotate::run(&args, ui),
+        What::Revoke(args) => revoke::run(args, ui),
+        What::Csr(args) => import::csr(&args, ui),
+        What::Import(args) => import::import(&args, ui),
+        What::Keys(args) => keys::run(args, ui),
     }
 }
 
@@ -82,6 +102,7 @@ fn serve(serve: Serve, ui: &Ui) -> Result<Exit, Failure> {
     let file = serve.config.unwrap_or(serve.file);
     let mut config =
         hopguard_ca::config::load(&file).map_err(|problems| failure(CaError::Files(problems)))?;
+    let config = load(&serve.config.unwrap_or(serve.file))?;
     start_log(&serve.log)?;
     let (wanted, limit) = (config.limits.descriptors(), raise_descriptors());
     if limit < wanted {
@@ -107,6 +128,10 @@ fn serve(serve: Serve, ui: &Ui) -> Result<Exit, Failure> {
     outcome.map(|()| Exit::Done)
 }
 
+fn load(file: &Path) -> Result<Config, Failure> {
+    hopguard_ca::config::load(file).map_err(|problems| failure(CaError::Files(problems)))
+}
+
 async fn serve_until_told(config: Config, ui: &Ui) -> Result<(), Failure> {
     let cannot = |error| Failure::new(format!("signals cannot be handled: {error}"));
     let mut terminate = signal(SignalKind::terminate()).map_err(cannot)?;
@@ -117,6 +142,13 @@ async fn serve_until_told(config: Config, ui: &Ui) -> Result<(), Failure> {
             ui.json(&serde_json::json!({"socket": format!("unix://{}", socket.display())}));
         } else {
             ui.line(format!("unix://{}", socket.display()));
+        }
+    }
+    for url in running.endpoint() {
+        if ui.is_json() {
+            ui.json(&serde_json::json!({"endpoint": url}));
+        } else {
+            ui.line(url);
         }
     }
     let mut moved = signal(SignalKind::hangup()).map_err(cannot)?;

@@ -96,7 +96,14 @@ const CA: &[(&str, &[&str])] = &[
     ("workload", &["registration", "attest", "authority", "audit"]),
     // Its socket is made like the others.
     ("admin", &["workload"]),
-    ("config", &["problem", "registration", "workload", "audit"]),
+    // It publishes what the issuer trusts, and under `https_spiffe` asks it for an SVID of its own.
+    ("endpoint", &["workload", "authority"]),
+    (
+        "config",
+        &["problem", "registration", "workload", "audit", "endpoint"],
+    ),
+    // Where the passphrase of the keys lies is a value of theirs.
+    ("config", &["problem", "registration", "workload", "keys"]),
     ("server", ALL),
 ];
 

@@ -10,7 +10,10 @@ use sqlx::sqlite::{
 };
 use sqlx::{ConnectOptions, Connection, Row};
 
-use super::{AliveGroup, Answer, AuthorityKind, AuthorityRecord, AuthorityState, Issued, Store, StoreError};
+use super::{
+    AliveGroup, Answer, AuthorityKind, AuthorityRecord, AuthorityState, Issued, RevocationChange,
+    Revocations, Store, StoreError, revocations,
+};
 
 /// Records that one statement forgets.
 const PURGED_AT_ONCE: i64 = 2000;
@@ -226,6 +229,32 @@ impl Store for Sqlite {
         })
     }
 
+    fn issued_serial<'a>(&'a self, serial: &'a str, now: i64) -> Answer<'a, Option<Issued>> {
+        Box::pin(async move {
+            let row = sqlx::query(
+                "SELECT serial, spiffe_id, authority, bundle, not_after FROM issued WHERE serial = ? AND not_after >= ?",
+            )
+            .bind(serial)
+            .bind(now)
+            .fetch_optional(&self.pool)
+            .await?;
+            row.as_ref().map(issued_row).transpose()
+        })
+    }
+
+    fn revocations(&self) -> Answer<'_, Revocations> {
+        Box::pin(async move { revocations::read(&mut *self.pool.acquire().await?).await })
+    }
+
+    fn change_revocations<'a>(&'a self, change: &'a RevocationChange) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let mut transaction = self.pool.begin().await?;
+            revocations::change(&mut transaction, change).await?;
+            transaction.commit().await?;
+            Ok(())
+        })
+    }
+
     fn alive(&self, now: i64) -> Answer<'_, Vec<AliveGroup>> {
         Box::pin(async move {
             let rows = sqlx::query(
@@ -241,6 +270,10 @@ impl Store for Sqlite {
 
     fn purge(&self, now: i64) -> Answer<'_, u64> {
         Box::pin(async move {
+            sqlx::query("DELETE FROM revoked_serial WHERE not_after < ?")
+                .bind(now)
+                .execute(&self.pool)
+                .await?;
             // Some at a time, so that those who record never wait for long.
             let mut removed = 0;
             loop {

@@ -11,6 +11,7 @@ use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use tokio::sync::watch;
 use tonic::Status;
 
+use super::callers::Seat;
 use super::issuer::IssueError;
 use super::proto::{X509BundlesResponse, X509svid, X509svidResponse};
 use super::service::Shared;
@@ -22,6 +23,7 @@ use crate::registration::{Entries, Grant};
 
 /// A caller is looked at again after this time even when nothing happened: its executable may have been replaced.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
+const REVOKED: &str = "the identity of this process is revoked";
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(30);
 
@@ -36,6 +38,7 @@ pub struct Session {
     unsent: bool,
     sent: Option<Arc<Trust>>,
     retry: Option<Retry>,
+    seat: Seat,
     ticket: Ticket,
 }
 
@@ -59,8 +62,10 @@ impl Session {
             shared.issuer.trust(),
             shared.closing.clone(),
         );
+        let seat = shared.callers.enter(peer.clone(), SystemTime::now());
         let ticket = shared.streams.enter();
         Self {
+            seat,
             shared,
             peer,
             entries,
@@ -109,11 +114,9 @@ impl Session {
                     SystemTime::now(),
                 );
                 let bundles = [(trust.domain.id_string(), bundle(&trust))].into();
+                let crl = trust.crls.clone();
                 self.sent = Some(trust);
-                return Ok(X509BundlesResponse {
-                    crl: Vec::new(),
-                    bundles,
-                });
+                return Ok(X509BundlesResponse { crl, bundles });
             }
             if !news {
                 self.wait().await?;
@@ -132,7 +135,15 @@ impl Session {
             .facts(&entries, &self.shared.inspector)
             .await
             .map_err(|error| self.nobody(&error))?;
-        let matching = entries.matching(&facts);
+        let mut matching = entries.matching(&facts);
+        let granted = matching.grants.len();
+        matching
+            .grants
+            .retain(|grant| !self.shared.issuer.revoked(&grant.id));
+        self.seat.may_have(matching.grants.iter().map(|grant| &grant.id));
+        if granted > 0 && matching.grants.is_empty() {
+            return Err(self.denied(REVOKED));
+        }
         if !matching.grants.is_empty() && matching.refused.is_empty() {
             return Ok(matching.grants);
         }
@@ -140,19 +151,13 @@ impl Session {
             for refused in &matching.refused {
                 tracing::warn!(
                     uid = self.peer.uid(), pid = self.peer.pid(), socket = self.peer.socket(),
-                    spiffe_id = %refused.id, reason = ?refused.reason, unlogged, "an entry is refused"
+                    spiffe_id = %refused.id, reason = ?refused.reason, unlogged, hint = ask(&self.peer),
+                    "an entry is refused"
                 );
                 self.refused(Some(&refused.id), &refused.reason, unlogged);
             }
             if matching.grants.is_empty() {
-                tracing::warn!(
-                    uid = self.peer.uid(),
-                    pid = self.peer.pid(),
-                    socket = self.peer.socket(),
-                    reason = "no entry matches",
-                    unlogged,
-                    "permission denied"
-                );
+                self.tell_denied("no entry matches", unlogged);
                 self.refused(None, &"no entry matches", unlogged);
             }
         }
@@ -165,8 +170,28 @@ impl Session {
         Ok(matching.grants)
     }
 
+    /// A refusal that the log tells as well.
+    fn denied(&self, reason: &'static str) -> Status {
+        if let Some(unlogged) = self.may_log() {
+            self.tell_denied(reason, unlogged);
+        }
+        Status::permission_denied(reason)
+    }
+
+    fn tell_denied(&self, reason: &str, unlogged: u64) {
+        tracing::warn!(
+            uid = self.peer.uid(),
+            pid = self.peer.pid(),
+            socket = self.peer.socket(),
+            reason,
+            unlogged,
+            hint = ask(&self.peer),
+            "permission denied"
+        );
+    }
+
     fn nobody(&self, error: &AttestError) -> Status {
-        tracing::debug!(uid = self.peer.uid(), reason = %error, "permission denied");
+        tracing::debug!(uid = self.peer.uid(), pid = self.peer.pid(), reason = %error, "permission denied");
         Status::permission_denied(error.to_string())
     }
 
@@ -213,6 +238,9 @@ impl Session {
                 (Err(error), Some(old)) => {
                     self.held.push(Held { grant, ..old });
                     failed = Some(error);
+                }
+                (Err(_), _) if self.shared.issuer.revoked(&grant.id) => {
+                    return Err(self.denied(REVOKED));
                 }
                 (Err(error), None) => return Err(self.none_issued(&grant, &error)),
             }
@@ -336,10 +364,15 @@ impl Session {
         });
         X509svidResponse {
             svids: svids.collect(),
-            crl: Vec::new(),
+            crl: trust.crls.clone(),
             federated_bundles: Default::default(),
         }
     }
+}
+
+/// How operators learn more.
+fn ask(peer: &Peer) -> String {
+    format!("hopguard why {} --socket {}", peer.pid(), peer.socket())
 }
 
 /// The roots, one after the other, DER (S-49).

@@ -10,8 +10,20 @@ const MAX_TEXT: usize = 256;
 
 /// The request as the log has it; nothing for one that only reads.
 pub fn of(request: &Request, uid: u32) -> Option<Event> {
-    if matches!(request, Request::Status) {
-        return None;
+    match request {
+        Request::Status
+        | Request::Revoked
+        | Request::EntryList
+        | Request::EntryShow { .. }
+        | Request::EntryPlan { .. }
+        | Request::EntrySettled { .. }
+        | Request::Why { .. } => return None,
+        Request::Backup
+        | Request::IssueSvid { .. }
+        | Request::Rotate { .. }
+        | Request::Revoke(_)
+        | Request::Csr
+        | Request::Import { .. } => {}
     }
     let mut detail = serde_json::to_value(request).unwrap_or_default();
     shorten(&mut detail);

@@ -45,7 +45,7 @@ impl Operations {
             "trust_domain": trust.domain.as_str(),
             "sequence": trust.sequence,
             "refresh_hint_seconds": trust.refresh_hint.as_secs(),
-            "entries": self.entries.borrow().len(),
+            "entries": self.registry.entries.borrow().len(),
             "authorities": authorities,
             "rotation": rotation,
             "streams": {

@@ -108,12 +108,8 @@ impl Session {
         grants.retain(|grant| id.is_none_or(|id| *id == grant.id) && !self.shared.issuer.revoked(&grant.id));
         match id {
             _ if !grants.is_empty() => Ok(grants),
-            Some(_) => Err(Status::permission_denied(
-                "this process is not entitled to the requested identity",
-            )),
-            None => Err(Status::permission_denied(
-                "every identity of this process is revoked",
-            )),
+            Some(_) => Err(self.denied("this process is not entitled to the requested identity")),
+            None => Err(self.denied("every identity of this process is revoked")),
         }
     }
 
