@@ -2,7 +2,6 @@
 //! once they listen, and the log goes to stderr), and asks a running one (the other verbs, one file each).
 
 pub mod ask;
-mod ask;
 mod audit;
 mod backup;
 mod import;
@@ -99,10 +98,7 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 }
 
 fn serve(serve: Serve, ui: &Ui) -> Result<Exit, Failure> {
-    let file = serve.config.unwrap_or(serve.file);
-    let mut config =
-        hopguard_ca::config::load(&file).map_err(|problems| failure(CaError::Files(problems)))?;
-    let config = load(&serve.config.unwrap_or(serve.file))?;
+    let mut config = load(&serve.config.unwrap_or(serve.file))?;
     start_log(&serve.log)?;
     let (wanted, limit) = (config.limits.descriptors(), raise_descriptors());
     if limit < wanted {

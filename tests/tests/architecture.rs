@@ -98,9 +98,10 @@ const CA: &[(&str, &[&str])] = &[
     ("admin", &["workload"]),
     // It publishes what the issuer trusts, and under `https_spiffe` asks it for an SVID of its own.
     ("endpoint", &["workload", "authority"]),
+    // Where the passphrase of the keys lies is a value of theirs.
     (
         "config",
-        &["problem", "registration", "workload", "audit", "endpoint"],
+        &["problem", "registration", "workload", "keys", "audit", "endpoint"],
     ),
     // Where the passphrase of the keys lies is a value of theirs.
     ("config", &["problem", "registration", "workload", "keys"]),

@@ -84,6 +84,8 @@ const ITEMS: &[(u32, &str)] = &[
         "a bundle's sequence grows with each change and never goes back",
     ),
     (60, "a bundle says how often it shall be fetched"),
+    (59, "a bundle's sequence number grows with its content"),
+    (60, "a bundle says how often to come back for it"),
     (61, "a bundle without keys trusts nobody"),
     (
         63,

@@ -140,7 +140,10 @@ mod tests {
         let roots = roots(&ca);
         let signers: Vec<_> = roots.iter().collect();
         let (more, less) = (ca.revoked(1, &[7, 8]), ca.revoked(2, &[8]));
-        assert_eq!(adopt(&[less.clone()], &signers, &[der(&more)]), [der(&less)]);
+        assert_eq!(
+            adopt(std::slice::from_ref(&less), &signers, &[der(&more)]),
+            [der(&less)]
+        );
         assert_eq!(
             adopt(&[], &signers, &[der(&more)]),
             [],
@@ -161,13 +164,13 @@ mod tests {
         cut.truncate(40);
         for bad in [vec![], vec![1, 2, 3], cut] {
             assert_eq!(
-                adopt(&[bad.clone()], &signers, &[der(&good)]),
+                adopt(std::slice::from_ref(&bad), &signers, &[der(&good)]),
                 [der(&good)],
                 "{bad:?}"
             );
             assert_eq!(adopt(&[bad], &signers, &[]), []);
         }
-        let in_force = adopt(&[forged.clone()], &signers, &[der(&good)]);
+        let in_force = adopt(std::slice::from_ref(&forged), &signers, &[der(&good)]);
         assert!(in_force.contains(&der(&good)), "{in_force:?}");
         let again = adopt(&[forged], &signers, &in_force);
         assert_eq!(again.len(), 2, "they do not pile up");

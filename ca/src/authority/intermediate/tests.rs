@@ -88,15 +88,12 @@ fn its_life_is_that_of_the_whole_chain() {
     ));
 }
 
-#[test]
-#[expect(clippy::too_many_lines, reason = "a table of what is refused")]
-fn every_way_in_which_it_is_not_an_authority_of_ours_is_refused() {
-    let dir = tempfile::tempdir().unwrap();
-    let ours = signer(&dir, "k");
-    let request = Authority::request(&domain(), &ours).unwrap();
-    type Change = Box<dyn Fn(&mut CertificateParams)>;
+type Change = Box<dyn Fn(&mut CertificateParams)>;
+
+/// What an organisation must not make of a request.
+fn below() -> Vec<(&'static str, Change)> {
     let uri = |text: &str| SanType::URI(text.try_into().unwrap());
-    let below: Vec<(&str, Change)> = vec![
+    vec![
         ("no CA", Box::new(|p| p.is_ca = IsCa::ExplicitNoCa)),
         (
             "signs no certificates",
@@ -141,18 +138,12 @@ fn every_way_in_which_it_is_not_an_authority_of_ours_is_refused() {
             Box::new(|p| p.not_after = (now() - Duration::from_secs(1)).into()),
         ),
         ("not yet", Box::new(|p| p.not_before = (now() + DAY).into())),
-    ];
-    let verdict = |organisation: &Organisation, change: &dyn Fn(&mut CertificateParams)| {
-        let chain = CertificateDer::from(signed(organisation, &request, change));
-        let authority = Authority::open(&domain(), &chain, ours.clone(), now())?;
-        trial(&authority, now())
-    };
-    let good = organisation(|_| {});
-    verdict(&good, &|_| {}).unwrap();
-    for (what, change) in &below {
-        assert!(verdict(&good, change).is_err(), "{what}");
-    }
-    let above: Vec<(&str, Change)> = vec![
+    ]
+}
+
+/// What its root must not be.
+fn above() -> Vec<(&'static str, Change)> {
+    vec![
         (
             "a root without room below",
             Box::new(|p| p.is_ca = IsCa::Ca(BasicConstraints::Constrained(0))),
@@ -165,11 +156,35 @@ fn every_way_in_which_it_is_not_an_authority_of_ours_is_refused() {
             "a root that is over",
             Box::new(|p| p.not_after = (now() - Duration::from_secs(1)).into()),
         ),
-    ];
-    for (what, change) in &above {
+    ]
+}
+
+#[test]
+fn every_way_in_which_it_is_not_an_authority_of_ours_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let ours = signer(&dir, "k");
+    let request = Authority::request(&domain(), &ours).unwrap();
+    let verdict = |organisation: &Organisation, change: &dyn Fn(&mut CertificateParams)| {
+        let chain = CertificateDer::from(signed(organisation, &request, change));
+        let authority = Authority::open(&domain(), &chain, ours.clone(), now())?;
+        trial(&authority, now())
+    };
+    let good = organisation(|_| {});
+    verdict(&good, &|_| {}).unwrap();
+    for (what, change) in &below() {
+        assert!(verdict(&good, change).is_err(), "{what}");
+    }
+    for (what, change) in &above() {
         assert!(verdict(&organisation(change), &|_| {}).is_err(), "{what}");
     }
+}
 
+#[test]
+fn a_chain_that_leads_elsewhere_or_nowhere_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let ours = signer(&dir, "k");
+    let request = Authority::request(&domain(), &ours).unwrap();
+    let good = organisation(|_| {});
     let chain = signed(&good, &request, |_| {});
     let open = |chain: Vec<u8>, signer: &Arc<dyn Signer>| {
         Authority::open(&domain(), &CertificateDer::from(chain), signer.clone(), now()).is_err()
