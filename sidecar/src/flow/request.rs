@@ -318,7 +318,7 @@ where
         let bytes = error_response(&ErrorAnswer {
             status: no.status,
             code: no.code,
-            detail: &no.detail,
+            detail: no.told(),
             id: Some(id),
             headers: &headers,
             close,

@@ -401,7 +401,7 @@ async fn say(stream: &mut Stream, no: &No, id: &str, head: Option<&Head>) -> boo
     let error = ErrorAnswer {
         status: no.status,
         code: no.code,
-        detail: &no.detail,
+        detail: no.told(),
         id: Some(id),
         headers: &headers,
         close: false,
