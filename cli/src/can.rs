@@ -66,7 +66,8 @@ Exit codes: 0 allowed, 1 denied, 2 usage, 3 a file is wrong.";
 
 /// Runs the verb.
 pub fn run(args: Args, ui: &Ui) -> Result<Exit, Failure> {
-    let mesh = config::load_mesh(&args.mesh).map_err(explain::problems)?;
+    // Where a token is verified, its issuer's CA file is read then.
+    let (mesh, _) = config::load_mesh_alone(&args.mesh).map_err(explain::problems)?;
     let files = config::read_policies(&args.policies).map_err(|problem| explain::problems(vec![problem]))?;
     let target = Target::parse(&mesh, &args.method, &args.target).map_err(usage)?;
     let (peer, address) = tools::peer(&mesh, &args.from).map_err(usage)?;

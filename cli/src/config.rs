@@ -26,7 +26,8 @@ enum Action {
     /// Check files as the programs read them: mesh.toml, sidecar.toml, ca.toml, entries.toml, redirect.toml
     ///
     /// The kind of a file is told by its keys. A sidecar.toml is checked together with the mesh file and the policy folder
-    /// that it names, a ca.toml together with its entries file and the folders that it needs on this machine.
+    /// that it names, a ca.toml together with its entries file and the folders that it needs on this machine. What is only a
+    /// warning leaves the exit code 0.
     Check {
         /// The files
         #[arg(required = true, value_name = "FILE")]
@@ -58,6 +59,7 @@ struct Checked<'a> {
 
 #[derive(Serialize)]
 struct Problem<'a> {
+    severity: &'static str,
     file: &'a Path,
     line: usize,
     column: usize,
@@ -73,6 +75,9 @@ fn check(files: &[PathBuf], ui: &Ui) -> Exit {
     } else {
         for (file, found) in &found {
             if found.problems.is_empty() {
+                for warning in &found.warnings {
+                    ui.line(rendered(warning, ui).trim_end());
+                }
                 ui.line(format!("{}: ok ({})", file.display(), found.summary));
             } else {
                 ui.line(config::render(&found.problems, rendering(ui)).trim_end());
@@ -84,6 +89,13 @@ fn check(files: &[PathBuf], ui: &Ui) -> Exit {
     } else {
         Exit::BadFile
     }
+}
+
+/// A warning, marked as one.
+fn rendered(warning: &ConfigProblem, ui: &Ui) -> String {
+    let mut warning = warning.clone();
+    warning.message = format!("warning: {}", warning.message);
+    config::render(&[warning], rendering(ui))
 }
 
 fn rendering(ui: &Ui) -> Rendering {
@@ -102,24 +114,28 @@ struct Found {
     kind: Option<Kind>,
     summary: String,
     problems: Vec<ConfigProblem>,
+    /// What is loaded all the same.
+    warnings: Vec<ConfigProblem>,
 }
 
 impl Found {
     fn checked<'a>(&'a self, file: &'a Path) -> Checked<'a> {
+        let of = |severity: &'static str, problems: &'a [ConfigProblem]| {
+            problems.iter().map(move |problem| Problem {
+                severity,
+                file: &problem.file,
+                line: problem.line,
+                column: problem.column,
+                message: &problem.message,
+                hint: problem.hint.as_deref(),
+            })
+        };
         Checked {
             file,
             kind: self.kind.map(Kind::name),
             ok: self.problems.is_empty(),
-            problems: self
-                .problems
-                .iter()
-                .map(|problem| Problem {
-                    file: &problem.file,
-                    line: problem.line,
-                    column: problem.column,
-                    message: &problem.message,
-                    hint: problem.hint.as_deref(),
-                })
+            problems: of("error", &self.problems)
+                .chain(of("warning", &self.warnings))
                 .collect(),
         }
     }
@@ -182,9 +198,10 @@ fn look(path: &Path) -> Found {
         );
         return Found::bad(None, vec![problem]);
     };
+    let mut warnings = Vec::new();
     let summary = match kind {
         Kind::Mesh => config::parse_mesh(path, &text).map(|mesh| of_mesh(&mesh)),
-        Kind::Sidecar => sidecar(path),
+        Kind::Sidecar => sidecar(path, &mut warnings),
         Kind::Redirect => redirect::check(path, &text),
         Kind::Ca | Kind::Entries => ca::check(path, &text).map(|()| kind.name().to_owned()),
     };
@@ -193,6 +210,7 @@ fn look(path: &Path) -> Found {
             kind: Some(kind),
             summary,
             problems: Vec::new(),
+            warnings,
         },
         Err(problems) => Found::bad(Some(kind), problems),
     }
@@ -204,6 +222,7 @@ impl Found {
             kind,
             summary: String::new(),
             problems,
+            warnings: Vec::new(),
         }
     }
 }
@@ -225,9 +244,10 @@ fn of_mesh(mesh: &config::Mesh) -> String {
     )
 }
 
-fn sidecar(path: &Path) -> Result<String, Vec<ConfigProblem>> {
+fn sidecar(path: &Path, warnings: &mut Vec<ConfigProblem>) -> Result<String, Vec<ConfigProblem>> {
     let loaded = config::load(path)?;
-    let policies = loaded.policies()?;
+    let (policies, traps) = loaded.policies()?;
+    *warnings = traps;
     Ok(format!(
         "sidecar of `{}` in {}, policy set {} with {}",
         loaded.sidecar.service,
@@ -373,6 +393,28 @@ mod tests {
         std::os::unix::fs::symlink(&outside, folder.join("mesh.toml")).unwrap();
         assert!(init(&folder, &Ui::new(Output::Json)).is_err());
         assert!(!outside.exists());
+    }
+
+    #[test]
+    fn what_is_only_a_trap_is_told_and_is_no_failure() {
+        let dir = tempfile::tempdir().unwrap();
+        let ui = Ui::new(Output::Json);
+        init(dir.path(), &ui).unwrap();
+        let trap = "@id(\"trap\") forbid(principal, action in Action::\"http\", resource) when { context.path == \"/admin\" };\n";
+        std::fs::write(dir.path().join("policies/trap.cedar"), trap).unwrap();
+        let sidecar = dir.path().join("sidecar.toml");
+        let found = look(&sidecar);
+        assert!(found.problems.is_empty(), "{:?}", found.problems);
+        let told = serde_json::to_value(found.checked(&sidecar)).unwrap();
+        assert_eq!(told["ok"], true, "{told}");
+        assert_eq!(told["problems"][0]["severity"], "warning", "{told}");
+        assert_eq!(told["problems"][0]["line"], 1, "{told}");
+        let line = rendered(&found.warnings[0], &ui);
+        assert!(
+            line.contains("trap.cedar:1:") && line.contains(": warning: "),
+            "{line}"
+        );
+        assert_eq!(check(&[sidecar], &ui), Exit::Done);
     }
 
     #[test]

@@ -89,6 +89,9 @@ struct Problem {
     column: usize,
     message: String,
     hint: Option<String>,
+    /// With a file that policies do not depend on.
+    #[serde(skip)]
+    beside: bool,
     /// The file's text and the span in it, for terminals.
     #[serde(skip)]
     place: Option<(NamedSource<String>, usize, usize)>,
@@ -103,33 +106,43 @@ enum Severity {
 }
 
 fn look(mesh: &Path, dir: &Path) -> Result<(Checked, Vec<Problem>), Vec<Problem>> {
-    of_set(mesh, dir, |model, files| {
+    let ((checked, of_policies), mut warnings) = of_set(mesh, dir, |model, files| {
         let checked = authz::check(model, files)?;
-        let warning = |found: &PolicyProblem| Problem {
-            severity: Severity::Warning,
-            ..Problem::of_policy(found.clone(), mesh, files)
-        };
-        let warnings = checked.warnings.iter().map(warning).collect();
+        let warning = |found: &PolicyProblem| Problem::of_policy(found.clone(), mesh, files).into_warning();
+        let warnings: Vec<Problem> = checked.warnings.iter().map(warning).collect();
         Ok((checked, warnings))
-    })
+    })?;
+    warnings.extend(of_policies);
+    Ok((checked, warnings))
 }
 
-/// Has `ask` look at a mesh file and a policy folder.
+/// Has `ask` look at a mesh file and a policy folder. Beside its answer comes what is wrong with files that the mesh file
+/// names and that policies do not depend on.
 fn of_set<T>(
     mesh: &Path,
     dir: &Path,
     ask: impl FnOnce(&Model, &[(PathBuf, String)]) -> Result<T, Vec<PolicyProblem>>,
-) -> Result<T, Vec<Problem>> {
-    let loaded = load_mesh(mesh)?;
+) -> Result<(T, Vec<Problem>), Vec<Problem>> {
+    let (loaded, warnings) = load_mesh(mesh)?;
     let files = config::read_policies(dir).map_err(|problem| vec![Problem::of_config(&problem)])?;
-    ask(&loaded.authz_model(), &files).map_err(|problems| {
-        let of = |problem: PolicyProblem| Problem::of_policy(problem, mesh, &files);
-        problems.into_iter().map(of).collect()
-    })
+    match ask(&loaded.authz_model(), &files) {
+        Ok(answer) => Ok((answer, warnings)),
+        Err(problems) => {
+            let of = |problem: PolicyProblem| Problem::of_policy(problem, mesh, &files);
+            Err(problems.into_iter().map(of).collect())
+        }
+    }
 }
 
-fn load_mesh(mesh: &Path) -> Result<Mesh, Vec<Problem>> {
-    config::load_mesh(mesh).map_err(|problems| problems.iter().map(Problem::of_config).collect())
+/// The mesh file alone: the CA files of its issuers need not be where policies are written.
+fn load_mesh(mesh: &Path) -> Result<(Mesh, Vec<Problem>), Vec<Problem>> {
+    let of = |problems: Vec<ConfigProblem>| problems.iter().map(Problem::of_config).collect::<Vec<_>>();
+    let (loaded, warnings) = config::load_mesh_alone(mesh).map_err(of)?;
+    let beside = |problem: Problem| Problem {
+        beside: true,
+        ..problem.into_warning()
+    };
+    Ok((loaded, of(warnings).into_iter().map(beside).collect()))
 }
 
 fn told(
@@ -142,11 +155,13 @@ fn told(
         Ok(found) => found,
         Err(problems) => return wrong(&problems, ui),
     };
-    let denied = deny_warnings && !warnings.is_empty();
-    if denied {
-        for warning in &mut warnings {
-            warning.severity = Severity::Error;
-        }
+    let mut denied = false;
+    for warning in warnings
+        .iter_mut()
+        .filter(|warning| deny_warnings && !warning.beside)
+    {
+        warning.severity = Severity::Error;
+        denied = true;
     }
     show(&warnings, ui);
     match (ui.is_json(), denied) {
@@ -203,7 +218,7 @@ fn summary(checked: &Checked, dir: &Path) -> String {
 
 fn schema(mesh: &Path, ui: &Ui) -> Result<Exit, Failure> {
     let loaded = match load_mesh(mesh) {
-        Ok(loaded) => loaded,
+        Ok((loaded, _)) => loaded,
         Err(problems) => return Ok(wrong(&problems, ui)),
     };
     let text = authz::schema(&loaded.authz_model())
@@ -217,6 +232,13 @@ fn schema(mesh: &Path, ui: &Ui) -> Result<Exit, Failure> {
 }
 
 impl Problem {
+    fn into_warning(self) -> Self {
+        Self {
+            severity: Severity::Warning,
+            ..self
+        }
+    }
+
     fn of_config(problem: &ConfigProblem) -> Self {
         let text = std::fs::read_to_string(&problem.file).ok();
         let start = text
@@ -225,6 +247,7 @@ impl Problem {
         let file = problem.file.display().to_string();
         Self {
             severity: Severity::Error,
+            beside: false,
             place: text
                 .zip(start)
                 .map(|(text, start)| (NamedSource::new(&file, text), start, 0)),
@@ -249,6 +272,7 @@ impl Problem {
             .find(|(path, _)| *path == problem.file && problem.line > 0);
         Self {
             severity: Severity::Error,
+            beside: false,
             place: text.map(|(_, text)| (NamedSource::new(&file, text.clone()), problem.offset, problem.len)),
             file,
             line: problem.line,
@@ -395,6 +419,32 @@ mod tests {
         let mut keys: Vec<&String> = json[0].as_object().unwrap().keys().collect();
         keys.sort();
         assert_eq!(keys, ["column", "file", "hint", "line", "message", "severity"]);
+    }
+
+    #[test]
+    fn the_ca_files_of_issuers_need_not_be_where_policies_are_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let mesh = std::fs::read_to_string(examples().join("mesh.toml")).unwrap();
+        let named = mesh.replacen("[[issuer]]\n", "[[issuer]]\nca_file = \"elsewhere.pem\"\n", 1);
+        assert_ne!(named, mesh);
+        let path = dir.path().join("mesh.toml");
+        std::fs::write(&path, named).unwrap();
+        assert!(config::load_mesh(&path).is_err(), "a sidecar needs it");
+        let found = look(&path, &examples()).unwrap();
+        let [warning] = found.1.as_slice() else {
+            panic!("{:?}", found.1);
+        };
+        let said = warning.plain();
+        assert!(
+            said.contains("warning: ") && said.contains("elsewhere.pem"),
+            "{said}"
+        );
+        let ui = Ui::new(crate::ui::Output::Json);
+        assert_eq!(
+            told(Ok(found), &examples(), true, &ui),
+            Exit::Done,
+            "policies are not at fault"
+        );
     }
 
     #[test]

@@ -15,6 +15,7 @@ use aws_lc_rs::signature::{
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hopguard_sidecar::assertion::{self, AssertionOptions, Said, Signer};
 use hopguard_sidecar::authn::{Authenticator, AuthnOptions};
 use hopguard_sidecar::authz::{ClaimValue, Facts, HttpFacts, Policies, Principal, User, Verdict, What, load};
 use hopguard_sidecar::config::{Mesh, parse_mesh};
@@ -55,7 +56,7 @@ fn main() -> Res<()> {
         "decision_us": decisions, "policies_of_the_service": slices,
         "decision_new_user_us": rounded(fresh), "decision_denied_without_user_us": rounded(anonymous),
         "token_hit_us": rounded(tokens.hit), "token_miss_us": rounded(tokens.es256_miss),
-        "token_miss_rs256_us": rounded(tokens.rs256_miss),
+        "token_miss_rs256_us": rounded(tokens.rs256_miss), "assertion_us": rounded(sign()?),
     });
     writeln!(std::io::stdout(), "{line}")?;
     Ok(())
@@ -199,6 +200,40 @@ fn decide(set: &Policies, users: Users) -> Res<f64> {
             if allowed == (users == Users::None) {
                 return Err(format!("not what the benchmark is about: {decision:?}").into());
             }
+        }
+        Ok(())
+    })
+}
+
+/// Microseconds for one signed statement to the application.
+fn sign() -> Res<f64> {
+    const COUNT: u32 = 2_000;
+    let options = AssertionOptions {
+        port: 9,
+        audience: "shop/s0".to_owned(),
+        ttl: Duration::from_secs(30),
+        request: true,
+    };
+    let now = SystemTime::now();
+    let signer = Signer::new(options, now)?;
+    let id = |name: &str| SpiffeId::new(format!("spiffe://mesh.local/ns/shop/sa/{name}"));
+    let (own, caller) = (id("s0")?, id("web")?);
+    let roles = ["clerk".to_owned(), "auditor".to_owned()];
+    median(COUNT, || {
+        for _ in 0..COUNT {
+            let said = Said {
+                issuer: &own,
+                caller: Some(&caller),
+                user: Some(assertion::User {
+                    issuer: "https://idp.example",
+                    subject: "user-1",
+                    roles: &roles,
+                    actors: &[],
+                }),
+                decision: "3f9c0b1d2e4a5f60",
+                request: ("POST", "/tenants/t1/r0", "s0.shop"),
+            };
+            signer.sign(&said, now)?;
         }
         Ok(())
     })

@@ -2,6 +2,8 @@
 //! never delays a request; and the drain that ends both. It knows nothing of what the work is.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -49,11 +51,16 @@ impl Runtimes {
     }
 }
 
-/// The end of a sidecar, in two steps: `begin` asks every connection to finish what it does and take nothing new;
-/// `cut` ends what is left.
+/// How long what is told to end may take to leave its record.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// The end of a sidecar, in three steps: every connection is asked to finish what it does and take nothing new; what is left
+/// when the time is over is told to end, and leaves its record; what does not is dropped.
 #[derive(Clone, Debug)]
 pub struct Drain {
     begun: CancellationToken,
+    /// Looked at for each request, so it takes no lock.
+    over: Arc<AtomicBool>,
     cut: CancellationToken,
     tasks: TaskTracker,
 }
@@ -69,6 +76,7 @@ impl Drain {
     pub fn new() -> Self {
         Self {
             begun: CancellationToken::new(),
+            over: Arc::default(),
             cut: CancellationToken::new(),
             tasks: TaskTracker::new(),
         }
@@ -101,14 +109,23 @@ impl Drain {
         self.begun.cancelled().await;
     }
 
-    /// Begins, waits at most `grace` for the connections to end, then cuts the rest. Returns how many were cut.
-    pub async fn run(&self, grace: Duration) -> usize {
+    /// Whether its time is over: what is still open ends now.
+    pub fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire)
+    }
+
+    /// Begins, waits at most `grace` for the connections to end, then ends the rest: `wake` has whoever waits look at
+    /// [`Self::is_over`]. Returns how many there were.
+    pub async fn run(&self, grace: Duration, wake: impl FnOnce()) -> usize {
         self.begun.cancel();
         self.tasks.close();
         if tokio::time::timeout(grace, self.tasks.wait()).await.is_ok() {
             return 0;
         }
         let left = self.tasks.len();
+        self.over.store(true, Ordering::Release);
+        wake();
+        let _dropped = tokio::time::timeout(LAST_WORDS, self.tasks.wait()).await;
         self.cut.cancel();
         left
     }
@@ -124,8 +141,16 @@ mod tests {
         let asked = drain.clone();
         drain.spawn(&Handle::current(), async move { asked.beginning().await });
         drain.spawn(&Handle::current(), std::future::pending());
-        assert!(!drain.has_begun());
-        assert_eq!(drain.run(Duration::from_secs(30)).await, 1);
-        assert!(drain.has_begun());
+        let (wake, woken) = tokio::sync::oneshot::channel();
+        let (said, heard) = tokio::sync::oneshot::channel();
+        drain.spawn(&Handle::current(), async move {
+            let _woken = woken.await;
+            let _heard = said.send("a record");
+        });
+        assert!(!drain.has_begun() && !drain.is_over());
+        let wake = || assert_eq!(wake.send(()), Ok(()));
+        assert_eq!(drain.run(Duration::from_secs(30), wake).await, 2);
+        assert!(drain.has_begun() && drain.is_over());
+        assert_eq!(heard.await, Ok("a record"));
     }
 }

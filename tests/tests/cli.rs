@@ -661,7 +661,7 @@ fn every_verb_has_a_help_a_page_and_completions() {
         count += 1;
     }
     assert!(count > 20, "only {count} verbs were found");
-    assert!(out(&run(&["--help"])).contains("127  `demo exec`: there is no such command"));
+    assert!(out(&run(&["--help"])).contains("127  `run`, `demo exec`: there is no such command"));
     for script in &completions {
         for own in ["pod-init", "run-as", "sidecar-init", "pod-pause"] {
             assert!(!script.contains(own), "`{own}` is not for people");

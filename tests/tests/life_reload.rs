@@ -5,10 +5,10 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
-use hopguard_tests::{Guard, Load, Mesh, Options, Probe, eventually, folder};
+use hopguard_tests::{Guard, Load, Mesh, Options, Probe, eventually, folder, output_within, succeeded};
 use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -357,6 +357,46 @@ fn a_bad_mesh_file_is_refused_and_so_is_none() {
         "the old file did not go on deciding: {:?}",
         probe.seen()
     );
+}
+
+/// How many files the sidecar of a pod may open; `more` sets it.
+fn descriptors(mesh: &Mesh, pod: &str, more: &[&str]) -> String {
+    let pid = mesh.pid(pod).unwrap().to_string();
+    let mut command = Command::new("prlimit");
+    command.args(["--pid", &pid]).args(more);
+    succeeded(output_within(PATIENCE, command).unwrap())
+        .unwrap()
+        .trim()
+        .to_owned()
+}
+
+/// A process that may open no file for a while has not seen bad files: it says so, and reads them when it can.
+#[test]
+fn files_that_cannot_be_read_for_now_are_read_again() {
+    let mesh = mesh();
+    let before = descriptors(
+        &mesh,
+        "orders",
+        &["--nofile", "--output", "SOFT", "--noheadings", "--raw"],
+    );
+    descriptors(&mesh, "orders", &["--nofile=3:"]);
+    mesh.put(OPEN_FILE, OPEN).unwrap();
+    eventually(PATIENCE, || {
+        let log = mesh.log("orders");
+        if log.contains("files cannot be read for now") && log.contains("LimitNOFILE") {
+            Ok(())
+        } else {
+            Err(log)
+        }
+    })
+    .unwrap();
+    descriptors(&mesh, "orders", &[&format!("--nofile={before}:")]);
+    let probe = open_page(&mesh);
+    probe.until("200", PATIENCE).unwrap();
+    let log = mesh.log("orders");
+    assert!(log.contains("files can be read again"), "{log}");
+    assert!(!log.contains("were refused"), "{log}");
+    taken(&mesh, "orders");
 }
 
 #[test]

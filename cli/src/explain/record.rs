@@ -78,7 +78,7 @@ pub fn explain(
         }
         return Ok(explained);
     };
-    let loaded = config::load_mesh(mesh).map_err(problems)?;
+    let (loaded, _) = config::load_mesh_alone(mesh).map_err(problems)?;
     let files = config::read_policies(policies).map_err(|problem| problems(vec![problem]))?;
     let policies = authz::load(&loaded.authz_model(), &files, service).map_err(problems)?;
     Ok(explain_with(&record, &policies))

@@ -31,7 +31,7 @@ pub(super) struct Args {
 /// Runs the verb.
 pub(super) fn run(args: &Args, ui: &Ui) -> Result<Exit, Failure> {
     let tested = match of_set(&args.mesh, &args.dir, authz::test) {
-        Ok(tested) => tested,
+        Ok((tested, _)) => tested,
         Err(problems) => return Ok(wrong(&problems, ui)),
     };
     if let Some(path) = &args.junit {

@@ -8,7 +8,7 @@ use cedar_policy::{Effect, Entities, Expression, Policy, Schema, pst};
 use super::decide::{Action, Actions, Set, entry};
 use super::entities::Maker;
 use super::expr;
-use super::index::{ActionKey, Audit, Index, Origin, Rule};
+use super::index::{ActionKey, Audit, Condition, Index, Origin, Rule};
 use super::kept::{KeptSlices, KeptUsers};
 use super::model::PolicyError;
 use super::names::Names;
@@ -98,14 +98,14 @@ fn origin(parsed: &Parsed, source: &Source<'_>) -> Origin {
 
 /// A policy's conditions. The index finds exactly the rules whose scope matches, so the scope is not evaluated again. Places
 /// in the text are left out where that can be: evaluation would hand them on from value to value.
-fn conditions(policy: &Policy) -> Option<Expression> {
+fn conditions(policy: &Policy) -> Option<Condition> {
     let bare = policy.to_pst().ok().and_then(|pst| Policy::from_pst(pst).ok());
     let conditions = bare.as_ref().unwrap_or(policy).as_ref().non_scope_constraints();
-    conditions.map(|conditions| Expression::from(conditions.clone()))
+    conditions.map(|conditions| Expression::from(conditions.clone()).into())
 }
 
 /// Those of a permit's conditions, `&&` by `&&`, that do not read the user; `None` inside when there is none of them.
-fn without_user(parsed: &Parsed) -> Option<Option<Expression>> {
+fn without_user(parsed: &Parsed) -> Option<Option<Condition>> {
     let (body, mut clauses) = operands(parsed)?;
     clauses.retain(|clause| !expr::reads_user(clause));
     joined(body, clauses)
@@ -152,11 +152,11 @@ fn operands(parsed: &Parsed) -> Option<(pst::Template, Vec<pst::Clause>)> {
 }
 
 /// Conditions as one expression; `None` inside for none.
-fn joined(body: pst::Template, clauses: Vec<pst::Clause>) -> Option<Option<Expression>> {
+fn joined(body: pst::Template, clauses: Vec<pst::Clause>) -> Option<Option<Condition>> {
     let body = body.try_with_clauses(clauses).ok()?;
     let policy = Policy::from_pst(pst::Policy::Static(body.try_into().ok()?)).ok()?;
     let conditions = policy.as_ref().non_scope_constraints();
-    Some(conditions.map(|conditions| Expression::from(conditions.clone())))
+    Some(conditions.map(|conditions| Expression::from(conditions.clone()).into()))
 }
 
 /// The operands of a chain of `&&`, from left to right.

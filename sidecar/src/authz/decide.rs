@@ -5,17 +5,17 @@
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
-use cedar_policy::{Entities, Entity, EntityUid, EvalResult, EvaluationError, Expression};
+use cedar_policy::{Entities, Entity, EntityUid};
 use cedar_policy_core::ast::{self, EntityUIDEntry, Request, Value};
 use cedar_policy_core::entities::{NoEntitiesSchema, TCComputation};
-use cedar_policy_core::evaluator::Evaluator;
 use cedar_policy_core::extensions::Extensions;
 
 use super::entities::{Maker, Misfit, record, string};
+use super::evaluation::Evaluation;
 use super::expr::Uses;
 use super::facts::{Decision, Facts, Needs, Principal, Reason, Verdict, What, Would};
 use super::index::{ActionKey, Index, Origin, PrincipalKey, Rule, Slice};
-use super::kept::{KeptSlices, KeptUsers, KnownUser, Prepared};
+use super::kept::{KeptSlices, KeptUsers, Prepared};
 use super::problem::PolicyProblem;
 use super::route::{Router, canonical_escapes};
 use super::scopes::Scopes;
@@ -74,52 +74,6 @@ pub(super) struct Asked<'a> {
     pub(super) place: usize,
     pub(super) action: &'a Action,
     pub(super) params: Option<Value>,
-}
-
-/// What conditions are evaluated against.
-pub(super) struct Evaluation<'p> {
-    request: Request,
-    entities: Held<'p>,
-}
-
-/// The entities of an evaluation.
-enum Held<'p> {
-    Plain(&'p Entities),
-    WithUser(Arc<KnownUser>),
-}
-
-impl Evaluation<'_> {
-    /// Whether a condition holds, which none at all does; `None` when it cannot be evaluated, or gives no Boolean. The
-    /// difference to `false` is what the decision rule is about.
-    pub(super) fn holds(&self, condition: Option<&Expression>) -> Option<bool> {
-        let Some(condition) = condition else {
-            return Some(true);
-        };
-        match self.interpreted(condition).ok()?.value_kind() {
-            ast::ValueKind::Lit(ast::Literal::Bool(holds)) => Some(*holds),
-            _ => None,
-        }
-    }
-
-    /// What an expression comes to.
-    pub(super) fn value(&self, expression: &Expression) -> Result<EvalResult, Box<EvaluationError>> {
-        self.interpreted(expression).map(EvalResult::from)
-    }
-
-    fn interpreted(&self, expression: &Expression) -> Result<Value, Box<EvaluationError>> {
-        let entities = match &self.entities {
-            Held::Plain(entities) => entities,
-            Held::WithUser(known) => &known.entities,
-        };
-        let evaluator = Evaluator::new(
-            self.request.clone(),
-            entities.as_ref(),
-            Extensions::all_available(),
-        );
-        evaluator
-            .interpret(expression.as_ref(), &ast::SlotEnv::new())
-            .map_err(Box::new)
-    }
 }
 
 impl Policies {
@@ -377,15 +331,13 @@ impl Set {
         };
         let names = user.as_ref().map(|known| &known.names);
         let context = self.maker.context(facts, uses, asked.params.as_ref(), names)?;
-        Ok(Evaluation {
-            request: Request::new_unchecked(
-                prepared.principal.clone(),
-                asked.action.entry.clone(),
-                self.resource.clone(),
-                Some(context),
-            ),
-            entities: user.map_or(Held::Plain(&prepared.entities), Held::WithUser),
-        })
+        let request = Request::new_unchecked(
+            prepared.principal.clone(),
+            asked.action.entry.clone(),
+            self.resource.clone(),
+            Some(context),
+        );
+        Ok(Evaluation::new(request, prepared, user))
     }
 
     /// The slice for a peer and an action, from those found before or new.

@@ -11,6 +11,7 @@ use cedar_policy::{
 
 use super::expr::Uses;
 use super::names::Names;
+use super::quick::Quick;
 use super::scopes::Scopes;
 
 /// One policy of the own service, ready to be evaluated.
@@ -24,11 +25,11 @@ pub(super) struct Rule {
     /// `@reason`.
     pub(super) reason: Option<Arc<str>>,
     /// Its conditions together, without its scope; `None` when there are none, and its scope alone decides.
-    pub(super) condition: Option<Expression>,
+    pub(super) condition: Option<Condition>,
     pub(super) uses: Uses,
     /// For a permit that reads the user: what it asks for beside the user and its scope (inside: `None` for nothing). True
     /// means that only the user is in the way.
-    pub(super) without_user: Option<Option<Expression>>,
+    pub(super) without_user: Option<Option<Condition>>,
     /// For a permit that asks for scopes of the token: which, and what it asks for beside them.
     pub(super) scopes: Option<Scopes>,
     /// What it asks for when its scope matched, and when its principal did not; one line each.
@@ -36,6 +37,22 @@ pub(super) struct Rule {
     /// The single values that its conditions name.
     pub(super) names: Names,
     pub(super) origin: Origin,
+}
+
+/// Conditions as one expression.
+#[derive(Debug)]
+pub(super) struct Condition {
+    /// As Cedar evaluates it.
+    pub(super) whole: Expression,
+    /// The same in the short way, where there is one.
+    pub(super) quick: Option<Quick>,
+}
+
+impl From<Expression> for Condition {
+    fn from(whole: Expression) -> Self {
+        let quick = Quick::of(whole.as_ref());
+        Self { whole, quick }
+    }
 }
 
 /// A policy as it stands in its file, for people: what explanations show.

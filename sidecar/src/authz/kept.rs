@@ -116,7 +116,7 @@ impl Default for KeptUsers {
 
 impl KeptUsers {
     /// The entities of a decision for a user, kept or made. What is kept is used only for a user who is the same in every
-    /// field: a hash finds the place, and decides nothing.
+    /// field: a hash of what mostly tells users apart finds the place, and decides nothing.
     pub(super) fn get(
         &self,
         prepared: &Arc<Prepared>,
@@ -124,7 +124,8 @@ impl KeptUsers {
         uses: Uses,
         make: impl FnOnce() -> Result<(Uids, Entities), Misfit>,
     ) -> Result<Arc<KnownUser>, Misfit> {
-        let hash = self.hasher.hash_one((Arc::as_ptr(prepared).addr(), user, uses));
+        let few = (&user.subject, user.exp, &user.azp);
+        let hash = self.hasher.hash_one((Arc::as_ptr(prepared).addr(), few, uses));
         let slot = usize::try_from(hash).unwrap_or_default() % USERS;
         let slot = self.slots.get(slot);
         if let Some(known) = slot.and_then(|slot| slot.load_full())

@@ -3,7 +3,8 @@
 //!
 //! Cedar is the language. `load` refuses a set whole unless every policy parses, validates strictly (warnings
 //! included), and names only what the mesh has; what it returns holds the slice that the own service enforces. `decide`
-//! evaluates, with Cedar's own evaluator, the policies whose scope fits the request, found by an index, and applies
+//! evaluates the policies whose scope fits the request, found by an index: the usual conditions by a short way, everything
+//! else, and every error, by Cedar's own interpreter, which tests hold against the short way too. To that it applies
 //! hopguard's rule, which is stricter than Cedar's: a forbid that matches **or errors** denies, a permit that errors does
 //! not permit, and no permit means deny. Nothing here maps an error to "allowed".
 
@@ -12,6 +13,7 @@ mod compile;
 mod decide;
 mod describe;
 mod entities;
+mod evaluation;
 mod explain;
 mod expr;
 mod facts;
@@ -25,6 +27,7 @@ mod model;
 mod names;
 mod parse;
 mod problem;
+mod quick;
 mod replay;
 mod route;
 mod rules;

@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
-use cedar_policy::Expression;
 use cedar_policy::pst::{BinaryOp, Clause, Expr, Literal};
 
 use super::expr::chain;
+use super::index::Condition;
 
 /// What a permit asks for: scopes, and the rest.
 #[derive(Debug)]
@@ -14,7 +14,7 @@ pub(super) struct Scopes {
     /// Of each list, one is enough.
     pub(super) wanted: Vec<Vec<Arc<str>>>,
     /// Its other conditions; `None` for none.
-    pub(super) rest: Option<Expression>,
+    pub(super) rest: Option<Condition>,
 }
 
 impl Scopes {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cedar_policy::Effect;
 
-use super::decide::Evaluation;
+use super::evaluation::Evaluation;
 use super::facts::{Decision, Reason, Verdict};
 use super::index::{Audit, Rule};
 

@@ -12,7 +12,7 @@ use miette::NamedSource;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::problem::{ConfigProblem, named};
+use super::problem::{ConfigProblem, SHORTAGE, is_shortage, named};
 
 /// The largest file that is read, in bytes.
 pub(super) const MAX_FILE: u64 = 1024 * 1024;
@@ -41,9 +41,11 @@ pub(super) fn read_bytes(path: &Path) -> Result<Vec<u8>, ConfigProblem> {
             std::io::ErrorKind::PermissionDenied => {
                 "give the user that hopguard runs as the right to read it"
             }
+            _ if is_shortage(&error) => SHORTAGE,
             _ => "check the file and its disk",
         };
-        ConfigProblem::whole(path, format!("cannot be read: {error}"), hint)
+        let problem = ConfigProblem::whole(path, format!("cannot be read: {error}"), hint);
+        problem.short(&error)
     };
     // A pipe or a device would block or never end; only what has a length is a configuration file.
     if !std::fs::metadata(path).map_err(fail)?.is_file() {
@@ -67,6 +69,8 @@ pub(super) struct Document {
     pub(super) file: PathBuf,
     source: Arc<NamedSource<String>>,
     problems: RefCell<Vec<ConfigProblem>>,
+    /// Problems of files that it names, where those are not needed.
+    warnings: Option<RefCell<Vec<ConfigProblem>>>,
 }
 
 /// A value and the bytes where it stands.
@@ -97,6 +101,15 @@ impl Document {
             file: file.to_owned(),
             source: Arc::new(named(file, text)),
             problems: RefCell::new(Vec::new()),
+            warnings: None,
+        }
+    }
+
+    /// The same for a reader who needs none of the files that it names.
+    pub(super) fn alone(file: &Path, text: &str) -> Self {
+        Self {
+            warnings: Some(RefCell::default()),
+            ..Self::new(file, text)
         }
     }
 
@@ -119,15 +132,14 @@ impl Document {
     }
 
     pub(super) fn add(&self, span: Range<usize>, message: impl Into<String>, hint: Option<String>) {
-        let mut problems = self.problems.borrow_mut();
+        let problem = ConfigProblem::spanned(&self.file, &self.source, span, message.into(), hint);
+        self.push(&self.problems, problem);
+    }
+
+    fn push(&self, to: &RefCell<Vec<ConfigProblem>>, problem: ConfigProblem) {
+        let mut problems = to.borrow_mut();
         if problems.len() < MAX_PROBLEMS {
-            problems.push(ConfigProblem::spanned(
-                &self.file,
-                &self.source,
-                span,
-                message.into(),
-                hint,
-            ));
+            problems.push(problem);
         }
     }
 
@@ -137,18 +149,23 @@ impl Document {
 
     /// A problem with another file that this one names.
     pub(super) fn other(&self, span: Range<usize>, problem: ConfigProblem) {
-        self.add(
-            span,
-            format!("`{}` {}", problem.file.display(), problem.message),
-            problem.hint,
-        );
+        let message = format!("`{}` {}", problem.file.display(), problem.message);
+        let mut told = ConfigProblem::spanned(&self.file, &self.source, span, message, problem.hint);
+        told.shortage = problem.shortage;
+        self.push(self.warnings.as_ref().unwrap_or(&self.problems), told);
     }
 
     /// What was found, in the order of the file.
     pub(super) fn into_problems(self) -> Vec<ConfigProblem> {
-        let mut problems = self.problems.into_inner();
-        problems.sort_by_key(|problem| (problem.line, problem.column));
-        problems
+        sorted(self.problems)
+    }
+
+    /// The same, and behind it what is wrong with files that are not needed.
+    pub(super) fn into_problems_and_warnings(self) -> (Vec<ConfigProblem>, Vec<ConfigProblem>) {
+        (
+            sorted(self.problems),
+            self.warnings.map(sorted).unwrap_or_default(),
+        )
     }
 
     /// The line of a span, for messages that point to a second place.
@@ -161,6 +178,12 @@ impl Document {
     pub(super) fn resolve(&self, path: &str) -> PathBuf {
         self.file.parent().unwrap_or(Path::new("")).join(path)
     }
+}
+
+fn sorted(problems: RefCell<Vec<ConfigProblem>>) -> Vec<ConfigProblem> {
+    let mut problems = problems.into_inner();
+    problems.sort_by_key(|problem| (problem.line, problem.column));
+    problems
 }
 
 /// A table of the tree.

@@ -77,17 +77,22 @@ impl Mesh {
 }
 
 impl Loaded {
-    /// Reads the policy folder and checks it for the own service, as the sidecar does at start.
+    /// Reads the policy folder and checks it for the own service, as the sidecar does at start. Beside the policies comes
+    /// what is not wrong with them but often a trap.
     ///
     /// # Errors
     /// Everything that is wrong with it.
-    pub fn policies(&self) -> Result<Policies, Vec<ConfigProblem>> {
+    pub fn policies(&self) -> Result<(Policies, Vec<ConfigProblem>), Vec<ConfigProblem>> {
         let files = read_policies(&self.sidecar.policies).map_err(|problem| vec![problem])?;
         let model = self.mesh.authz_model();
-        authz::load(&model, &files, &self.sidecar.service).map_err(|problems| {
-            let placed = |problem| self.policy_problem(&files, problem);
-            problems.into_iter().map(placed).collect()
-        })
+        let placed = |problem| self.policy_problem(&files, problem);
+        match authz::load(&model, &files, &self.sidecar.service) {
+            Ok(policies) => {
+                let warnings = policies.warnings().iter().cloned().map(placed).collect();
+                Ok((policies, warnings))
+            }
+            Err(problems) => Err(problems.into_iter().map(placed).collect()),
+        }
     }
 
     fn policy_problem(&self, files: &[(PathBuf, String)], problem: PolicyProblem) -> ConfigProblem {
@@ -213,7 +218,7 @@ mod tests {
 
     #[test]
     fn the_policies_of_the_example_load() {
-        assert_eq!(example().policies().unwrap().count(), 2);
+        assert_eq!(example().policies().unwrap().0.count(), 2);
     }
 
     #[test]

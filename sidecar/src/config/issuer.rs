@@ -272,9 +272,10 @@ fn ca_file(document: &Document, at: &At<&str>) -> Option<PathBuf> {
     let path = document.resolve(at.value);
     match certificates(&path) {
         Ok(_) => Some(path),
+        // Somebody who needs it does not come this far.
         Err(problem) => {
             document.other(at.span.clone(), problem);
-            None
+            Some(path)
         }
     }
 }

@@ -148,7 +148,23 @@ pub fn load_mesh(path: &Path) -> Result<Mesh, Vec<ConfigProblem>> {
 pub fn parse_mesh(path: &Path, text: &str) -> Result<Mesh, Vec<ConfigProblem>> {
     let document = Document::new(path, text);
     let mesh = read(&document, text);
-    let problems = document.into_problems();
+    sound(mesh, document.into_problems())
+}
+
+/// Reads a mesh file for a tool that needs none of the files that it names, such as a check of policies where the issuers'
+/// CA files are not at hand. What is wrong with those comes beside it, as warnings.
+///
+/// # Errors
+/// Everything that is wrong with the mesh file itself.
+pub fn load_mesh_alone(path: &Path) -> Result<(Mesh, Vec<ConfigProblem>), Vec<ConfigProblem>> {
+    let text = read_text(path).map_err(|problem| vec![problem])?;
+    let document = Document::alone(path, &text);
+    let mesh = read(&document, &text);
+    let (problems, warnings) = document.into_problems_and_warnings();
+    Ok((sound(mesh, problems)?, warnings))
+}
+
+fn sound(mesh: Option<Mesh>, problems: Vec<ConfigProblem>) -> Result<Mesh, Vec<ConfigProblem>> {
     match mesh {
         Some(mesh) if problems.is_empty() => match mesh.problem_of_the_model() {
             None => Ok(mesh),

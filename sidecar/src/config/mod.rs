@@ -20,7 +20,10 @@ mod unique;
 mod words;
 
 pub use issuer::{ALGORITHMS, MeshClaim, MeshClaimKind, MeshIssuer};
-pub use mesh::{Mesh, MeshGroup, MeshHeader, MeshRoute, MeshService, load_mesh, load_mesh_after, parse_mesh};
+pub use mesh::{
+    Mesh, MeshGroup, MeshHeader, MeshRoute, MeshService, load_mesh, load_mesh_after, load_mesh_alone,
+    parse_mesh,
+};
 pub use policies::{Fingerprint, read_policies};
 pub use problem::{ConfigProblem, Rendering, render};
 pub use reference::reference_markdown;

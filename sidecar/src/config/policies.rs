@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::document::read_text;
-use super::problem::ConfigProblem;
+use super::problem::{ConfigProblem, SHORTAGE, is_shortage};
 
 const MAX_DEPTH: usize = 8;
 const MAX_FOLDERS: usize = 1_000;
@@ -113,11 +113,12 @@ fn is_policy(path: &Path) -> Result<bool, ConfigProblem> {
 }
 
 fn unreadable(path: &Path, error: &std::io::Error) -> ConfigProblem {
-    ConfigProblem::whole(
-        path,
-        format!("cannot be read: {error}"),
-        "check that it is there and that hopguard's user may read it",
-    )
+    let hint = if is_shortage(error) {
+        SHORTAGE
+    } else {
+        "check that it is there and that hopguard's user may read it"
+    };
+    ConfigProblem::whole(path, format!("cannot be read: {error}"), hint).short(error)
 }
 
 /// The state of files and policy folders without their content: equal as long as none of them changed. A reload is due
@@ -129,6 +130,8 @@ pub struct Fingerprint {
     /// The last change of a file, or of a folder (something came or went). It tells how old a change is, not whether there
     /// was one.
     changed: Option<SystemTime>,
+    /// Why a folder could not be looked at, when that tells of the machine and not of the folder.
+    shortage: Option<String>,
 }
 
 impl PartialEq for Fingerprint {
@@ -155,21 +158,34 @@ impl Fingerprint {
         folders: impl IntoIterator<Item = &'p Path>,
     ) -> Self {
         let mut states: BTreeMap<PathBuf, Option<State>> = BTreeMap::new();
-        let mut of_folders = Vec::new();
+        let (mut of_folders, mut shortage) = (Vec::new(), None);
         for file in files {
             states.insert(file.to_owned(), state(file));
         }
         for folder in folders {
             states.insert(folder.to_owned(), None);
             of_folders.extend(state(folder));
-            for path in policy_files(folder).unwrap_or_default() {
+            let files = policy_files(folder).unwrap_or_else(|problem| {
+                shortage = problem.shortage.then(|| problem.to_string());
+                Vec::new()
+            });
+            for path in files {
                 let state = state(&path);
                 states.insert(path, state);
             }
         }
         let all = states.values().flatten().chain(&of_folders);
         let changed = all.filter_map(State::changed).max();
-        Self { states, changed }
+        Self {
+            states,
+            changed,
+            shortage,
+        }
+    }
+
+    /// Why this is no look at all: the machine could not, for the moment.
+    pub fn shortage(&self) -> Option<&str> {
+        self.shortage.as_deref()
     }
 
     /// Whether the last change is at least so old. A change in the future (another machine's clock) is not.

@@ -2,6 +2,7 @@
 //! leaves. It never holds a secret: only configuration text is quoted.
 
 use std::fmt::{self, Write};
+use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,8 +24,20 @@ pub struct ConfigProblem {
     pub message: String,
     /// What to do.
     pub hint: Option<String>,
+    /// The machine could not read it now; nothing is known to be wrong with it.
+    pub shortage: bool,
     source: Option<Arc<NamedSource<String>>>,
     span: Range<usize>,
+}
+
+/// What to do about a shortage.
+pub(super) const SHORTAGE: &str = "the process may not open more files now: raise its limit (LimitNOFILE under systemd), or set limits.connections lower";
+
+/// Whether an error tells of the machine, not of the file: no file may be opened now, or there is no memory.
+pub(super) fn is_shortage(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    Errno::from_io_error(error)
+        .is_some_and(|errno| [Errno::MFILE, Errno::NFILE, Errno::NOMEM].contains(&errno))
 }
 
 /// How problems are rendered.
@@ -50,8 +63,17 @@ impl ConfigProblem {
             column: 0,
             message: message.into(),
             hint: Some(hint.into()),
+            shortage: false,
             source: None,
             span: 0..0,
+        }
+    }
+
+    /// The same, of a file that an error kept from being read.
+    pub(super) fn short(self, error: &io::Error) -> Self {
+        Self {
+            shortage: is_shortage(error),
+            ..self
         }
     }
 
@@ -71,6 +93,7 @@ impl ConfigProblem {
             column,
             message: message.into(),
             hint,
+            shortage: false,
             source: offset.and(text).map(|text| Arc::new(named(file, text))),
             span: offset.map_or(0..0, |offset| offset..offset),
         }
@@ -108,6 +131,7 @@ impl ConfigProblem {
             column,
             message,
             hint,
+            shortage: false,
             source: Some(Arc::clone(source)),
             span,
         }

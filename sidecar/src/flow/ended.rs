@@ -21,6 +21,8 @@ pub(super) enum End {
     PortChanged,
     /// The service that was called is not in the mesh any more, or must prove another identity.
     NotExpected,
+    /// The sidecar ends, and the time of its drain is over.
+    Drained,
     /// Decided again after a change, it is denied.
     Denied(Box<Decision>),
 }
@@ -35,6 +37,7 @@ impl End {
             Self::Distrusted => "peer_distrusted",
             Self::PortChanged => "port_changed",
             Self::NotExpected => "peer_not_expected",
+            Self::Drained => "drained",
             Self::Denied(_) => "denied_after_change",
         }
     }
@@ -65,6 +68,9 @@ pub(super) async fn ended(
     let mut due_now = false;
     loop {
         // Looked at before waiting: a change between the first decision and the subscription is not lost.
+        if ctx.drain.is_over() {
+            return End::Drained;
+        }
         let snapshot = ctx.current.load();
         if snapshot.generation != decided || due_now {
             decided = snapshot.generation;

@@ -238,6 +238,10 @@ async fn tunnelled(
             abort(&stream);
             Told::cut(&End::NotExpected, &progress)
         }
+        () = drained(ctx) => {
+            abort(&stream);
+            Told::cut(&End::Drained, &progress)
+        }
     };
     let (sent, received) = progress.counts();
     open.carried(sent, received);
@@ -248,6 +252,16 @@ async fn tunnelled(
 async fn identity_lost(ctx: &Context) {
     let mut changes = ctx.current.changes();
     while ctx.current.load().tls.is_ok() {
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Resolves when the sidecar ends and the time of its drain is over.
+async fn drained(ctx: &Context) {
+    let mut changes = ctx.current.changes();
+    while !ctx.drain.is_over() {
         if changes.changed().await.is_err() {
             return;
         }

@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use super::caller::{Allowed, Asked, No, rewritten};
 use super::decided::decided;
 use super::ended::{Bounds, End, ended};
-use super::spelled::spelled;
+use super::spelled::settled;
 use super::streams::{self, is_http2};
 use super::tell_request::{Out, RequestStory};
 use super::{Abort, Context, Secured, time_until};
@@ -131,8 +131,8 @@ where
             head: ctx.options.head_timeout,
         };
         let failure = match read_head(&mut self.client, &ctx.options.limits, times).await {
-            Ok(head) => match spelled(ctx, &head, &ctx.current.load()) {
-                Ok(()) => return Some(head),
+            Ok(head) => match settled(ctx, head) {
+                Ok(head) => return Some(head),
                 Err(refusal) => HeadFailure::Refused(refusal),
             },
             Err(failure) => failure,

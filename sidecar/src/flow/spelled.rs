@@ -1,9 +1,21 @@
-//! Paths that only some routes take: a head that was read enters with the snapshot that tells its route, and nothing leaves,
-//! or the refusal that such a path gets everywhere else.
+//! What the mesh file says about a head that was read: paths that only some routes take, and headers that policies read. The
+//! head enters and leaves, or the refusal that such a path gets everywhere else.
 
 use super::Context;
 use crate::request::{Head, Refusal};
 use crate::snapshot::Snapshot;
+
+/// The head as it may be decided on: spelled as its route allows, and without trailers that could be taken for what policies
+/// read.
+///
+/// # Errors
+/// As [`spelled`].
+pub(super) fn settled(ctx: &Context, mut head: Head) -> Result<Head, Refusal> {
+    let snapshot = ctx.current.load();
+    spelled(ctx, &head, &snapshot)?;
+    head.withhold(&snapshot.declared);
+    Ok(head)
+}
 
 /// Judges how the path of a request is spelled.
 ///

@@ -12,14 +12,15 @@ use tokio::time::{Instant, sleep, timeout};
 use super::caller::{Allowed, Asked, No, added, passed_on};
 use super::decided::decided;
 use super::ended::{Bounds, End, ended};
-use super::spelled::spelled;
+use super::spelled::settled;
 use super::tell_request::{Out, RequestStory};
 use super::{Context, Secured, time_until};
 use crate::authz;
 use crate::detect::may_be_http2;
 use crate::forward::http1::{Exchange, ExchangeFailure};
 use crate::forward::http2::{
-    CLIENT_TASKS, Client, Http1App, Incoming, Links, Outgoing, Stream, Times, To, answer, to_http1, to_http2,
+    CLIENT_TASKS, Client, Http1App, Incoming, Links, Outgoing, Stream, Times, To, answer, grpc_status,
+    to_http1, to_http2,
 };
 use crate::forward::{Buffered, ConnectFailure, ErrorAnswer, Progress, connect_app};
 use crate::observe::{ConnectionMeter, RequestMeter, decision_id};
@@ -184,11 +185,7 @@ impl Connection {
         let Incoming { parts, mut stream } = incoming;
         let read = read_http2(&parts, stream.is_ended(), &self.ctx.options.limits);
         drop(parts);
-        let judged = read.and_then(|head| {
-            spelled(&self.ctx, &head, &self.ctx.current.load())?;
-            Ok(head)
-        });
-        let head = match judged {
+        let head = match read.and_then(|head| settled(&self.ctx, head)) {
             Ok(head) => head,
             Err(refusal) => return self.unread(&mut stream, &refusal).await,
         };
@@ -381,6 +378,7 @@ impl Connection {
     /// Answers for the application, with a record.
     async fn refuse(&self, asked: &Asked<'_>, stream: &mut Stream, (story, no): (RequestStory, No)) -> bool {
         let told = say(stream, &no, &asked.id, Some(&asked.head)).await;
+        let story = story.by_grpc(grpc_status(no.status, &asked.head));
         self.told(|out| story.answered(out, &no, &asked.id));
         !told
     }

@@ -49,6 +49,7 @@ impl RequestStory {
             path: Some(Text::from(head.path.clone())),
             host: Some(Text::from(head.host.clone())),
             status: None,
+            grpc_status: None,
             proto: match head.version {
                 Version::H10 => "HTTP/1.0",
                 Version::H11 => "HTTP/1.1",
@@ -119,11 +120,20 @@ impl RequestStory {
             path: None,
             host: None,
             status: Some(refusal.status),
+            grpc_status: None,
             proto: if self.http2 { HTTP2 } else { "HTTP/1.1" },
             req_bytes: 0,
             resp_bytes: 0,
         });
         self.refused(out, (refusal.code, &refusal.detail), id);
+    }
+
+    /// A gRPC call, which is told this beside the status of HTTP that it stands for.
+    pub(super) fn by_grpc(mut self, status: Option<u16>) -> Self {
+        if let Some(http) = &mut self.record.http {
+            http.grpc_status = status;
+        }
+        self
     }
 
     /// Answered by us.

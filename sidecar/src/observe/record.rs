@@ -257,6 +257,9 @@ pub struct Http {
     /// The answer's status, from the application or from the sidecar.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
+    /// What a gRPC call was told by the sidecar in its place: on the wire the status is then 200.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grpc_status: Option<u16>,
     /// `HTTP/1.1`, `HTTP/1.0`.
     pub proto: &'static str,
     /// Of the request.
@@ -495,6 +498,7 @@ mod tests {
             path: None,
             host: Some("orders\n\"evil".to_owned().into()),
             status: Some(200),
+            grpc_status: None,
             proto: "HTTP/1.1",
             req_bytes: 0,
             resp_bytes: 12,

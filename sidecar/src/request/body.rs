@@ -2,8 +2,11 @@
 //! and how much of that goes on. Bytes that go on go on as they came; chunk extensions and forbidden trailers are left out.
 //! It never buffers: what is not yet complete stays with the caller.
 
+use std::sync::Arc;
+
+use super::fields::withholds;
 use super::strip;
-use super::{Framing, Refusal};
+use super::{DeclaredHeader, Framing, Head, Refusal};
 
 /// What [`BodyReader::feed`] made of a portion.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,6 +39,8 @@ pub struct BodyReader {
     /// Bytes and lines of trailers so far.
     trailer_bytes: usize,
     trailer_lines: usize,
+    /// Trailers that do not go on beside those that never do.
+    withheld: Option<Arc<[DeclaredHeader]>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +81,15 @@ impl BodyReader {
         })
     }
 
+    /// A reader for the body of this request.
+    #[must_use]
+    pub fn of(head: &Head) -> Self {
+        Self {
+            withheld: head.withheld.clone(),
+            ..Self::new(head.framing)
+        }
+    }
+
     /// A reader for a body that ends with the connection. Responses only.
     #[must_use]
     pub fn until_eof() -> Self {
@@ -87,6 +101,7 @@ impl BodyReader {
             state,
             trailer_bytes: 0,
             trailer_lines: 0,
+            withheld: None,
         }
     }
 
@@ -251,7 +266,8 @@ impl BodyReader {
             return Err(bad("bad_trailer", "a trailer is not `name: value`"));
         }
         let length = length.saturating_add(2);
-        let dropped = strip::dropped_trailer(&String::from_utf8_lossy(name));
+        let name = String::from_utf8_lossy(name);
+        let dropped = strip::dropped_trailer(&name) || withholds(self.withheld.as_deref(), &name);
         Ok(Fed {
             consumed: length,
             forward: if dropped { 0 } else { length },

@@ -2,6 +2,7 @@
 //! them in two buffers instead of one allocation a line. Never prints a value.
 
 use std::fmt;
+use std::sync::Arc;
 
 use super::strip::{self, Class};
 use super::{Head, Refusal};
@@ -198,6 +199,17 @@ impl Head {
         }
     }
 
+    /// Keeps trailers of these names back. A decision is made before they come, so an application that takes trailers for
+    /// headers would go by values that no policy has seen.
+    pub fn withhold(&mut self, declared: &Arc<[DeclaredHeader]>) {
+        self.withheld = (!declared.is_empty()).then(|| Arc::clone(declared));
+    }
+
+    /// Whether a trailer of this name does not go on.
+    pub(super) fn drops_trailer(&self, name: &str) -> bool {
+        strip::dropped_trailer(name) || withholds(self.withheld.as_deref(), name)
+    }
+
     /// The headers that policies may read, by their names in policies, with *all* values of each (I7).
     ///
     /// # Errors
@@ -247,6 +259,12 @@ impl Head {
         }
         Ok(found)
     }
+}
+
+/// Whether a name is one of these, in any spelling.
+pub(super) fn withholds(declared: Option<&[DeclaredHeader]>, name: &str) -> bool {
+    let mut declared = declared.into_iter().flatten();
+    declared.any(|header| strip::same_folded(&header.name, name))
 }
 
 fn refuse_declared(code: &'static str, declared: &DeclaredHeader, what: &str) -> Refusal {

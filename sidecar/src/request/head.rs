@@ -2,8 +2,9 @@
 //! complete, or the refusal as early as it is certain.
 
 use std::fmt;
+use std::sync::Arc;
 
-use super::fields::{self, Fate, Fields};
+use super::fields::{self, DeclaredHeader, Fate, Fields};
 use super::framing::{self, Conflict};
 use super::raw::{self, Fault, Scan};
 use super::strip::{self, Class};
@@ -51,6 +52,8 @@ pub struct Head {
     pub len: usize,
     /// The client takes trailers.
     pub(super) takes_trailers: bool,
+    /// Headers that policies read: see [`Self::withhold`].
+    pub(super) withheld: Option<Arc<[DeclaredHeader]>>,
     pub(super) fields: Fields,
     pub(super) origin: String,
     /// Why the path is refused unless its route allows how it is spelled.
@@ -309,6 +312,7 @@ pub(super) fn assemble(line: RequestLine, mut fields: Fields, len: usize) -> Res
         expect_continue: expect && http11 && body,
         len,
         takes_trailers: http11 && takes_trailers(&fields),
+        withheld: None,
         fields,
         origin: line.read.origin,
         host_text,

@@ -135,7 +135,9 @@ impl Head {
             match (class, fate) {
                 (_, Fate::Dropped) | (Class::Host | Class::TransferEncoding, _) => {}
                 _ if add.iter().any(|(name, _)| strip::same_folded(name, header.name)) => {}
-                _ => append(headers, header.name.as_bytes(), header.value),
+                _ => announced(headers, header.name, header.value, |name| {
+                    self.drops_trailer(name)
+                }),
             }
         }
         if self.takes_trailers {
@@ -145,6 +147,13 @@ impl Head {
             append(headers, name.as_bytes(), value.as_bytes());
         }
         Ok(request)
+    }
+}
+
+/// A field as it came; of `trailer`, what is left of it.
+fn announced(headers: &mut HeaderMap, name: &str, value: &[u8], dropped: impl Fn(&str) -> bool) {
+    if let Some(value) = strip::announced(name, value, dropped) {
+        append(headers, name.as_bytes(), &value);
     }
 }
 
@@ -173,7 +182,12 @@ impl ResponseHead {
         for (header, class, fate) in self.all() {
             let bare = matches!(self.status, 100..=199 | 204) && class == Class::ContentLength;
             if fate != Fate::Dropped && class != Class::TransferEncoding && !bare {
-                append(response.headers_mut(), header.name.as_bytes(), header.value);
+                announced(
+                    response.headers_mut(),
+                    header.name,
+                    header.value,
+                    strip::dropped_trailer,
+                );
             }
         }
         Ok(response)
@@ -201,7 +215,8 @@ pub fn passed_response(parts: &http::response::Parts) -> Result<http::Response<(
             Class::Connection | Class::Upgrade | Class::TransferEncoding | Class::Hop | Class::Disguised
         );
         if !ours && !dropped {
-            append(response.headers_mut(), name.as_str().as_bytes(), value.as_bytes());
+            let dropped = strip::dropped_trailer;
+            announced(response.headers_mut(), name.as_str(), value.as_bytes(), dropped);
         }
     }
     Ok(response)
@@ -211,11 +226,25 @@ pub fn passed_response(parts: &http::response::Parts) -> Result<http::Response<(
 const MAX_TRAILERS: usize = 32;
 const MAX_TRAILER_BYTES: usize = 8 * 1024;
 
-/// Trailers of a request or a response, without those that frame, route, authenticate or claim.
+impl Head {
+    /// The trailers of this request, without those that frame, route, authenticate or claim, or that are withheld.
+    ///
+    /// # Errors
+    /// They are too many.
+    pub fn passed_trailers(&self, trailers: &HeaderMap) -> Result<HeaderMap, Refusal> {
+        without(trailers, |name| self.drops_trailer(name))
+    }
+}
+
+/// Trailers of a response, without those that frame, route, authenticate or claim.
 ///
 /// # Errors
 /// They are too many.
 pub fn passed_trailers(trailers: &HeaderMap) -> Result<HeaderMap, Refusal> {
+    without(trailers, strip::dropped_trailer)
+}
+
+fn without(trailers: &HeaderMap, dropped: impl Fn(&str) -> bool) -> Result<HeaderMap, Refusal> {
     let bytes = trailers
         .iter()
         .map(|(name, value)| name.as_str().len().saturating_add(value.len()));
@@ -224,7 +253,7 @@ pub fn passed_trailers(trailers: &HeaderMap) -> Result<HeaderMap, Refusal> {
     }
     let mut passed = HeaderMap::new();
     for (name, value) in trailers {
-        if !strip::dropped_trailer(name.as_str()) {
+        if !dropped(name.as_str()) {
             append(&mut passed, name.as_str().as_bytes(), value.as_bytes());
         }
     }

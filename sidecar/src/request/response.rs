@@ -266,7 +266,7 @@ impl ResponseHead {
                 }
                 (Class::TransferEncoding, _) => write::line(&mut out, "transfer-encoding", b"chunked"),
                 _ if add.iter().any(|(name, _)| strip::same_folded(name, header.name)) => {}
-                _ => write::line(&mut out, header.name, header.value),
+                _ => write::announced(&mut out, header.name, header.value, strip::dropped_trailer),
             }
         }
         match (&self.upgrade, side) {

@@ -1,5 +1,7 @@
 //! Names of headers and what becomes of them: a name enters, its class leaves. The table of the room's first page in code.
 
+use std::borrow::Cow;
+
 /// What a header name means to us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Class {
@@ -130,6 +132,25 @@ pub(super) fn dropped_trailer(name: &str) -> bool {
     class(name) != Class::Plain
         || END_TO_END.iter().any(|known| folds_to(name, known))
         || folds_to(name, "trailer")
+}
+
+/// The value of a `Trailer` header without the names of trailers that are `dropped`, as it came when none is: what is not
+/// passed on is not announced either. `None`: there is nothing left to announce. Any other header's value passes.
+pub(super) fn announced<'v>(
+    name: &str,
+    value: &'v [u8],
+    dropped: impl Fn(&str) -> bool,
+) -> Option<Cow<'v, [u8]>> {
+    if !name.eq_ignore_ascii_case("trailer") {
+        return Some(Cow::Borrowed(value));
+    }
+    let passes = |name: &[u8]| is_token(name) && !dropped(&String::from_utf8_lossy(name));
+    let names = value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+    if names.clone().all(passes) {
+        return Some(Cow::Borrowed(value));
+    }
+    let left: Vec<&[u8]> = names.filter(|name| passes(name)).collect();
+    (!left.is_empty()).then(|| Cow::Owned(left.join(&b", "[..])))
 }
 
 /// Fields that are meant for the application, so that naming one in `Connection` is an attack on it (RFC 9110 7.6.1).

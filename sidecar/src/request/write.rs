@@ -35,7 +35,9 @@ impl Head {
                 }
                 (Class::ContentLength | Class::TransferEncoding, _) => framing(&mut out, self.framing),
                 _ if add.iter().any(|(name, _)| strip::same_folded(name, header.name)) => {}
-                _ => line(&mut out, header.name, header.value),
+                _ => announced(&mut out, header.name, header.value, |name| {
+                    self.drops_trailer(name)
+                }),
             }
         }
         if let (false, Some(host)) = (host_written, &self.host_text) {
@@ -66,6 +68,13 @@ fn framing(out: &mut Vec<u8>, framing: Framing) {
 pub(super) fn line(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     for part in [name.as_bytes(), b": ", value, b"\r\n"] {
         out.extend_from_slice(part);
+    }
+}
+
+/// Writes a header line as it came; of `Trailer`, what is left of it.
+pub(super) fn announced(out: &mut Vec<u8>, name: &str, value: &[u8], dropped: impl Fn(&str) -> bool) {
+    if let Some(value) = strip::announced(name, value, dropped) {
+        line(out, name, &value);
     }
 }
 

@@ -215,19 +215,12 @@ fn shadow(sidecar: &Sidecar, mesh: &Mesh) -> Result<Option<Arc<Policies>>, Strin
 }
 
 fn folder(path: &Path, sidecar: &Sidecar, mesh: &Mesh) -> Result<Policies, String> {
-    checked(&read(path)?, sidecar, mesh)
+    let files = read_policies(path).map_err(|problem| problem.to_string())?;
+    checked(&files, sidecar, mesh)
 }
 
 /// The files of a policy folder.
 pub(super) type Files = Vec<(PathBuf, String)>;
-
-/// Reads a policy folder.
-///
-/// # Errors
-/// Why it cannot be read whole.
-pub(super) fn read(path: &Path) -> Result<Files, String> {
-    read_policies(path).map_err(|problem| problem.to_string())
-}
 
 /// Checks what was read against a mesh file.
 ///

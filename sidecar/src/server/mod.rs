@@ -97,7 +97,8 @@ async fn serve(loaded: Loaded, runtimes: &Runtimes) -> Result<(), ServerError> {
     }
     state.draining();
     state.ctx.pool.retire_all();
-    let cut = state.ctx.drain.run(state.sidecar.drain_timeout).await;
+    let wake = || state.ctx.current.touch();
+    let cut = state.ctx.drain.run(state.sidecar.drain_timeout, wake).await;
     if cut > 0 {
         tracing::warn!(
             connections = cut,

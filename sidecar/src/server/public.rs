@@ -42,18 +42,27 @@ pub(super) async fn watch(state: Arc<State>) {
             continue;
         }
         let reading = files.clone();
-        let loaded = spawn_blocking(move || load(&reading)).await;
+        let read = move || (is_short(&reading), load(&reading));
+        let loaded = spawn_blocking(read).await;
         if look(&files).await != now {
             // Written once more while it was read.
             continue;
         }
-        taken = Some(now);
+        // What could not be read for want of descriptors is read again, until it can be.
+        let short = matches!(loaded, Ok((true, _)));
+        taken = (!short).then_some(now);
         match loaded {
-            Ok(Ok(server)) => apply(&state, &files, server),
-            Ok(Err(trouble)) => refuse(&state, trouble),
+            Ok((_, Ok(server))) => apply(&state, &files, server),
+            Ok((true, Err(trouble))) => postpone(&state, &trouble),
+            Ok((false, Err(trouble))) => refuse(&state, trouble),
             Err(error) => refuse(&state, format!("loading failed: {error}")),
         }
     }
+}
+
+/// Whether the machine cannot read them now; nothing is known to be wrong with them.
+fn is_short(files: &PublicTls) -> bool {
+    check_public(files).is_err_and(|problem| problem.shortage)
 }
 
 async fn look(files: &PublicTls) -> Fingerprint {
@@ -77,6 +86,16 @@ fn apply(state: &State, files: &PublicTls, server: PublicServer) {
         state.ctx.options.public_tls.store(Some(config));
         state.ctx.metrics.config_reloaded("public_certificate", "ok");
         tracing::info!(not_after = %readable(not_after), "the certificate of public ports was reloaded");
+    }
+}
+
+fn postpone(state: &State, trouble: &str) {
+    state
+        .ctx
+        .metrics
+        .config_reloaded("public_certificate", "postponed");
+    if state.public_refused(trouble) {
+        tracing::warn!(%trouble, "the certificate of public ports cannot be read for now, and is tried again; the one before stays");
     }
 }
 

@@ -27,6 +27,8 @@ struct Notes {
     draining: bool,
     /// Why the last set of files was refused.
     refused: Option<String>,
+    /// Whether files cannot be read for now.
+    postponed: bool,
     /// Why the last shadow set was refused.
     shadow_refused: Option<String>,
     /// Whether a good set was ever in force.
@@ -37,6 +39,35 @@ struct Notes {
     public: Option<PublicServer>,
     /// Why its changed files were refused.
     public_refused: Option<String>,
+}
+
+impl Notes {
+    /// What became of files that changed; nothing of it makes the sidecar unready.
+    fn about_files(&self) -> Vec<String> {
+        let mut reasons = Vec::new();
+        if self.files_good && self.refused.is_some() {
+            // Everyone may ask for readiness; what stands in the files is for the log and the administration socket.
+            reasons
+                .push("changed files were refused, and the ones before are in force: see the log".to_owned());
+        }
+        if self.postponed {
+            reasons.push(
+                "files cannot be read for now, and are tried again; those before are in force: see the log"
+                    .to_owned(),
+            );
+        }
+        if self.public_refused.is_some() {
+            reasons.push(
+                "the changed certificate of public ports was refused, and the one before is shown: see the log"
+                    .to_owned(),
+            );
+        }
+        if self.shadow_refused.is_some() {
+            // Nothing that decides is missing, so it is ready all the same.
+            reasons.push("the shadow policies were refused: see the log".to_owned());
+        }
+        reasons
+    }
 }
 
 impl State {
@@ -79,6 +110,11 @@ impl State {
         let news = notes.refused.as_deref() != Some(trouble);
         notes.refused = Some(trouble.to_owned());
         news
+    }
+
+    /// Notes whether files cannot be read for now; whether that is news.
+    pub(super) fn files_postponed(&self, postponed: bool) -> bool {
+        std::mem::replace(&mut self.notes().postponed, postponed) != postponed
     }
 
     pub(super) fn refused(&self) -> bool {
@@ -295,21 +331,7 @@ impl AdminState for State {
                     .to_owned(),
             );
         }
-        if notes.files_good && notes.refused.is_some() {
-            // Everyone may ask for readiness; what stands in the files is for the log and the administration socket.
-            reasons
-                .push("changed files were refused, and the ones before are in force: see the log".to_owned());
-        }
-        if notes.public_refused.is_some() {
-            reasons.push(
-                "the changed certificate of public ports was refused, and the one before is shown: see the log"
-                    .to_owned(),
-            );
-        }
-        if notes.shadow_refused.is_some() {
-            // Nothing that decides is missing, so it is ready all the same.
-            reasons.push("the shadow policies were refused: see the log".to_owned());
-        }
+        reasons.extend(notes.about_files());
         Readiness { ready, reasons }
     }
 }

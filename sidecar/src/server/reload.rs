@@ -1,14 +1,14 @@
 //! Files that change while the sidecar runs: mesh file, policies, issuers' CA files. A good set is put in force whole; a
-//! bad one changes nothing, and log, metrics and readiness say why.
+//! bad one changes nothing, and log, metrics and readiness say why. What the machine could not read is no bad one.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::task::spawn_blocking;
 
 use crate::authz::Policies;
-use crate::config::{ConfigProblem, Fingerprint, Mesh, load_mesh_after};
+use crate::config::{ConfigProblem, Fingerprint, Mesh, load_mesh_after, read_policies};
 use crate::observe::KnownWorkloads;
 
 use super::build::{self, Files};
@@ -23,6 +23,8 @@ const REST: Duration = Duration::from_millis(150);
 const REST_BY_OUR_CLOCK: Duration = Duration::from_millis(200);
 /// How long a good set waits for the keys of issuers that are new in it.
 const KEYS: Duration = Duration::from_millis(500);
+/// How soon files that could not be read for want of descriptors are read again.
+const SHORT: Duration = Duration::from_secs(1);
 /// After a refused set the files are looked at afresh this often even when nothing changed: what they refer to may have.
 const AGAIN: Duration = Duration::from_secs(10);
 
@@ -37,6 +39,11 @@ pub(super) async fn watch(state: Arc<State>) {
     loop {
         tokio::time::sleep(pause).await;
         let now = fingerprint(&state).await;
+        if let Some(trouble) = now.shortage() {
+            postpone(&state, trouble);
+            pause = SHORT;
+            continue;
+        }
         let agree = now == last;
         if !agree {
             seen_first = Instant::now();
@@ -44,6 +51,7 @@ pub(super) async fn watch(state: Arc<State>) {
         }
         let again = state.refused() && loaded_last.elapsed() >= AGAIN;
         if in_force.as_ref() == Some(&now) && !again {
+            resume(&state);
             pause = LOOK;
             continue;
         }
@@ -58,9 +66,16 @@ pub(super) async fn watch(state: Arc<State>) {
         let loaded = match loaded {
             // Written once more while it was read: what was read may be half of each.
             Ok(None) => continue,
-            Ok(Some(loaded)) => loaded,
+            Ok(Some(Err(Trouble::Short(trouble)))) => {
+                postpone(&state, &trouble);
+                pause = SHORT;
+                continue;
+            }
+            Ok(Some(Err(Trouble::Bad(trouble)))) => Err(trouble),
+            Ok(Some(Ok(set))) => Ok(set),
             Err(error) => Err(format!("loading failed: {error}")),
         };
+        resume(&state);
         in_force = Some(now);
         loaded_last = Instant::now();
         match loaded {
@@ -124,15 +139,48 @@ impl Set {
     }
 }
 
+/// Why a set is not taken.
+enum Trouble {
+    /// Something is wrong with it.
+    Bad(String),
+    /// It could not be read, for a reason that passes and that is not the set's.
+    Short(String),
+}
+
+impl From<Vec<ConfigProblem>> for Trouble {
+    fn from(problems: Vec<ConfigProblem>) -> Self {
+        let short: Vec<ConfigProblem> = problems
+            .iter()
+            .filter(|problem| problem.shortage)
+            .cloned()
+            .collect();
+        if short.is_empty() {
+            Self::Bad(lines(&problems))
+        } else {
+            Self::Short(lines(&short))
+        }
+    }
+}
+
 /// Reads everything; `None` when it was changed meanwhile, so that what was read may be part of the one and part of the
 /// other. What takes its time, the checking, comes after that.
-fn load(state: &State, seen: &Fingerprint) -> Option<Result<Set, String>> {
+fn load(state: &State, seen: &Fingerprint) -> Option<Result<Set, Trouble>> {
     let sidecar = &state.sidecar;
     let in_force = Arc::clone(&state.ctx.current.load().mesh);
-    let mesh = load_mesh_after(&sidecar.mesh, &in_force).map_err(|problems| lines(&problems));
-    let policies = build::read(&sidecar.policies);
-    let shadow = sidecar.shadow_policies.as_deref().map(build::read);
-    (look(state) == *seen).then(|| checked(state, mesh?, &policies?, shadow))
+    let mesh = load_mesh_after(&sidecar.mesh, &in_force).map_err(Trouble::from);
+    let files = |path: &Path| read_policies(path).map_err(|problem| Trouble::from(vec![problem]));
+    let policies = files(&sidecar.policies);
+    let shadow = match sidecar.shadow_policies.as_deref().map(files) {
+        Some(Err(Trouble::Short(trouble))) => return Some(Err(Trouble::Short(trouble))),
+        Some(Err(Trouble::Bad(trouble))) => Some(Err(trouble)),
+        Some(Ok(files)) => Some(Ok(files)),
+        None => None,
+    };
+    let now = look(state);
+    if let Some(trouble) = now.shortage() {
+        return Some(Err(Trouble::Short(trouble.to_owned())));
+    }
+    (now == *seen).then(|| checked(state, mesh?, &policies?, shadow).map_err(Trouble::Bad))
 }
 
 fn checked(
@@ -216,6 +264,20 @@ async fn apply(state: &State, set: Set) {
     ctx.current.set_files(set.policies, set.mesh);
     state.files_taken();
     tell_shadow(state, set.shadow_trouble);
+}
+
+/// Files that cannot be read for a reason that is not theirs are nobody's mistake: they are read again until they can be.
+fn postpone(state: &State, trouble: &str) {
+    state.ctx.metrics.config_reloaded("files", "postponed");
+    if state.files_postponed(true) {
+        tracing::warn!(%trouble, "files cannot be read for now; what was in force stays in force, and they are tried again");
+    }
+}
+
+fn resume(state: &State) {
+    if state.files_postponed(false) {
+        tracing::info!("files can be read again");
+    }
 }
 
 fn refuse(state: &State, trouble: String) {

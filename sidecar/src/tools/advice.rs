@@ -129,6 +129,10 @@ fn of_ended(code: &str) -> Option<&'static str> {
         "svid_expired" => {
             "what was open ended with a certificate that it rests on; reconnecting is all it takes"
         }
+        "drained" => {
+            "the sidecar was stopped, and it was open longer than `drain.timeout` of sidecar.toml lets it be; \
+             reconnecting is all it takes"
+        }
         "denied_after_change" => {
             "policies, groups or keys changed while it was open, and under the new ones it is denied"
         }
@@ -172,6 +176,7 @@ mod tests {
             "token_expired",
             "svid_expired",
             "denied_after_change",
+            "drained",
         ] {
             assert!(advice(label).is_some(), "{label}");
         }

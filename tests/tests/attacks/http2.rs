@@ -275,12 +275,28 @@ fn floods_end_the_connection() {
         .flat_map(|_| frames::frame(6, 0, 0, &[0; 8]))
         .collect();
     let window = frames::frame(8, 0, 0, &0_u32.to_be_bytes());
+    // CVE-2025-8671: what makes the server reset its own streams.
+    let mut errors = Vec::new();
+    for number in 0..5000_u32 {
+        let stream = 2 * number + 1;
+        errors.extend(frames::request(stream, &fields, None, &[]));
+        errors.extend(frames::frame(8, 0, stream, &0_u32.to_be_bytes()));
+    }
+    let priorities: Vec<u8> = (0..20_000)
+        .flat_map(|_| frames::frame(2, 0, 1, &[0, 0, 0, 0, 9]))
+        .collect();
+    // CVE-2019-9518: DATA that says nothing costs no window.
+    let mut empty = frames::frame(1, frames::END_HEADERS, 1, &frames::block(&good("/public/form")));
+    empty.extend((0..20_000).flat_map(|_| frames::frame(0, 0, 1, &[])));
     for (what, bytes) in [
         ("rapid reset", resets),
         ("continuations", continuations),
         ("settings", settings),
         ("pings", pings),
         ("a window of nothing", window),
+        ("errors in streams", errors),
+        ("priorities", priorities),
+        ("empty data", empty),
     ] {
         let whole = [frames::preface(), bytes].concat();
         let flight = rig.send(
@@ -293,10 +309,39 @@ fn floods_end_the_connection() {
         assert_eq!(said.status, Some(200), "{what}: {}", flight.end);
         rig.echo.take("x-case: others", 1).unwrap();
         assert!(
-            flight.end != "silence" || ["settings", "pings"].contains(&what),
+            flight.end != "silence" || ["settings", "pings", "priorities", "empty data"].contains(&what),
             "{what}: nothing ended it"
         );
     }
+    rig.echo.clear();
+}
+
+/// A header that is named by one byte, again and again, is as large as what it stands for (CVE-2016-6581 and its kin).
+#[test]
+fn a_small_head_that_unfolds_to_a_large_one_is_refused() {
+    let rig = permits();
+    let mut block = frames::block(&good("/public"));
+    // A literal with incremental indexing, then its place in the dynamic table.
+    block.extend([0x40, 6]);
+    block.extend(b"x-bomb");
+    block.extend([127, 0xa1, 0x1e]);
+    block.extend([b'y'; 4000]);
+    block.extend([0xbe; 10_000]);
+    let head = frames::frame(1, frames::END_HEADERS | frames::END_STREAM, 1, &block);
+    let flight = rig.send(
+        Via::MtlsH2,
+        &[&[frames::preface(), head].concat()],
+        Until::Streams(vec![1]),
+    );
+    assert_ne!(frames::status(&flight.bytes(), 1), Some(200), "{}", flight.end);
+    let said = fire(&rig, Wire::MtlsH2, &Ask::get("/public").with_bob(), "others");
+    assert_eq!(said.status, Some(200));
+    rig.echo.take("x-case: others", 1).unwrap();
+    let sights = rig.echo.sights();
+    assert!(
+        !sights.iter().any(|sight| sight.head.len() > 3000),
+        "the head went on"
+    );
     rig.echo.clear();
 }
 

@@ -101,7 +101,7 @@ fn every_client_fetches_the_same() {
                 "all JWT-SVIDs",
                 jwt(&["db"], Value::Null),
                 Expect::Said(|said| {
-                    said["ids"] == json!([ORDERS, SECOND]) && tokens(said).iter().all(ordinary)
+                    said["ids"] == json!([ORDERS, SECOND]) && tokens(said).iter().all(|token| ordinary(token))
                 }),
             ),
             // As some libraries ask: by their call for the default identity.
@@ -170,7 +170,7 @@ fn tokens(said: &Value) -> Vec<String> {
 }
 
 /// S-21 to S-25, of one token for `db` alone.
-fn ordinary(token: &String) -> bool {
+fn ordinary(token: &str) -> bool {
     let (header, claims) = (part(token, 0), part(token, 1));
     let names: Vec<_> = header.as_object().unwrap().keys().collect();
     let life = claims["exp"].as_u64().unwrap() - claims["iat"].as_u64().unwrap();

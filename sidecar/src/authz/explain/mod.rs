@@ -12,7 +12,8 @@ mod words;
 
 use std::sync::Arc;
 
-use super::decide::{Asked, Evaluation, Policies, Set};
+use super::decide::{Asked, Policies, Set};
+use super::evaluation::Evaluation;
 use super::facts::{Decision, Facts, Reason, Verdict};
 use super::index::Rule;
 use super::inputs::Inputs;

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use cedar_policy::pst::{BinaryOp, Expr, Literal, UnaryOp};
 use cedar_policy::{EvalResult, EvaluationError, Expression};
 
-use super::super::decide::Evaluation;
+use super::super::evaluation::Evaluation;
 use super::super::expr::chain;
 use super::super::facts::{Facts, User, What};
 

@@ -152,7 +152,7 @@ where
             times: request.times,
             progress: request.progress,
             up: Up::Sending,
-            request: Pipe::new(request.bytes, BodyReader::new(request.head.framing)),
+            request: Pipe::new(request.bytes, BodyReader::of(request.head)),
             down: Down::new(),
             began: now,
             ttfb: None,

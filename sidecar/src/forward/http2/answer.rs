@@ -21,14 +21,15 @@ pub struct Answer {
 /// Forms the answer to a request with this head; `None`: the head could not be read.
 #[must_use]
 pub fn answer(error: &ErrorAnswer<'_>, head: Option<&Head>) -> Answer {
-    let grpc = head.is_some_and(is_grpc);
+    let status = head.and_then(|head| grpc_status(error.status, head));
+    let grpc = status.is_some();
     let mut response = Response::new(());
     let body = if grpc { Vec::new() } else { error_body(error) };
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if grpc {
+    if let Some(status) = status {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        headers.insert("grpc-status", HeaderValue::from(grpc_status(error.status)));
+        headers.insert("grpc-status", HeaderValue::from(status));
         if let Ok(message) = HeaderValue::try_from(grpc_message(error)) {
             headers.insert("grpc-message", message);
         }
@@ -61,9 +62,11 @@ fn is_grpc(head: &Head) -> bool {
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['+', ';', ' ']))
 }
 
-/// As gRPC clients read statuses of HTTP, and what that table leaves open by meaning.
-fn grpc_status(status: u16) -> u16 {
-    match status {
+/// What a gRPC call with this head is told for a status, as gRPC clients read statuses of HTTP, and what that table leaves
+/// open by meaning; `None`: it is no gRPC call.
+#[must_use]
+pub fn grpc_status(status: u16, head: &Head) -> Option<u16> {
+    is_grpc(head).then_some(match status {
         401 => 16,
         403 => 7,
         404 => 12,
@@ -72,7 +75,7 @@ fn grpc_status(status: u16) -> u16 {
         429 | 502 | 503 => 14,
         400..=499 => 3,
         _ => 2,
-    }
+    })
 }
 
 /// Percent-encoded, as the gRPC protocol demands of what is not plain ASCII.

@@ -95,6 +95,7 @@ impl Stream {
 
 /// What both directions of one exchange share.
 pub(super) struct Shared<'a> {
+    head: &'a Head,
     pub(super) times: Times,
     pub(super) progress: &'a Progress,
     /// The response has begun.
@@ -106,6 +107,7 @@ pub(super) struct Shared<'a> {
 impl<'a> Shared<'a> {
     pub(super) fn new(outgoing: &Outgoing<'a>) -> Self {
         Self {
+            head: outgoing.head,
             times: outgoing.times,
             progress: outgoing.progress,
             answering: AtomicBool::new(false),
@@ -152,7 +154,9 @@ impl<'a> Shared<'a> {
         let trailers = timeout(self.times.body_idle, poll_fn(|cx| body.poll_trailers(cx))).await;
         let trailers = trailers.map_err(|_| ExchangeFailure::ClientStalled)?;
         let trailers = trailers.map_err(|error| of_client(&error))?.unwrap_or_default();
-        passed_trailers(&trailers).map_err(ExchangeFailure::RequestBody)
+        self.head
+            .passed_trailers(&trailers)
+            .map_err(ExchangeFailure::RequestBody)
     }
 
     /// Bytes of the body went on: the client may send as many more.

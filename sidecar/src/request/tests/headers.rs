@@ -1,7 +1,7 @@
 //! I: identity headers and source; S9 and J15: names, sizes, the user's token.
 
 use super::{forwarded, read, read_with, refused, with};
-use crate::request::{Bearer, DeclaredHeader, Limits};
+use crate::request::{Bearer, BodyReader, DeclaredHeader, Limits};
 
 const PLAIN: &str = "GET / HTTP/1.1\r\nHost: svc\r\n\r\n";
 
@@ -175,6 +175,59 @@ fn a_client_that_takes_trailers_says_so_to_the_application() {
     }
     let old = read("GET / HTTP/1.0\r\nTE: trailers\r\n\r\n").unwrap();
     assert_eq!(forwarded(&old, &[]), "GET / HTTP/1.0\r\n\r\n");
+}
+
+/// What is taken out of the trailers is not announced either, by no version of HTTP.
+#[test]
+fn trailers_that_do_not_pass_are_not_announced() {
+    for (sent, left) in [
+        ("grpc-status,  x-checksum", Some("grpc-status,  x-checksum")),
+        (
+            "grpc-status, X-User-Sub, x-checksum",
+            Some("grpc-status, x-checksum"),
+        ),
+        ("X_Hopguard_User", None),
+        ("authorization, content-length, host", None),
+        ("x y, grpc-status,", Some("grpc-status")),
+        ("trailer, te", None),
+    ] {
+        let head = with(&format!("Trailer: {sent}\r\nTransfer-Encoding: chunked\r\n")).unwrap();
+        let line = left.map_or_else(String::new, |left| format!("Trailer: {left}\r\n"));
+        assert_eq!(
+            forwarded(&head, &[]),
+            format!("GET / HTTP/1.1\r\nHost: svc\r\n{line}transfer-encoding: chunked\r\n\r\n"),
+            "{sent}"
+        );
+        let request = head.http2_request(&[]).unwrap();
+        let passed = request.headers().get("trailer");
+        assert_eq!(passed.map(|value| value.to_str().unwrap()), left, "{sent}");
+    }
+}
+
+/// What policies read of a header was decided on before the trailers came.
+#[test]
+fn a_trailer_is_never_taken_for_a_header_that_policies_read() {
+    let mut head = with("Trailer: x-region, x-sum\r\nTransfer-Encoding: chunked\r\n").unwrap();
+    let declared = DeclaredHeader {
+        cedar: "x_region".to_owned(),
+        name: "x-region".to_owned(),
+        list: false,
+    };
+    head.withhold(&[declared].into());
+    assert!(forwarded(&head, &[]).contains("Trailer: x-sum\r\n"));
+    let wire = b"0\r\nX_Region: us\r\nx-sum: 1\r\n\r\n";
+    let (mut reader, mut passed, mut at) = (BodyReader::of(&head), Vec::new(), 0);
+    while !reader.is_done() {
+        let fed = reader.feed(&wire[at..]).unwrap();
+        passed.extend_from_slice(&wire[at..at + fed.forward]);
+        at += fed.consumed;
+    }
+    assert_eq!(String::from_utf8(passed).unwrap(), "0\r\nx-sum: 1\r\n\r\n");
+    let mut trailers = http::HeaderMap::new();
+    trailers.insert("x-region", "us".parse().unwrap());
+    trailers.insert("x-sum", "1".parse().unwrap());
+    let passed = head.passed_trailers(&trailers).unwrap();
+    assert_eq!((passed.len(), &passed["x-sum"]), (1, &"1".parse().unwrap()));
 }
 
 #[test]

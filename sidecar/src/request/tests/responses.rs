@@ -224,3 +224,13 @@ fn keep_alive_of_the_upstream() {
         assert_eq!(read(text).unwrap().keep_alive, keeps, "{text}");
     }
 }
+
+#[test]
+fn an_answer_announces_only_the_trailers_that_pass() {
+    let head = read("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: x-hopguard-id, x-sum\r\n\r\n")
+        .unwrap();
+    let said = written(&head, &[], ClientSide::Open);
+    assert!(said.contains("\r\nTrailer: x-sum\r\n"), "{said}");
+    let said = head.http2_response().unwrap();
+    assert_eq!(said.headers()["trailer"], "x-sum");
+}

@@ -1,144 +1,12 @@
-//! HTTP/2 through the real binary: streams decided one by one, gRPC between real ends, translation to applications of
-//! HTTP/1.1, and nothing malformed behind a sidecar.
+//! Streams decided one by one, gRPC between real ends, translation to applications of HTTP/1.1, and nothing malformed behind a
+//! sidecar.
 
-#![cfg(test)]
-
-use std::fs;
 use std::io::{BufRead, BufReader};
-use std::process::{Output, Stdio};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::process::Stdio;
 
-use hopguard_tests::{Guard, Mesh, Options, eventually, folder, hopguard_bin, output_within, succeeded};
-use serde_json::Value;
+use hopguard_tests::{Guard, Mesh, Options, eventually, folder, output_within, succeeded};
 
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Web is a front door, orders and payments take whom the policies let in; the gRPC application stands beside payments,
-/// on one port that asks it what it speaks and on one that says so.
-const POLICY: &str = r#"
-@id("anyone-at-the-door")
-permit(principal is Plaintext, action in Action::"http", resource == Service::"shop/web")
-when { context.path != "/forbidden" };
-
-@id("orders-asks-anything-but-the-ledger")
-permit(principal == Workload::"spiffe://mesh.local/ns/shop/sa/orders", action in Action::"http", resource == Service::"shop/payments")
-when { context.path != "/forbidden" && !(context.path like "/echo.Echo/*") };
-
-@id("clerks-call-echo")
-permit(principal == Workload::"spiffe://mesh.local/ns/shop/sa/orders", action == Action::"POST", resource == Service::"shop/payments")
-when { context.path like "/echo.Echo/*" && context has user && context.user in Role::"corp|clerk" };
-"#;
-
-const BOB: &str = r#"
-@id("bob-calls-echo")
-permit(principal == Workload::"spiffe://mesh.local/ns/shop/sa/orders", action == Action::"POST", resource == Service::"shop/payments")
-when { context.path like "/echo.Echo/*" && context has user };
-"#;
-
-const BOB_FILE: &str = "mesh/policies/bob.cedar";
-
-/// A mesh with a gRPC application beside that of payments.
-struct Grpc {
-    mesh: Mesh,
-    _app: Guard,
-}
-
-static MESH: LazyLock<Grpc> = LazyLock::new(|| grpc(&[], None));
-
-/// Who counts what the application behind the door gets has it alone.
-static DOOR: Mutex<()> = Mutex::new(());
-
-fn door() -> MutexGuard<'static, ()> {
-    DOOR.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn mesh() -> &'static Mesh {
-    &MESH.mesh
-}
-
-fn beside(name: &str) -> String {
-    hopguard_bin().with_file_name(name).to_str().unwrap().to_owned()
-}
-
-fn grpc(policies: &[(&str, &str)], svid_ttl: Option<&str>) -> Grpc {
-    let ports = r#"port = 9090
-  protocol = "opaque"
-  [[service.port]]
-  port = 8081
-  [[service.port]]
-  port = 8082
-  app_protocol = "http2"
-"#;
-    let demo = include_str!("../../cli/src/demo/files/mesh.toml");
-    let file = demo.replace("port = 9090\n  protocol = \"opaque\"\n", ports);
-    assert_ne!(file, demo);
-    let mut files = vec![("mesh.toml", file.as_str()), ("policies/http2.cedar", POLICY)];
-    files.extend_from_slice(policies);
-    let dir = folder(&files);
-    let options = Options {
-        dir: Some(dir.path().to_path_buf()),
-        svid_ttl: svid_ttl.map(str::to_owned),
-        ..Options::default()
-    };
-    let mesh = Mesh::start(&options).unwrap();
-    let bin = beside("hopguard-grpc");
-    let script = format!("{bin} serve 8081 & exec {bin} serve 8082");
-    let app = mesh.command("payments", &["sh", "-c", &script]).spawn().unwrap();
-    let app = Guard(app);
-    for port in ["8081", "8082"] {
-        eventually(PATIENCE, || {
-            let probe = format!("exec 3<>/dev/tcp/localhost/{port}");
-            succeeded(mesh.exec("payments", &["bash", "-c", &probe])?)
-        })
-        .unwrap();
-    }
-    Grpc { mesh, _app: app }
-}
-
-fn text(output: &Output) -> String {
-    format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    )
-}
-
-/// curl in a pod; the body, and behind it version and status.
-fn curl(pod: &str, arguments: &[&str]) -> String {
-    let line: Vec<&str> = [
-        "curl",
-        "-sS",
-        "--max-time",
-        "50",
-        "-w",
-        "\n%{http_version} %{http_code}",
-    ]
-    .into_iter()
-    .chain(arguments.iter().copied())
-    .collect();
-    text(&mesh().exec(pod, &line).unwrap())
-}
-
-fn called(mesh: &Mesh, arguments: &[&str]) -> Vec<Value> {
-    let bin = beside("hopguard-grpc");
-    let line: Vec<&str> = [bin.as_str()]
-        .into_iter()
-        .chain(arguments.iter().copied())
-        .collect();
-    let done = output_within(Duration::from_secs(110), mesh.command("orders", &line)).unwrap();
-    let said = String::from_utf8_lossy(&done.stdout).into_owned();
-    assert!(done.status.success(), "{}", text(&done));
-    said.lines()
-        .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}")))
-        .collect()
-}
-
-fn requests(mesh: &Mesh, pod: &str, fits: impl Fn(&Value) -> bool) -> Vec<Value> {
-    let mut records = mesh.records(pod);
-    records.retain(|record| record["kind"] == "request" && fits(record));
-    records
-}
+use crate::support::*;
 
 #[test]
 fn curl_speaks_http2_to_an_application_of_http1() {
@@ -303,127 +171,20 @@ fn a_hundred_streams_at_once_are_decided_one_by_one() {
             ids.iter().any(|id| record["request_id"] == id.as_str())
         });
         if found.len() == ids.len() && found.iter().all(|record| record["http"]["proto"] == "HTTP/2") {
+            // What the client was told stands beside the status that it means.
+            for record in &found {
+                let told = (&record["http"]["status"], &record["http"]["grpc_status"]);
+                assert!(
+                    told == (&403.into(), &7.into()) || told == (&401.into(), &16.into()),
+                    "{record}"
+                );
+            }
             Ok(())
         } else {
             Err(format!("{} of {}", found.len(), ids.len()))
         }
     })
     .unwrap();
-}
-
-/// What a chatting client has told, line by line.
-struct Chat {
-    _child: Guard,
-    lines: Arc<Mutex<Vec<Value>>>,
-}
-
-impl Chat {
-    fn start(mesh: &Mesh, tokens: &[&str]) -> Self {
-        let bin = beside("hopguard-grpc");
-        let mut line = vec![bin.as_str(), "chat", "http://payments:8081"];
-        line.extend(tokens);
-        let mut child = mesh
-            .command("orders", &line)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let stdout = child.stdout.take().unwrap();
-        let lines: Arc<Mutex<Vec<Value>>> = Arc::default();
-        let filled = Arc::clone(&lines);
-        std::thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                filled
-                    .lock()
-                    .unwrap()
-                    .extend(serde_json::from_str::<Value>(&line).ok());
-            }
-        });
-        Self {
-            _child: Guard(child),
-            lines,
-        }
-    }
-
-    /// How many words of a call were echoed so far.
-    fn echoed(&self, call: usize) -> u64 {
-        let lines = self.lines.lock().unwrap();
-        let of_call = lines.iter().filter(|line| line["call"] == call);
-        of_call
-            .filter_map(|line| line["echoed"].as_u64())
-            .max()
-            .map_or(0, |last| last + 1)
-    }
-
-    /// How a call ended.
-    fn ended(&self, call: usize) -> Option<Value> {
-        let lines = self.lines.lock().unwrap();
-        lines
-            .iter()
-            .find(|line| line["call"] == call && line["ended"] == true)
-            .cloned()
-    }
-
-    fn goes_on(&self, call: usize) {
-        let before = self.echoed(call);
-        eventually(PATIENCE, || match self.echoed(call) {
-            now if now > before + 2 => Ok(()),
-            now => Err(format!("{now} echoes, {:?}", self.ended(call))),
-        })
-        .unwrap();
-    }
-}
-
-/// Two calls on one connection: a change of policy ends the one, and the other goes on.
-#[test]
-fn a_change_of_policy_ends_one_stream_and_leaves_the_other() {
-    let grpc = grpc(&[("policies/bob.cedar", BOB)], None);
-    let mesh = &grpc.mesh;
-    let (alice, bob) = (
-        mesh.token("alice", "none").unwrap(),
-        mesh.token("bob", "none").unwrap(),
-    );
-    let chat = Chat::start(mesh, &[&alice, &bob]);
-    chat.goes_on(0);
-    chat.goes_on(1);
-    fs::remove_file(mesh.file(BOB_FILE)).unwrap();
-    let end = eventually(PATIENCE, || chat.ended(1).ok_or("bob goes on")).unwrap();
-    assert_ne!(end["code"], 0, "{end}");
-    assert!(chat.ended(0).is_none());
-    chat.goes_on(0);
-    let record = eventually(PATIENCE, || {
-        requests(mesh, "payments", |record| {
-            record["error"] == "denied_after_change"
-        })
-        .pop()
-        .ok_or("no record")
-    })
-    .unwrap();
-    assert_eq!(record["decision"]["verdict"], "deny", "{record}");
-    assert_eq!(record["http"]["proto"], "HTTP/2");
-}
-
-/// SVIDs end, and with them connections: clients are told to come again before.
-#[test]
-fn calls_go_on_while_svids_rotate() {
-    let grpc = grpc(&[], Some("10s"));
-    let mesh = &grpc.mesh;
-    let alice = mesh.token("alice", "none").unwrap();
-    let first = Chat::start(mesh, &[&alice]);
-    first.goes_on(0);
-    // The stream that was open rests on the SVID of its time, and ends with it, with a record.
-    let end = eventually(PATIENCE, || first.ended(0).ok_or("goes on")).unwrap();
-    assert_ne!(end["code"], 0, "{end}");
-    eventually(PATIENCE, || {
-        let cut = requests(mesh, "payments", |record| {
-            record["error"] == "svid_expired" || record["error"] == "client_closed"
-        });
-        if cut.is_empty() { Err("no record") } else { Ok(()) }
-    })
-    .unwrap();
-    // Short calls never notice: a GOAWAY comes before the end, and the next call has a connection of its own.
-    let said = called(mesh, &["repeat", "http://payments:8081", "15", &alice]);
-    assert!(said[0]["answered"].as_u64() > Some(100), "{said:?}");
-    assert_eq!(said[0]["failed"], serde_json::json!([]), "{said:?}");
 }
 
 /// Frames written by hand, with everything that a head may not be: the application counts no request, and each is answered
