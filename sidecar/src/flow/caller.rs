@@ -205,12 +205,11 @@ pub(super) async fn read(ctx: &Context, asked: &Asked<'_>, snapshot: &Snapshot) 
             extra: vec![],
         });
     }
-    if !asked.secured.still_trusted(snapshot, asked.at) {
-        let detail = "the peer's certificate is not trusted any more, or our own identity is gone".to_owned();
+    if let Err(fallen) = asked.secured.still_trusted(snapshot, asked.at) {
         return Err(No {
             status: 403,
-            code: "peer_distrusted",
-            detail,
+            code: fallen.label(),
+            detail: fallen.to_string(),
             extra: vec![],
         });
     }

@@ -116,6 +116,7 @@ where
             filled = self.client.fill() => matches!(filled, Ok(1..)),
             () = tokio::time::sleep(self.ctx.options.idle_timeout) => false,
             () = idle_end(self.ctx, self.secured, self.share) => false,
+            () = self.secured.fallen(self.ctx) => false,
         }
     }
 

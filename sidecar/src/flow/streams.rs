@@ -169,6 +169,7 @@ impl Connection {
         tokio::select! {
             () = sleep(time_until(self.secured.validity.soft)) => {}
             () = self.ctx.drain.beginning() => {}
+            () = self.secured.fallen(&self.ctx) => {}
         }
     }
 
