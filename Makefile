@@ -3,8 +3,9 @@
 CARGO ?= cargo
 DENY := $(CURDIR)/target/tools/bin/cargo-deny
 DEMO_FLAGS ?=
+BENCH_FLAGS ?=
 
-.PHONY: demo test check build fmt clippy doc deny architecture bench bench-decision differential clean help
+.PHONY: demo test check build fmt clippy doc deny architecture bench bench-ca bench-decision differential clean help
 
 help: ## Lists what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -48,6 +49,10 @@ $(DENY):
 bench: ## Measures a hop against a direct call, in one run
 	@$(CARGO) build --locked --release -p hopguard -p hopguard-tests
 	@bench/hop.py
+
+bench-ca: ## Measures what an SVID costs the authority, through the Workload API: one line of JSON at the end
+	@$(CARGO) build --locked --release -p hopguard -p hopguard-tests --bin hopguard --bin hopguard-svids
+	@bench/ca.py $(BENCH_FLAGS)
 
 bench-decision: ## Measures what a decision and a token cost: CPU microseconds, in one line of JSON at the end
 	@$(CARGO) bench --locked --quiet -p hopguard-sidecar --bench decision

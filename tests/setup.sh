@@ -7,7 +7,7 @@ export PATH="$PATH:/usr/sbin:/sbin"
 # program:package
 needs=(ip:iproute2 iptables-restore:iptables ip6tables-restore:iptables cc:gcc)
 if [ "$want" = test ]; then
-  needs+=(curl:curl openssl:openssl tcpdump:tcpdump python3:python3 unshare:util-linux setpriv:util-linux nsenter:util-linux)
+  needs+=(curl:curl openssl:openssl nginx:nginx-light tcpdump:tcpdump python3:python3 unshare:util-linux setpriv:util-linux nsenter:util-linux)
 fi
 
 missing=()

@@ -1,11 +1,14 @@
 //! hopguard: the sidecar, the certificate authority, the redirect and their command line, in one binary.
 
 mod admin;
+mod authority;
+mod bundle;
 mod ca;
 mod can;
 mod config;
 mod demo;
 mod doctor;
+mod entry;
 mod explain;
 mod health;
 mod iptables;
@@ -19,6 +22,7 @@ mod token;
 mod ui;
 mod usage;
 mod wait;
+mod why;
 
 use std::process::ExitCode;
 
@@ -52,12 +56,18 @@ struct Cli {
 enum Verb {
     /// Run the certificate authority
     Ca(ca::Args),
+    /// List, plan, apply or show the entries of a running authority: who gets which identity
+    Entry(entry::Args),
+    /// Explain what identity a process gets from a running authority, and why not another
+    Why(why::Args),
     /// Run the sidecar
     Sidecar(sidecar::Args),
     /// Plan, apply, undo or check the transparent redirect
     Iptables(iptables::Args),
-    /// Fetch or inspect SVIDs
+    /// SVIDs: fetch, keep in files, inspect, verify, have one issued
     Svid(svid::Args),
+    /// Trust bundles: show, fetch from a bundle endpoint, verify
+    Bundle(bundle::Args),
     /// Inspect tokens
     Token(token::Args),
     /// Check policies
@@ -115,9 +125,12 @@ fn run_command(args: &run::Args, ui: &Ui) -> ExitCode {
 fn run(verb: Verb, ui: &Ui) -> Result<Exit, Failure> {
     match verb {
         Verb::Ca(args) => ca::run(args, ui),
+        Verb::Entry(args) => entry::run(args, ui),
+        Verb::Why(args) => why::run(&args, ui),
         Verb::Sidecar(args) => sidecar::run(args, ui),
         Verb::Iptables(args) => iptables::run(args, ui),
         Verb::Svid(args) => svid::run(args, ui),
+        Verb::Bundle(args) => bundle::run(args, ui),
         Verb::Token(args) => token::run(args, ui),
         Verb::Policy(args) => policy::run(args, ui),
         Verb::Can(args) => can::run(args, ui),

@@ -19,6 +19,8 @@ pub fn start_log(filter: &str) -> Result<(), Failure> {
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // What cannot be logged cannot be told: complaining on the same stream would end the task that logs.
+        .log_internal_errors(false)
         .with_ansi(color);
     let started = if terminal {
         log.with_target(false).try_init()

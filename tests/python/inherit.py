@@ -1,5 +1,6 @@
 """A process connects to the Workload API and its child calls through that connection, in bare HTTP/2.
 `stay`: the parent lives on. `leave`: it ends before the call. `later`: it ends after the first message.
+`reuse`: it ends before the call, and its number is given to another process of the same user (`cannot` where it cannot be).
 Prints how many messages came, and whether the server ended the stream."""
 
 import os
@@ -41,13 +42,37 @@ connection.sendall(PREFACE)
 parent = os.getpid()
 if os.fork():
     # The parent never calls; it is there or it is not.
-    if mode != "leave":
+    if mode not in ("leave", "reuse"):
         signal.pause()
     os._exit(0)
 
 
-while mode == "leave" and os.getppid() == parent:
+def reuse(number):
+    """Until the number is free, then until it is given away again."""
+    for _ in range(1000):
+        try:
+            with open("/proc/sys/kernel/ns_last_pid", "w") as last:
+                last.write(str(number - 1))
+        except OSError:
+            return False
+        child = os.fork()
+        if child == 0:
+            # It holds no connection.
+            connection.close()
+            signal.pause()
+        if child == number:
+            return True
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        time.sleep(0.01)
+    return False
+
+
+while mode in ("leave", "reuse") and os.getppid() == parent:
     time.sleep(0.01)
+if mode == "reuse" and not reuse(parent):
+    print("cannot", flush=True)
+    sys.exit()
 got, messages, ended = b"", 0, False
 try:
     connection.sendall(CALL)

@@ -86,15 +86,24 @@ const CA: &[(&str, &[&str])] = &[
     ("datadir", &[]),
     ("keys", &[]),
     ("store", &[]),
+    // It tells what others did, in their words.
+    ("audit", &[]),
     // Both files that users write report what is wrong in the same words.
     ("registration", &["problem"]),
     ("authority", &["keys"]),
     // Facts that cost something are read only for entries that ask for them.
     ("attest", &["registration"]),
-    ("workload", &["registration", "attest", "authority"]),
+    // An identity leaves after its record: who hands it out waits for that.
+    ("workload", &["registration", "attest", "authority", "audit"]),
     // Its socket is made like the others.
     ("admin", &["workload"]),
-    ("config", &["problem", "registration", "workload"]),
+    // It publishes what the issuer trusts, and under `https_spiffe` asks it for an SVID of its own.
+    ("endpoint", &["workload", "authority"]),
+    // Where the passphrase of the keys lies is a value of theirs.
+    (
+        "config",
+        &["problem", "registration", "workload", "keys", "audit", "endpoint"],
+    ),
     ("server", ALL),
 ];
 

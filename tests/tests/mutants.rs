@@ -24,8 +24,8 @@ const MUTANTS: &[Mutant] = &[
         control: "a peer's chain leads to a root of its trust domain",
         caught_by: &[4],
         file: "sidecar/src/tls/verify.rs",
-        original: ".map_err(|e| TlsError::Untrusted(why(&e, domain)))?;",
-        replacement: ".map_err(|e| TlsError::Untrusted(why(&e, domain))).ok();",
+        original: ".map_err(|e| why(&e, domain))?;",
+        replacement: ".map_err(|e| why(&e, domain)).ok();",
     },
     Mutant {
         control: "a token's signature verifies",

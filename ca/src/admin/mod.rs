@@ -22,6 +22,55 @@ use tokio::sync::mpsc;
 pub enum Request {
     /// What is in force, and how long the mesh lives without this process.
     Status,
+    /// Issue an SVID to the operator.
+    IssueSvid {
+        /// Whose it shall be.
+        spiffe_id: String,
+        /// For how many seconds; without it, as long as workloads get it.
+        ttl: Option<u64>,
+        /// The audience of a JWT-SVID; without one it is an X.509-SVID.
+        #[serde(default)]
+        audience: Vec<String>,
+    },
+    /// A copy of state and keys, in a file beside them, which whoever asked takes and removes.
+    Backup,
+    /// The entries in force.
+    EntryList,
+    /// One identity: its entries, its SVIDs, and who has it.
+    EntryShow {
+        /// A SPIFFE ID, or a template as its entry writes it.
+        spiffe_id: String,
+    },
+    /// What another text of the entries file would change.
+    EntryPlan {
+        /// The file that the text is from, for what is said of it.
+        name: Option<PathBuf>,
+        /// The text.
+        text: String,
+    },
+    /// Answers once the authority has read a text of its entries file.
+    EntrySettled {
+        /// SHA-256 of the text, in hexadecimal.
+        digest: String,
+    },
+    /// What a process is given, and why.
+    Why {
+        /// In the authority's PID namespace.
+        pid: i32,
+        /// The name of the Workload API socket.
+        socket: Option<String>,
+    },
+    /// Take an identity, a certificate or an authority back.
+    Revoke(Revoke),
+    /// What is revoked.
+    Revoked,
+    /// A request for an authority that the organisation's root is to sign.
+    Csr,
+    /// Take in what it signed.
+    Import {
+        /// The chain: own certificate, what lies between, root.
+        pem: String,
+    },
     /// Replace the authority of a kind, the whole way or one step of it.
     Rotate {
         /// Whose authority.
@@ -33,6 +82,54 @@ pub enum Request {
         /// Also when it breaks somebody.
         force: bool,
     },
+}
+
+impl Request {
+    /// The name of the verb, for the log.
+    pub const fn verb(&self) -> &'static str {
+        match self {
+            Self::Status => "status",
+            Self::Backup => "backup",
+            Self::IssueSvid { .. } => "svid issue",
+            Self::Rotate { .. } => "rotate",
+            Self::Revoke(_) => "revoke",
+            Self::Revoked => "revoke list",
+            Self::Csr => "csr",
+            Self::Import { .. } => "import",
+            Self::EntryList => "entry list",
+            Self::EntryShow { .. } => "entry show",
+            Self::EntryPlan { .. } => "entry plan",
+            Self::EntrySettled { .. } => "entry settled",
+            Self::Why { .. } => "why",
+        }
+    }
+}
+
+/// What is to be taken back, and how.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revoke {
+    /// What.
+    pub target: Target,
+    /// Why; may be empty.
+    pub reason: String,
+    /// Let it have SVIDs again instead.
+    pub lift: bool,
+    /// Change nothing.
+    pub dry_run: bool,
+    /// Also when it breaks somebody.
+    pub force: bool,
+}
+
+/// What can be taken back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Target {
+    /// A SPIFFE ID.
+    Identity(String),
+    /// A serial number, hexadecimal.
+    Serial(String),
+    /// The id of an authority.
+    Authority(String),
 }
 
 /// What an authority signs.

@@ -16,8 +16,8 @@ use tokio::time::timeout;
 use super::{AdminError, Operator, Refused, Request, Said};
 use crate::workload::{Bound, Socket};
 
-/// A request is a line of some hundred bytes; an entries file may come with it.
-const MAX_REQUEST: u64 = 1 << 20;
+/// A request is a line of some hundred bytes; an entries file, of 16 MiB at the most, may come with it.
+const MAX_REQUEST: u64 = 40 << 20;
 const MAX_ANSWER: u64 = 64 << 20;
 /// A client that has not written its request by then is cut, and so is one that does not read.
 const PATIENCE: Duration = Duration::from_secs(10);

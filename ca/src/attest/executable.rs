@@ -1,4 +1,5 @@
-//! Path and SHA-256 of the executable that a process runs, read through the process itself, so that a file put in its
+//! What has to be read about a process, bounded in time and number for each uid; and path and SHA-256 of the executable
+//! that it runs, read through the process itself, so that a file put in its
 //! place is never taken for it. Either it is read and the process ran all the while, or there is a reason.
 
 use std::collections::HashMap;
@@ -16,7 +17,8 @@ use rustix::io::Errno;
 use tokio::sync::Semaphore;
 
 use super::Ids;
-use super::process::Process;
+use super::process::{Process, own_proc};
+use crate::registration::Cgroup;
 
 /// Larger executables are refused rather than read.
 const MAX_EXECUTABLE: u64 = 512 << 20;
@@ -72,6 +74,19 @@ impl Inspector {
         self.read(uid, move || sha256(&process, &hashes)).await
     }
 
+    pub(super) async fn cgroup(&self, uid: u32, process: &Arc<Process>) -> Result<Cgroup, String> {
+        let process = process.clone();
+        self.read(uid, move || super::cgroup::read(&process)).await
+    }
+
+    pub(super) async fn user(&self, uid: u32) -> Result<Arc<str>, String> {
+        self.read(uid, move || super::names::user(uid)).await
+    }
+
+    pub(super) async fn group(&self, uid: u32, gid: u32) -> Result<Arc<str>, String> {
+        self.read(uid, move || super::names::group(gid)).await
+    }
+
     async fn read<T: Send + 'static>(
         &self,
         uid: u32,
@@ -92,7 +107,7 @@ impl Inspector {
         };
         match tokio::time::timeout(TIMEOUT, reading).await {
             Ok(answer) => answer,
-            Err(_) => Err(format!("the executable was not read within {TIMEOUT:?}")),
+            Err(_) => Err(format!("it was not read within {TIMEOUT:?}")),
         }
     }
 
@@ -174,12 +189,9 @@ fn sha256(process: &Process, hashes: &Mutex<HashMap<Version, Hash>>) -> Result<H
     Ok(hash)
 }
 
-/// The process's directory, if /proc counts processes as we do: with a foreign /proc the same number is another process.
-fn open(process: &Process) -> Result<OwnedFd, String> {
-    let own = std::fs::read_link("/proc/self").map_err(|error| format!("/proc cannot be read: {error}"))?;
-    if own.as_os_str() != std::process::id().to_string().as_str() {
-        return Err("/proc here belongs to another PID namespace".to_owned());
-    }
+/// The process's directory, if /proc counts processes as we do.
+pub(super) fn open(process: &Process) -> Result<OwnedFd, String> {
+    own_proc()?;
     process
         .dir()
         .map_err(|error| format!("its directory in /proc cannot be opened: {error}"))

@@ -6,8 +6,10 @@
 //! descriptor that it hands to another process speaks for it until it ends. Path and hash narrow a uid down; they do not
 //! keep apart two programs of a uid that is itself hostile (it can trace, preload or re-execute its own programs).
 
+mod cgroup;
 mod executable;
 mod ids;
+mod names;
 mod process;
 
 use std::sync::Arc;
@@ -17,6 +19,7 @@ use tokio::net::UnixStream;
 use crate::registration::{Ask, Entries, Fact, Facts};
 pub use executable::Inspector;
 use ids::Ids;
+pub use names::{unknown_group, unknown_user};
 use process::Process;
 
 /// Why a caller is nobody.
@@ -64,6 +67,30 @@ impl Peer {
         })
     }
 
+    /// The process that has this PID now, as if it came through a socket: for those who ask what it would get. Must be
+    /// called in a tokio runtime.
+    ///
+    /// # Errors
+    /// When there is none that we see.
+    pub fn named(pid: i32, socket: Arc<str>) -> Result<Self, AttestError> {
+        let (process, uid, gid) = Process::named(pid)?;
+        Ok(Self {
+            uid,
+            gid,
+            socket,
+            process: Arc::new(process),
+        })
+    }
+
+    /// The same process at another socket.
+    #[must_use]
+    pub fn at(&self, socket: Arc<str>) -> Self {
+        Self {
+            socket,
+            ..self.clone()
+        }
+    }
+
     /// The uid as the kernel writes it: for limits and the log, not for a decision.
     pub fn uid(&self) -> u32 {
         self.uid
@@ -97,24 +124,68 @@ impl Peer {
     /// # Errors
     /// When the process has ended.
     pub async fn facts(&self, entries: &Entries, inspector: &Inspector) -> Result<Facts, AttestError> {
-        self.check()?;
-        let ids = inspector.ids();
-        let mut facts = Facts {
-            uid: ids.uid(self.uid),
-            gid: ids.gid(self.gid),
-            socket: self.socket.clone(),
-            path: Fact::Unasked,
-            sha256: Fact::Unasked,
-        };
-        // Each turn settles one fact, and there are two.
+        let mut facts = self.told(inspector)?;
+        // Each turn settles one fact, and there are few.
         while let Some(ask) = entries.asks(&facts) {
-            match ask {
-                Ask::Path => facts.path = proven(inspector.path(self.uid, &self.process).await),
-                Ask::Sha256 => facts.sha256 = proven(inspector.sha256(self.uid, &self.process).await),
-            }
+            self.read(ask, &mut facts, inspector).await;
         }
         self.check()?;
         Ok(facts)
+    }
+
+    /// Everything about the caller, needed or not.
+    ///
+    /// # Errors
+    /// When the process has ended.
+    pub async fn all_facts(&self, inspector: &Inspector) -> Result<Facts, AttestError> {
+        let mut facts = self.told(inspector)?;
+        for ask in Ask::ALL {
+            self.read(ask, &mut facts, inspector).await;
+        }
+        self.check()?;
+        Ok(facts)
+    }
+
+    /// What the connection tells.
+    fn told(&self, inspector: &Inspector) -> Result<Facts, AttestError> {
+        self.check()?;
+        let ids = inspector.ids();
+        Ok(Facts::new(
+            ids.uid(self.uid),
+            ids.gid(self.gid),
+            self.socket.clone(),
+        ))
+    }
+
+    /// Settles one fact. A name is that of a number that is proven, else it is not proven for the same reason.
+    async fn read(&self, ask: Ask, facts: &mut Facts, inspector: &Inspector) {
+        let (uid, process) = (self.uid, &self.process);
+        match ask {
+            Ask::Cgroup => facts.cgroup = proven(inspector.cgroup(uid, process).await),
+            Ask::Path => facts.path = proven(inspector.path(uid, process).await),
+            Ask::Sha256 => facts.sha256 = proven(inspector.sha256(uid, process).await),
+            Ask::User => {
+                facts.user = match named(&facts.uid) {
+                    Ok(number) => proven(inspector.user(number).await),
+                    Err(reason) => Fact::Unproven(reason),
+                }
+            }
+            Ask::Group => {
+                facts.group = match named(&facts.gid) {
+                    Ok(number) => proven(inspector.group(uid, number).await),
+                    Err(reason) => Fact::Unproven(reason),
+                }
+            }
+        }
+    }
+}
+
+/// The number whose name is asked for.
+fn named(number: &Fact<u32>) -> Result<u32, Arc<str>> {
+    match number {
+        Fact::Proven(number) => Ok(*number),
+        Fact::Absent(reason) | Fact::Unproven(reason) => Err(reason.clone()),
+        Fact::Unasked => Err("its number was not read".into()),
     }
 }
 

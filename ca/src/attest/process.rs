@@ -52,7 +52,7 @@ impl Process {
         let gone = |_| AttestError::Gone(pid);
         let dir = open_dir(pid).map_err(gone)?;
         let status = read_small(&dir, "status").map_err(gone)?;
-        if effective_uid(&status) != Some(uid) {
+        if effective(&status, "Uid:") != Some(uid) {
             return Err(AttestError::Gone(pid));
         }
         let stat = read_small(&dir, "stat").map_err(gone)?;
@@ -61,6 +61,39 @@ impl Process {
             pid,
             held: Held::Proc { dir, start },
         })
+    }
+
+    /// The process that has this number now, with its effective uid and gid: for those who ask about a process that has
+    /// not connected.
+    pub fn named(pid: i32) -> Result<(Self, u32, u32), AttestError> {
+        let gone = |_| AttestError::Gone(pid);
+        own_proc().map_err(AttestError::Kernel)?;
+        let number = Some(pid)
+            .filter(|pid| *pid > 0)
+            .and_then(rustix::process::Pid::from_raw)
+            .ok_or(AttestError::Gone(pid))?;
+        let dir = open_dir(pid).map_err(gone)?;
+        let held = match rustix::process::pidfd_open(number, rustix::process::PidfdFlags::empty()) {
+            Ok(pidfd) => Held::Pidfd(watched(pidfd).map_err(|error| AttestError::Kernel(error.to_string()))?),
+            Err(rustix::io::Errno::NOSYS) => {
+                let stat = read_small(&dir, "stat").map_err(gone)?;
+                let start = start_time(&stat).ok_or(AttestError::Gone(pid))?;
+                let dir = dir.try_clone().map_err(gone)?;
+                Held::Proc { dir, start }
+            }
+            Err(rustix::io::Errno::INVAL) => {
+                return Err(AttestError::Kernel(format!("{pid} is a thread, not a process")));
+            }
+            Err(rustix::io::Errno::SRCH) => return Err(AttestError::Gone(pid)),
+            Err(errno) => return Err(AttestError::Kernel(errno.to_string())),
+        };
+        let process = Self { pid, held };
+        // Opened before it was held: what a directory of an ended process answers is an error, never its successor's.
+        let status = read_small(&dir, "status").map_err(gone)?;
+        process.check()?;
+        let ids = effective(&status, "Uid:").zip(effective(&status, "Gid:"));
+        let (uid, gid) = ids.ok_or_else(|| AttestError::Kernel("its status is not understood".to_owned()))?;
+        Ok((process, uid, gid))
     }
 
     pub fn pid(&self) -> i32 {
@@ -113,6 +146,16 @@ impl Process {
     }
 }
 
+/// Whether /proc counts processes as we do: with a foreign /proc the same number is another process.
+pub fn own_proc() -> Result<(), String> {
+    let own = std::fs::read_link("/proc/self").map_err(|error| format!("/proc cannot be read: {error}"))?;
+    if own.as_os_str() == std::process::id().to_string().as_str() {
+        Ok(())
+    } else {
+        Err("/proc here belongs to another PID namespace".to_owned())
+    }
+}
+
 fn open_dir(pid: i32) -> std::io::Result<OwnedFd> {
     let flags = OFlags::DIRECTORY | OFlags::PATH | OFlags::CLOEXEC;
     Ok(rustix::fs::open(format!("/proc/{pid}"), flags, Mode::empty())?)
@@ -136,7 +179,8 @@ fn ended(pidfd: &OwnedFd) -> bool {
     !matches!(rustix::event::poll(&mut wanted, Some(&at_once)), Ok(0))
 }
 
-fn read_small(dir: &OwnedFd, name: &str) -> std::io::Result<Vec<u8>> {
+/// A small file of a process's directory.
+pub fn read_small(dir: &OwnedFd, name: &str) -> std::io::Result<Vec<u8>> {
     use std::io::Read;
     let file = rustix::fs::openat(dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     let mut bytes = Vec::new();
@@ -156,10 +200,11 @@ fn start_time(stat: &[u8]) -> Option<u64> {
     fields.nth(18)?.parse().ok()
 }
 
-/// The second number after `Uid:` in /proc/PID/status.
-fn effective_uid(status: &[u8]) -> Option<u32> {
+/// The second number after `Uid:` or `Gid:` in /proc/PID/status. The first line is the program's name, its own choice:
+/// the kernel escapes line ends in it.
+fn effective(status: &[u8], key: &str) -> Option<u32> {
     let text = String::from_utf8_lossy(status);
-    let line = text.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    let line = text.lines().skip(1).find_map(|line| line.strip_prefix(key))?;
     line.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
@@ -273,6 +318,20 @@ mod tests {
             read_small(&dir, "stat").is_err(),
             "bound to the process, not to its number"
         );
+    }
+
+    #[tokio::test]
+    async fn a_process_is_named_by_its_number_with_its_ids() {
+        let child = child();
+        let (process, uid, gid) = Process::named(pid(&child)).unwrap();
+        assert_eq!((uid, gid), (self::uid(), rustix::process::getegid().as_raw()));
+        process.check().unwrap();
+        let gone = pid(&child);
+        end(child);
+        assert_eq!(process.check(), Err(AttestError::Gone(gone)));
+        for nobody in [gone, 0, -1, i32::MAX] {
+            assert!(Process::named(nobody).is_err(), "{nobody}");
+        }
     }
 
     #[tokio::test]

@@ -123,7 +123,7 @@ impl JwtAuthority {
             "aud": audience,
             "iat": unix(now),
             "exp": unix(not_after),
-            "jti": hex::encode(super::serial()?),
+            "jti": hex::encode(super::serial(now)?),
         });
         if let (Some(issuer), Some(claims)) = (&self.issuer, claims.as_object_mut()) {
             claims.insert("iss".to_owned(), json!(issuer));

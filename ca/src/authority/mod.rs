@@ -3,6 +3,8 @@
 //! never signs for another trust domain, and never past its own end.
 
 mod check;
+mod crl;
+mod intermediate;
 mod jwt;
 mod lifetime;
 mod profile;
@@ -21,6 +23,8 @@ use x509_parser::prelude::FromDer;
 use zeroize::Zeroizing;
 
 use crate::keys::{KeyError, Signer};
+pub use crl::{LIST_LIFE, Listed, listed_serials};
+pub use intermediate::trial;
 pub use jwt::{JwtAuthority, JwtKey, JwtSvid};
 pub use lifetime::{Validity, backdate, rotate_at};
 
@@ -103,9 +107,13 @@ pub struct Trust {
 pub struct Authority {
     domain: TrustDomain,
     certificate: CertificateDer<'static>,
+    /// What lies between its SVIDs and the root, its own certificate first; empty when it is the root itself.
+    between: Vec<CertificateDer<'static>>,
+    anchor: CertificateDer<'static>,
     id: String,
     validity: Validity,
     public_key: Vec<u8>,
+    key_id: Vec<u8>,
     issuer: Issuer<'static, RemoteKey>,
 }
 
@@ -129,7 +137,7 @@ impl Authority {
         ttl: Duration,
         now: SystemTime,
     ) -> Result<CertificateDer<'static>, AuthorityError> {
-        let serial = serial()?;
+        let serial = serial(now)?;
         let validity = Validity::of_authority(now, ttl);
         let key = RemoteKey(signer.clone());
         let certificate = profile::root(domain, &validity, &serial)?.self_signed(&key)?;
@@ -137,17 +145,33 @@ impl Authority {
         Ok(certificate.der().clone())
     }
 
-    /// An authority from its certificate and the key that belongs to it.
+    /// An authority from its certificate and the key that belongs to it. An intermediate is followed by what leads to the root
+    /// that vouches for it, and by that root, DER one after the other.
     ///
     /// # Errors
-    /// When they do not belong together, the certificate is no root of the trust domain, or it is not valid now.
+    /// When they do not belong together, it is no authority of the trust domain, or it is not valid now.
     pub fn open(
         domain: &TrustDomain,
         certificate: &CertificateDer<'static>,
         signer: Arc<dyn Signer>,
         now: SystemTime,
     ) -> Result<Self, AuthorityError> {
-        let root = check::root(certificate, domain, signer.public_key())?;
+        let mut chain = split(certificate)?;
+        let own = chain
+            .first()
+            .cloned()
+            .ok_or_else(|| AuthorityError::Profile("it is empty".to_owned()))?;
+        let (root, id) = if chain.len() > 1 {
+            (
+                intermediate::check(&chain, domain, signer.public_key())?,
+                intermediate::name(&own),
+            )
+        } else {
+            let root = check::root(&own, domain, signer.public_key())?;
+            let id = root.serial.clone();
+            (root, id)
+        };
+        let anchor = chain.pop().unwrap_or_else(|| own.clone());
         if !root.validity.contains(now) {
             return Err(AuthorityError::NotValidNow {
                 from: root.validity.from(),
@@ -157,15 +181,18 @@ impl Authority {
         let public_key = signer.public_key().to_vec();
         Ok(Self {
             domain: domain.clone(),
-            certificate: certificate.clone(),
-            id: root.serial,
+            certificate: own.clone(),
+            between: chain,
+            anchor,
+            id,
             validity: root.validity,
             public_key,
-            issuer: Issuer::from_ca_cert_der(certificate, RemoteKey(signer))?,
+            key_id: root.key_id,
+            issuer: Issuer::from_ca_cert_der(&own, RemoteKey(signer))?,
         })
     }
 
-    /// Its serial number, hexadecimal.
+    /// Its name: its serial number, or a digest of the certificate when somebody else chose that number. Hexadecimal.
     pub fn id(&self) -> &str {
         &self.id
     }
@@ -173,6 +200,11 @@ impl Authority {
     /// Its certificate.
     pub fn certificate(&self) -> &CertificateDer<'static> {
         &self.certificate
+    }
+
+    /// The root that vouches for it: itself, or the organisation's.
+    pub fn anchor(&self) -> &CertificateDer<'static> {
+        &self.anchor
     }
 
     /// When it ends.
@@ -199,7 +231,7 @@ impl Authority {
         let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).map_err(|_| KeyError::Crypto)?;
         let document = pair.to_pkcs8v1().map_err(|_| KeyError::Crypto)?;
         let public = LeafKey(&pair);
-        let leaf = profile::leaf(id, &validity, &serial()?)?.signed_by(&public, &self.issuer)?;
+        let leaf = profile::leaf(id, &validity, &serial(now)?)?.signed_by(&public, &self.issuer)?;
         let serial = check::leaf(
             leaf.der(),
             id,
@@ -211,7 +243,9 @@ impl Authority {
         )?;
         Ok(Svid {
             id: id.clone(),
-            chain: vec![leaf.der().clone()],
+            chain: std::iter::once(leaf.der().clone())
+                .chain(self.between.iter().cloned())
+                .collect(),
             key: Zeroizing::new(document.as_ref().to_vec()),
             serial,
             authority: self.id.clone(),
@@ -222,17 +256,63 @@ impl Authority {
     }
 }
 
+/// Whether two authorities (their own certificate first, the root that vouches for it last, DER one after the other) hang on
+/// the same root.
+pub fn shares_anchor(one: &[u8], other: &[u8]) -> bool {
+    let last = |chain| anchor(chain).ok();
+    last(one).is_some_and(|root| last(other) == Some(root))
+}
+
+/// The root of an authority as it is kept.
+///
+/// # Errors
+/// When it is no chain.
+pub fn anchor(chain: &[u8]) -> Result<CertificateDer<'static>, AuthorityError> {
+    let last = split(chain)?.pop();
+    last.ok_or_else(|| AuthorityError::Profile("it is empty".to_owned()))
+}
+
+/// The certificates of a chain, DER one after the other.
+///
+/// # Errors
+/// When something else is there.
+pub fn split(mut chain: &[u8]) -> Result<Vec<CertificateDer<'static>>, AuthorityError> {
+    let mut certificates = Vec::new();
+    while !chain.is_empty() {
+        let (rest, _) = X509Certificate::from_der(chain)
+            .map_err(|error| AuthorityError::Profile(format!("a certificate of its chain: {error}")))?;
+        let length = chain.len().saturating_sub(rest.len());
+        let (one, _) = chain.split_at(length);
+        certificates.push(CertificateDer::from(one.to_vec()));
+        chain = rest;
+    }
+    Ok(certificates)
+}
+
 /// Whether a certificate names itself as its issuer: then we made it, and can make its successor.
 pub fn self_signed(der: &[u8]) -> bool {
     X509Certificate::from_der(der).is_ok_and(|(_, certificate)| certificate.issuer() == certificate.subject())
 }
 
-/// 128 random bits, never zero (RFC 5280, 4.1.2.2).
-fn serial() -> Result<[u8; 16], AuthorityError> {
-    let mut bytes = [0; 16];
-    SystemRandom::new()
-        .fill(&mut bytes)
+/// 16 bytes (RFC 5280, 4.1.2.2): the milliseconds since 1970 in six, then 80 random bits, more than the 64 that make
+/// it unpredictable. In the order of time, so that the store writes what is issued together next to each other.
+fn serial(now: SystemTime) -> Result<[u8; 16], AuthorityError> {
+    let since = now
+        .duration_since(SystemTime::UNIX_EPOCH)
         .map_err(|_| AuthorityError::Random)?;
+    let millis = u64::try_from(since.as_millis()).map_err(|_| AuthorityError::Random)?;
+    let mut random = [0; 10];
+    SystemRandom::new()
+        .fill(&mut random)
+        .map_err(|_| AuthorityError::Random)?;
+    let mut bytes = [0; 16];
+    for (to, from) in bytes
+        .iter_mut()
+        .zip(millis.to_be_bytes().iter().skip(2).chain(&random))
+    {
+        *to = *from;
+    }
+    // A time before 1970 or a clock at its very start: zero is no serial number.
     if bytes == [0; 16] {
         Err(AuthorityError::Random)
     } else {

@@ -27,6 +27,20 @@ pub fn root(
     Ok(params)
 }
 
+/// What a root is asked to sign: an authority of the trust domain, with a name of its own, that signs leaves alone.
+pub fn request(domain: &TrustDomain, name: &str) -> Result<CertificateParams, AuthorityError> {
+    let mut params = CertificateParams::default();
+    params.subject_alt_names = vec![SanType::URI(domain.id_string().as_str().try_into()?)];
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::OrganizationName, "SPIFFE");
+    params.distinguished_name.push(DnType::CommonName, "hopguard CA");
+    let serial_number = DnType::CustomDnType(SERIAL_NUMBER_ATTRIBUTE.to_vec());
+    params.distinguished_name.push(serial_number, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    Ok(params)
+}
+
 /// A leaf: exactly one URI SAN (S-7), explicitly no CA (S-10), signs digitally (S-11), server and client (S-12).
 pub fn leaf(id: &SpiffeId, validity: &Validity, serial: &[u8]) -> Result<CertificateParams, AuthorityError> {
     let mut params = common(&id.to_string(), validity, serial)?;

@@ -1,6 +1,7 @@
 //! ca.toml: TOML -> raw -> typed, strict. Paths in it are relative to it. It fills each room's options; no room takes
 //! the configuration whole.
 
+mod endpoint;
 mod reader;
 
 use std::path::{Path, PathBuf};
@@ -10,9 +11,13 @@ use serde::Deserialize;
 use spiffe::TrustDomain;
 use toml::Spanned;
 
+use crate::audit::Target;
+use crate::endpoint::{Options as EndpointOptions, Profile};
+use crate::keys::PassphraseSource;
 use crate::problem::Problem;
-use crate::registration::{self, Scope};
+use crate::registration::{self, Host, Scope};
 use crate::workload::{Limits, Socket};
+use endpoint::{RawBundleEndpoint, RawOpenId};
 pub use reader::svid_ttl;
 use reader::{JWT_KEY_TTL, JWT_SVID_TTL, REFRESH_HINT, Reader};
 
@@ -24,6 +29,8 @@ pub struct Config {
     pub trust_domain: TrustDomain,
     /// Where keys and state are kept.
     pub data_dir: PathBuf,
+    /// With what the keys on the disk are encrypted; they are not without it.
+    pub key_passphrase: Option<PassphraseSource>,
     /// The entries file.
     pub entries: PathBuf,
     /// Life of an SVID.
@@ -38,10 +45,34 @@ pub struct Config {
     pub refresh_hint: Duration,
     /// Where operators speak with the running authority.
     pub admin_socket: PathBuf,
+    /// The audit log, when there is one.
+    pub audit: Option<Target>,
+    /// Whether what cannot be written to the audit log is not done.
+    pub audit_required: bool,
+    /// The name of this machine, for identities.
+    pub host: Host,
+    /// What others fetch: the trust bundle, and the OpenID documents.
+    pub endpoint: EndpointOptions,
     /// The Workload API's sockets; at least one.
     pub sockets: Vec<Socket>,
     /// The Workload API's limits.
     pub limits: Limits,
+}
+
+impl Config {
+    /// What entries may name.
+    pub fn scope(&self) -> Scope {
+        Scope {
+            trust_domain: Some(self.trust_domain.clone()),
+            sockets: Some(self.sockets.iter().map(|socket| socket.name.clone()).collect()),
+            host: self.host.clone(),
+        }
+    }
+
+    /// The `iss` of JWT-SVIDs, if they have one.
+    pub fn issuer(&self) -> Option<String> {
+        self.endpoint.openid.as_ref().map(|openid| openid.issuer.clone())
+    }
 }
 
 #[derive(Deserialize)]
@@ -49,6 +80,8 @@ pub struct Config {
 struct Raw {
     trust_domain: Spanned<String>,
     data_dir: Spanned<PathBuf>,
+    key_passphrase_file: Option<Spanned<PathBuf>>,
+    key_passphrase_credential: Option<Spanned<String>>,
     entries: Spanned<PathBuf>,
     svid_ttl: Option<Spanned<String>>,
     jwt_svid_ttl: Option<Spanned<String>>,
@@ -56,8 +89,13 @@ struct Raw {
     jwt_key_ttl: Option<Spanned<String>>,
     refresh_hint: Option<Spanned<String>>,
     admin_socket: Option<Spanned<PathBuf>>,
+    audit: Option<Spanned<PathBuf>>,
+    audit_required: Option<bool>,
+    host: Option<Spanned<String>>,
     #[serde(default)]
     workload_api: Vec<Spanned<RawSocket>>,
+    bundle_endpoint: Option<Spanned<RawBundleEndpoint>>,
+    openid: Option<Spanned<RawOpenId>>,
     #[serde(default)]
     limits: RawLimits,
 }
@@ -107,12 +145,7 @@ pub fn check_file(path: &Path) -> Result<(), Vec<Problem>> {
     {
         let config = parse(path, &text)?;
         let mut problems = here(path, &text, &config);
-        let sockets = config.sockets.iter().map(|socket| socket.name.clone()).collect();
-        let scope = Scope {
-            trust_domain: Some(config.trust_domain),
-            sockets: Some(sockets),
-        };
-        if let Err(of_entries) = registration::load(&config.entries, &scope) {
+        if let Err(of_entries) = registration::load(&config.entries, &config.scope()) {
             problems.extend(of_entries);
         }
         return if problems.is_empty() {
@@ -136,6 +169,14 @@ fn here(path: &Path, text: &str, config: &Config) -> Vec<Problem> {
             let at = place.get_ref().socket.span().start;
             problems.push(Problem::at(path, text, at, error.to_string()).hint(error.hint()));
         }
+    }
+    if let (Some(place), Some(bundle)) = (
+        raw.as_ref().and_then(|raw| raw.bundle_endpoint.as_ref()),
+        &config.endpoint.bundle,
+    ) && let Profile::Web(files) = &bundle.profile
+        && let Err(error) = files.check()
+    {
+        problems.push(Problem::at(path, text, place.span().start, error.to_string()).hint(error.hint()));
     }
     let parent = config.data_dir.parent().unwrap_or(Path::new("/"));
     let fault = if !parent.is_dir() {
@@ -181,17 +222,26 @@ fn parse(path: &Path, text: &str) -> Result<Config, Vec<Problem>> {
     let jwt_svid_ttl = reader.within(raw.jwt_svid_ttl.as_ref(), &JWT_SVID_TTL);
     let jwt_key_ttl = reader.within(raw.jwt_key_ttl.as_ref(), &JWT_KEY_TTL);
     let refresh_hint = reader.within(raw.refresh_hint.as_ref(), &REFRESH_HINT);
+    let host = reader.host(raw.host.as_ref());
     let sockets = reader.sockets(&raw.workload_api);
+    let (bundle, openid) = (raw.bundle_endpoint.as_ref(), raw.openid.as_ref());
+    let endpoint = reader.endpoint(bundle, openid, trust_domain.as_ref());
     let limits = reader.limits(&raw.limits);
     let (data_dir, entries) = (reader.file(&raw.data_dir), reader.file(&raw.entries));
+    let key_passphrase = reader.passphrase(
+        raw.key_passphrase_file.as_ref(),
+        raw.key_passphrase_credential.as_ref(),
+    );
     let admin_socket = match &raw.admin_socket {
         Some(path) => reader.file(path),
         None => data_dir.join("admin.sock"),
     };
+    let audit = raw.audit.as_ref().map(|path| reader.audit(path));
     match trust_domain {
         Some(trust_domain) if reader.problems.is_empty() => Ok(Config {
             trust_domain,
             data_dir,
+            key_passphrase,
             entries,
             svid_ttl,
             jwt_svid_ttl,
@@ -199,6 +249,10 @@ fn parse(path: &Path, text: &str) -> Result<Config, Vec<Problem>> {
             jwt_key_ttl,
             refresh_hint,
             admin_socket,
+            audit,
+            audit_required: raw.audit_required.unwrap_or(true),
+            host,
+            endpoint,
             sockets,
             limits,
         }),

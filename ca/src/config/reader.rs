@@ -9,8 +9,10 @@ use spiffe::TrustDomain;
 use toml::Spanned;
 
 use super::{RawLimits, RawSocket};
+use crate::audit::Target;
+use crate::keys::PassphraseSource;
 use crate::problem::Problem;
-use crate::registration::Selector;
+use crate::registration::{Host, Selector, is_segment};
 use crate::workload::{Limits, Socket};
 
 const SVID_TTL: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(24 * 3600));
@@ -118,6 +120,14 @@ impl<'a> Reader<'a> {
         base.parent().unwrap_or(Path::new("/")).join(raw.get_ref())
     }
 
+    /// A file, or standard error by its name.
+    pub fn audit(&mut self, raw: &Spanned<PathBuf>) -> Target {
+        if raw.get_ref().as_os_str() == "stderr" {
+            return Target::Stderr;
+        }
+        Target::File(self.file(raw))
+    }
+
     pub fn svid_ttl(&mut self, raw: Option<&Spanned<String>>) -> Duration {
         let ttl = self.duration(raw, Duration::from_secs(3600));
         if let Some(raw) = raw
@@ -126,6 +136,34 @@ impl<'a> Reader<'a> {
             self.complain(raw, SVID_TTL_BOUNDS, "\"1h\" suits most meshes");
         }
         ttl
+    }
+
+    pub fn passphrase(
+        &mut self,
+        file: Option<&Spanned<PathBuf>>,
+        credential: Option<&Spanned<String>>,
+    ) -> Option<PassphraseSource> {
+        if let (Some(_), Some(second)) = (file, credential) {
+            self.complain(
+                second,
+                "there are two passphrases",
+                "keep `key_passphrase_file` or `key_passphrase_credential`",
+            );
+        }
+        if let Some(raw) = credential {
+            let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+            let name = raw.get_ref();
+            if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) {
+                let message = format!("`{name}` is no name of a credential");
+                self.complain(
+                    raw,
+                    message,
+                    "name it as LoadCredential= of the systemd unit does",
+                );
+            }
+            return Some(PassphraseSource::Credential(name.clone()));
+        }
+        file.map(|path| PassphraseSource::File(self.file(path)))
     }
 
     pub fn ca_ttl(&mut self, raw: Option<&Spanned<String>>, svid_ttl: Duration) -> Duration {
@@ -163,6 +201,30 @@ impl<'a> Reader<'a> {
             );
             default
         })
+    }
+
+    /// The name of this machine: what is written, else what the system has.
+    pub fn host(&mut self, raw: Option<&Spanned<String>>) -> Host {
+        if let Some(raw) = raw {
+            let name = raw.get_ref();
+            if !is_segment(name) {
+                let message = format!("`{name}` cannot be a part of a SPIFFE ID");
+                self.complain(raw, message, "only letters, digits, `.`, `-` and `_` can");
+            }
+            return Host::Name(name.as_str().into());
+        }
+        match nix::unistd::gethostname() {
+            Ok(name) => match name.to_str().filter(|name| is_segment(name)) {
+                Some(name) => Host::Name(name.into()),
+                None => {
+                    let name = name.to_string_lossy().escape_debug().to_string();
+                    Host::Unusable(
+                        format!("the machine's name `{name}` cannot be a part of a SPIFFE ID").into(),
+                    )
+                }
+            },
+            Err(error) => Host::Unusable(format!("the machine's name cannot be read: {error}").into()),
+        }
     }
 
     pub fn sockets(&mut self, raw: &[Spanned<RawSocket>]) -> Vec<Socket> {

@@ -89,6 +89,19 @@ fn every_problem_has_its_line_and_a_remedy() {
 }
 
 #[test]
+fn the_machine_has_the_name_that_is_written_else_its_own() {
+    let own = nix::unistd::gethostname().unwrap().to_str().unwrap().to_owned();
+    assert_eq!(parse_text(GOOD).unwrap().host, Host::Name(own.as_str().into()));
+    let named =
+        |name: &str| parse_text(&GOOD.replacen("svid_ttl", &format!("host = \"{name}\"\nsvid_ttl"), 1));
+    assert_eq!(named("node-1").unwrap().scope().host, Host::Name("node-1".into()));
+    for wrong in ["", ".", "..", "a/b", "a b", "n\u{f6}de"] {
+        let problem = named(wrong).unwrap_err().remove(0);
+        assert!(problem.line == 5 && problem.hint.is_some(), "{wrong}: {problem}");
+    }
+}
+
+#[test]
 fn sockets_are_told_apart_and_there_is_one_at_least() {
     let second = "[[workload_api]]\nsocket = \"/run/other.sock\"\nname = \"default\"\n";
     assert!(
@@ -117,6 +130,86 @@ fn limits_are_set_and_never_zero() {
     assert!(limits("call_burst = 0").is_err());
     assert!(limits("connections = 10\nconnections_per_uid = 11").is_err());
     assert!(limits("streams = 1").is_err());
+}
+
+const SPIFFE: &str = "[bundle_endpoint]\nlisten = \"0.0.0.0:8443\"\nprofile = \"https_spiffe\"";
+const WEB: &str = "[bundle_endpoint]\nlisten = \"[::]:8443\"\nprofile = \"https_web\"\ncertificate = \"c.pem\"\nkey = \"k.pem\"";
+const ISSUER: &str = "[openid]\nissuer = \"https://id.example.org/mesh\"";
+const ENDPOINT: &str = "spiffe://mesh.local/hopguard/bundle-endpoint";
+
+fn with(more: &str) -> Result<Config, Vec<Problem>> {
+    parse_text(&format!("{GOOD}{more}\n"))
+}
+
+#[test]
+fn what_others_fetch_is_configured() {
+    use crate::endpoint::{Plain, Profile};
+    let none = with("").unwrap();
+    assert_eq!((none.endpoint.bundle.as_ref(), none.issuer()), (None, None));
+    let bundle = with(SPIFFE).unwrap().endpoint.bundle.unwrap();
+    assert!(matches!(bundle.profile, Profile::Spiffe(own) if own.to_string() == ENDPOINT));
+    assert_eq!(bundle.path, "/");
+    let both = with(&format!("{WEB}\n{ISSUER}")).unwrap();
+    assert_eq!(both.issuer().as_deref(), Some("https://id.example.org/mesh"));
+    let plain = |line: &str| {
+        with(&format!("{ISSUER}\n{line}"))
+            .unwrap()
+            .endpoint
+            .openid
+            .unwrap()
+            .plain
+    };
+    assert!(matches!(plain("listen = \"[::1]:80\""), Some(Plain::Loopback(_))));
+    assert!(
+        matches!(plain("socket = \"o.sock\""), Some(Plain::Unix(path)) if path == Path::new("/etc/hopguard/o.sock"))
+    );
+}
+
+#[test]
+fn what_others_fetch_is_configured_whole_or_not_at_all() {
+    for (more, word) in [
+        (SPIFFE.replace("0.0.0.0", "localhost"), "not an address"),
+        (SPIFFE.replace("https_spiffe", "https"), "no profile"),
+        (
+            SPIFFE.replace("https_spiffe", "https_web"),
+            "needs `certificate` and `key`",
+        ),
+        (format!("{SPIFFE}\ncertificate = \"c\""), "are for profile"),
+        (format!("{WEB}\nspiffe_id = \"{ENDPOINT}\""), "is for profile"),
+        (
+            format!("{SPIFFE}\nspiffe_id = \"spiffe://other/a\""),
+            "not a SPIFFE ID of a workload in mesh.local",
+        ),
+        (
+            format!("{SPIFFE}\nspiffe_id = \"spiffe://mesh.local\""),
+            "not a SPIFFE ID",
+        ),
+        (format!("{SPIFFE}\npath = \"bundle\""), "not a path"),
+        (format!("{SPIFFE}\npath = \"/a/../b\""), "not a path"),
+        (format!("{WEB}\npath = \"/mesh/keys\"\n{ISSUER}"), "the same path"),
+        (ISSUER.to_owned(), "nobody would serve"),
+        (format!("{SPIFFE}\n{ISSUER}"), "nobody would serve"),
+        (format!("{ISSUER}\nlisten = \"0.0.0.0:80\""), "has no TLS"),
+        (
+            format!("{ISSUER}\nlisten = \"127.0.0.1:80\"\nsocket = \"s\""),
+            "choose one",
+        ),
+        (ISSUER.replace("https:", "http:"), "not an issuer URL"),
+        (ISSUER.replace("/mesh", "/"), "not an issuer URL"),
+    ] {
+        let problems = with(&more).expect_err(word);
+        assert!(
+            problems.iter().any(|problem| problem.message.contains(word)
+                || problem.hint.iter().any(|hint| hint.contains(word))),
+            "{word}: {problems:?}"
+        );
+        assert!(
+            problems
+                .iter()
+                .all(|problem| problem.line > 10 && problem.hint.is_some()),
+            "{problems:?}"
+        );
+    }
 }
 
 #[test]
@@ -202,10 +295,14 @@ fn the_reference_has_every_key_and_no_other() {
     let unknown = "zzz = 1\n";
     let of_socket = GOOD.replace("name =", "zzz =");
     let of_limits = format!("{GOOD}[limits]\n{unknown}");
+    let of_bundle = format!("{GOOD}[bundle_endpoint]\n{unknown}");
+    let of_openid = format!("{GOOD}[openid]\n{unknown}");
     for (heading, text) in [
         ("## ca.toml", format!("{unknown}{GOOD}")),
         ("### `[[workload_api]]`", of_socket),
         ("### `[limits]`", of_limits),
+        ("### `[bundle_endpoint]`", of_bundle),
+        ("### `[openid]`", of_openid),
     ] {
         let mut read = keys_of(&text);
         let mut told: Vec<String> = documented(heading).into_iter().map(|(key, _)| key).collect();

@@ -1,4 +1,5 @@
-//! Keys as files: PKCS#8 (DER), mode 0600, each written whole or not at all. It never overwrites a key.
+//! Keys as files: PKCS#8 (DER) or that under a passphrase, mode 0600, each written whole or not at all. It never overwrites
+//! a key by another one.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
@@ -11,22 +12,46 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair
 use rustix::fs::{CWD, OFlags, RenameFlags};
 use zeroize::Zeroizing;
 
+use super::passphrase::Passphrase;
+use super::sealed::{Sealer, Unsealed, is_sealed};
 use super::{KeyError, Signer};
 
 /// A key file longer than this is not one of ours.
 const MAX_KEY_FILE: u64 = 4096;
 const SUFFIX: &str = ".p8";
 
+/// Key files by their names, as they lie on the disk.
+pub type KeyFiles = Vec<(String, Zeroizing<Vec<u8>>)>;
+
 /// The keeper of key files in one directory.
 #[derive(Debug)]
 pub struct Disk {
     dir: PathBuf,
+    /// With it every key is encrypted, and one that is not is refused.
+    sealer: Option<Sealer>,
+}
+
+/// How a key lies on the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// PKCS#8.
+    Plain,
+    /// Under a passphrase.
+    Sealed,
 }
 
 impl Disk {
     /// A keeper in `dir`, which must be reachable for this user alone (the caller checked it).
     pub fn new(dir: &Path) -> Self {
-        Self { dir: dir.to_owned() }
+        Self::with(dir, None)
+    }
+
+    /// The same, with every key under a passphrase, where there is one.
+    pub fn with(dir: &Path, passphrase: Option<Passphrase>) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            sealer: passphrase.map(Sealer::new),
+        }
     }
 
     /// Makes a key that survives a crash from here on, and answers its signer.
@@ -37,7 +62,17 @@ impl Disk {
         let path = self.path(name)?;
         let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).map_err(|_| KeyError::Crypto)?;
         let document = pair.to_pkcs8v1().map_err(|_| KeyError::Crypto)?;
-        self.write(&path, document.as_ref())
+        let sealed;
+        let bytes = match &self.sealer {
+            None => document.as_ref(),
+            Some(sealer) => {
+                sealed = sealer
+                    .seal(name, document.as_ref())
+                    .map_err(|problem| unsealed(&path, problem))?;
+                &sealed
+            }
+        };
+        self.write(&path, bytes, RenameFlags::NOREPLACE)
             .map_err(|source| KeyError::Io { path, source })?;
         Ok(Arc::new(Key(pair)))
     }
@@ -48,10 +83,64 @@ impl Disk {
     /// When it is missing, when others own it or could have read it, and when it is no P-256 key.
     pub fn load(&self, name: &str) -> Result<Arc<dyn Signer>, KeyError> {
         let path = self.path(name)?;
-        let bytes = read(&path)?;
-        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &bytes)
-            .map_err(|_| KeyError::Malformed(path))?;
-        Ok(Arc::new(Key(pair)))
+        let file = read(&path)?;
+        let bytes = match (&self.sealer, is_sealed(&file)) {
+            (None, false) => file,
+            (Some(sealer), true) => sealer
+                .open(name, &file)
+                .map_err(|problem| unsealed(&path, problem))?,
+            (None, true) => return Err(KeyError::Sealed(path)),
+            (Some(_), false) => return Err(KeyError::Plain(path)),
+        };
+        Ok(Arc::new(Key(pair(&bytes, path)?)))
+    }
+
+    /// How a key lies there.
+    ///
+    /// # Errors
+    /// As [`Disk::load`].
+    pub fn form(&self, name: &str) -> Result<Form, KeyError> {
+        let sealed = is_sealed(&read(&self.path(name)?)?);
+        Ok(if sealed { Form::Sealed } else { Form::Plain })
+    }
+
+    /// Brings a key into another form, with the passphrase of this keeper; `false`: it had it already. A crash leaves it in one
+    /// form or the other.
+    ///
+    /// # Errors
+    /// As [`Disk::load`]; and when this keeper has no passphrase, or what was written does not read back as the same key.
+    pub fn convert(&self, name: &str, form: Form) -> Result<bool, KeyError> {
+        let path = self.path(name)?;
+        let file = read(&path)?;
+        let Some(sealer) = &self.sealer else {
+            return Err(KeyError::Sealed(path));
+        };
+        let plain = |file: &[u8]| {
+            sealer
+                .open(name, file)
+                .map_err(|problem| unsealed(&path, problem))
+        };
+        let (key, new) = match (form, is_sealed(&file)) {
+            (Form::Plain, false) | (Form::Sealed, true) => return Ok(false),
+            (Form::Plain, true) => {
+                let key = plain(&file)?;
+                (key.clone(), key)
+            }
+            (Form::Sealed, false) => {
+                let sealed = sealer.seal(name, &file);
+                let sealed = sealed.map_err(|problem| unsealed(&path, problem))?;
+                let back = plain(&sealed)?;
+                (back, Zeroizing::new(sealed))
+            }
+        };
+        // What is not a key is not made a sealed one.
+        let public = pair(&key, path.clone())?.public_key().as_ref().to_vec();
+        if form == Form::Sealed && pair(&file, path.clone())?.public_key().as_ref() != public.as_slice() {
+            return Err(KeyError::Malformed(path));
+        }
+        self.write(&path, &new, RenameFlags::empty())
+            .map_err(|source| KeyError::Io { path, source })?;
+        Ok(true)
     }
 
     /// Removes a key for good; one that is not there is removed already.
@@ -87,6 +176,42 @@ impl Disk {
         Ok(names)
     }
 
+    /// All keys as they lie on the disk, for a backup, which must be kept as well as they are.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn files(&self) -> Result<KeyFiles, KeyError> {
+        let names = self.names()?.into_iter();
+        names
+            .map(|name| {
+                let bytes = read(&self.path(&name)?)?;
+                Ok((format!("{name}{SUFFIX}"), bytes))
+            })
+            .collect()
+    }
+
+    /// Whether a file of [`Self::files`] is the key of this name.
+    pub fn is_file_of(file: &str, name: &str) -> bool {
+        file.strip_suffix(SUFFIX) == Some(name)
+    }
+
+    /// Puts back what [`Self::files`] gave. It never overwrites a key.
+    ///
+    /// # Errors
+    /// When it is none of ours, is there already, or cannot be written.
+    pub fn put(&self, file: &str, bytes: &[u8]) -> Result<PathBuf, KeyError> {
+        let name = file
+            .strip_suffix(SUFFIX)
+            .ok_or_else(|| KeyError::BadName(file.to_owned()))?;
+        let path = self.path(name)?;
+        self.write(&path, bytes, RenameFlags::NOREPLACE)
+            .map_err(|source| KeyError::Io {
+                path: path.clone(),
+                source,
+            })?;
+        Ok(path)
+    }
+
     fn path(&self, name: &str) -> Result<PathBuf, KeyError> {
         let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
         if name.is_empty() || name.len() > 64 || !name.chars().all(plain) {
@@ -95,8 +220,8 @@ impl Disk {
         Ok(self.dir.join(format!("{name}{SUFFIX}")))
     }
 
-    /// Temporary file, fsync, rename that refuses to replace, fsync of the directory.
-    fn write(&self, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    /// Temporary file, fsync, rename (which refuses to replace, unless the same key takes another form), fsync of the directory.
+    fn write(&self, path: &Path, bytes: &[u8], how: RenameFlags) -> std::io::Result<()> {
         let mut temporary = path.as_os_str().to_owned();
         temporary.push(".new");
         let _left_by_a_crash = std::fs::remove_file(&temporary);
@@ -107,8 +232,24 @@ impl Disk {
             .open(&temporary)?;
         file.write_all(bytes)?;
         file.sync_all()?;
-        rustix::fs::renameat_with(CWD, Path::new(&temporary), CWD, path, RenameFlags::NOREPLACE)?;
+        let moved = rustix::fs::renameat_with(CWD, Path::new(&temporary), CWD, path, how);
+        if let Err(error) = moved {
+            let _with_a_key_in_it = std::fs::remove_file(&temporary);
+            return Err(error.into());
+        }
         File::open(&self.dir)?.sync_all()
+    }
+}
+
+fn pair(pkcs8: &[u8], path: PathBuf) -> Result<EcdsaKeyPair, KeyError> {
+    EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, pkcs8).map_err(|_| KeyError::Malformed(path))
+}
+
+fn unsealed(path: &Path, problem: Unsealed) -> KeyError {
+    match problem {
+        Unsealed::Wrong => KeyError::WrongPassphrase(path.to_owned()),
+        Unsealed::Malformed => KeyError::Malformed(path.to_owned()),
+        Unsealed::Crypto => KeyError::Crypto,
     }
 }
 
@@ -181,6 +322,56 @@ mod tests {
         let public = UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, made.public_key());
         public.verify(b"hello", &signature).unwrap();
         assert_eq!(disk.names().unwrap(), ["x509-1"]);
+    }
+
+    #[test]
+    fn a_key_takes_the_other_form_and_comes_back_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let words = |text: &str| Some(Passphrase::new(text.as_bytes().to_vec()).unwrap());
+        let (plain, sealed) = (
+            Disk::new(dir.path()),
+            Disk::with(dir.path(), words("correct horse")),
+        );
+        let public = plain.create("k").unwrap().public_key().to_vec();
+        assert!(
+            matches!(sealed.load("k"), Err(KeyError::Plain(_))),
+            "nothing unencrypted is taken silently"
+        );
+        assert!(
+            matches!(plain.convert("k", Form::Sealed), Err(KeyError::Sealed(_))),
+            "no passphrase"
+        );
+
+        assert!(sealed.convert("k", Form::Sealed).unwrap());
+        assert!(
+            !sealed.convert("k", Form::Sealed).unwrap(),
+            "again changes nothing"
+        );
+        assert_eq!(sealed.form("k").unwrap(), Form::Sealed);
+        assert_eq!(sealed.load("k").unwrap().public_key(), public);
+        assert!(matches!(plain.load("k"), Err(KeyError::Sealed(_))));
+        let other = Disk::with(dir.path(), words("another one"));
+        assert!(matches!(other.load("k"), Err(KeyError::WrongPassphrase(_))));
+        assert!(matches!(
+            other.convert("k", Form::Plain),
+            Err(KeyError::WrongPassphrase(_))
+        ));
+        let mode = std::fs::metadata(dir.path().join("k.p8")).unwrap().mode();
+        assert_eq!(mode & 0o7777, 0o600);
+
+        let made = sealed.create("n").unwrap();
+        assert_eq!(sealed.form("n").unwrap(), Form::Sealed);
+        assert!(sealed.create("n").is_err(), "never overwritten");
+        assert_eq!(sealed.load("n").unwrap().public_key(), made.public_key());
+
+        assert!(sealed.convert("k", Form::Plain).unwrap());
+        assert_eq!(plain.load("k").unwrap().public_key(), public);
+        let mut names: Vec<_> = std::fs::read_dir(dir.path())
+            .unwrap()
+            .map(|e| e.unwrap().file_name())
+            .collect();
+        names.sort();
+        assert_eq!(names, ["k.p8", "n.p8"], "nothing is left behind");
     }
 
     #[test]

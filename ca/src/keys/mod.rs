@@ -2,12 +2,19 @@
 //! and is refused when others could have read it. [`Signer`] is the seam for a key service (KMS, HSM).
 
 mod disk;
+mod passphrase;
+mod sealed;
 
-pub use disk::Disk;
+pub use disk::{Disk, Form};
+pub use passphrase::{Passphrase, PassphraseSource};
 
 use std::path::PathBuf;
 
 /// A private key that can be used, but not seen. P-256, SHA-256.
+///
+/// Whoever implements it for a key service owes us: the same key for the life of the value; a signature that verifies under
+/// [`Signer::public_key`], for each is checked before it leaves; an error, not a wait without end, when the service is
+/// away (a call blocks a worker: keep a deadline of about a second); and that it may be called by many threads at once.
 pub trait Signer: Send + Sync {
     /// The public key as an uncompressed point (SEC 1, 2.3.3), 65 bytes.
     fn public_key(&self) -> &[u8];
@@ -49,6 +56,25 @@ pub enum KeyError {
     /// It is not a P-256 private key in PKCS#8, or not a plain file.
     #[error("key file `{0}` does not hold a P-256 private key (PKCS#8)")]
     Malformed(PathBuf),
+    /// It is encrypted, and there is no passphrase.
+    #[error("key file `{0}` is encrypted, and no passphrase is configured")]
+    Sealed(PathBuf),
+    /// It is not encrypted, and a passphrase is configured.
+    #[error("key file `{0}` is not encrypted, and a passphrase is configured")]
+    Plain(PathBuf),
+    /// It does not open.
+    #[error(
+        "key file `{0}` does not open with this passphrase: it is another one's, or the file was changed"
+    )]
+    WrongPassphrase(PathBuf),
+    /// A passphrase that anyone would guess, or no passphrase at all.
+    #[error("the passphrase must be one line of 8 to 1024 bytes")]
+    WeakPassphrase,
+    /// systemd gave us no credentials.
+    #[error(
+        "the credential `{0}` is wanted, and systemd gave this process none (CREDENTIALS_DIRECTORY is not set)"
+    )]
+    NoCredential(String),
     /// A name that could leave the directory.
     #[error("`{0}` is not a name for a key")]
     BadName(String),

@@ -6,27 +6,41 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde::Deserialize;
-use spiffe::{SpiffeId, TrustDomain};
+use spiffe::TrustDomain;
 use toml::Spanned;
 
 use super::selector::Selector;
+use super::template::Template;
 use crate::problem::Problem;
 
 /// S-48.
 const MAX_HINT: usize = 1024;
 /// S-5.
-const MAX_ID: usize = 2048;
+pub const MAX_ID: usize = 2048;
+/// Each template is compared with every other identity of the file.
+const MAX_TEMPLATES: usize = 1000;
 
 /// An identity, and what a process must be proven to be to get it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Entry {
     /// The identity that is granted.
-    pub id: SpiffeId,
-    /// All of them must hold; never empty.
+    pub id: Template,
+    /// All of them must hold; empty only where the identity itself depends on the caller.
     pub selectors: Vec<Selector>,
     /// Told to the workload, to tell its identities apart.
     pub hint: Option<Arc<str>>,
+    /// Where it begins in its file.
+    pub line: usize,
 }
+
+/// Its place is no part of what it says.
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id && self.selectors == other.selectors && self.hint == other.hint
+    }
+}
+
+impl Eq for Entry {}
 
 /// All entries, in the order of their file: the first that matches a caller is its default identity (S-47).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,6 +53,20 @@ pub struct Scope {
     pub trust_domain: Option<TrustDomain>,
     /// The names that `socket:` may use.
     pub sockets: Option<Vec<Arc<str>>>,
+    /// What `{host}` stands for.
+    pub host: Host,
+}
+
+/// The name of this machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Host {
+    /// A file on its own is read.
+    #[default]
+    Unchecked,
+    /// It may be part of an identity.
+    Name(Arc<str>),
+    /// It may not, for this reason.
+    Unusable(Arc<str>),
 }
 
 #[derive(Deserialize)]
@@ -52,7 +80,7 @@ struct RawFile {
 #[serde(deny_unknown_fields)]
 struct RawEntry {
     spiffe_id: Spanned<String>,
-    selectors: Spanned<Vec<Spanned<String>>>,
+    selectors: Option<Spanned<Vec<Spanned<String>>>>,
     hint: Option<Spanned<String>>,
 }
 
@@ -91,7 +119,7 @@ impl Entries {
         let mut entries = Vec::with_capacity(raw.entry.len());
         let mut seen = BTreeSet::new();
         for raw in &raw.entry {
-            let Some(entry) = reader.entry(raw.get_ref()) else {
+            let Some(entry) = reader.entry(raw) else {
                 continue;
             };
             let mut selectors = entry.selectors.clone();
@@ -103,6 +131,7 @@ impl Entries {
                 reader.complain(raw.span().start, message, "remove one of them");
             }
         }
+        reader.collisions(&raw.entry, &entries);
         if reader.problems.is_empty() {
             Ok(Self(entries))
         } else {
@@ -124,52 +153,47 @@ impl Reader<'_> {
             .push(Problem::at(self.file, self.text, offset, message).hint(hint));
     }
 
-    fn entry(&mut self, raw: &RawEntry) -> Option<Entry> {
+    fn entry(&mut self, raw: &Spanned<RawEntry>) -> Option<Entry> {
+        let (at, raw) = (raw.span().start, raw.get_ref());
         let id = self.id(&raw.spiffe_id);
-        let selectors = self.selectors(&raw.selectors);
+        let selectors = match &raw.selectors {
+            Some(selectors) => self.selectors(selectors),
+            None => Some(Vec::new()),
+        };
         let hint = self.hint(raw.hint.as_ref());
+        let (id, selectors) = (id?, selectors?);
+        if selectors.is_empty() && !id.bounds_the_caller() {
+            let at = raw.selectors.as_ref().map_or(at, |list| list.span().start);
+            self.complain(
+                at,
+                "an entry without selectors would match everyone".to_owned(),
+                "add `selectors`, like [\"unix:uid:1000\"]",
+            );
+            return None;
+        }
         Some(Entry {
-            id: id?,
-            selectors: selectors?,
+            id,
+            selectors,
             hint: hint?,
+            line: Problem::at(self.file, self.text, at, "").line,
         })
     }
 
-    fn id(&mut self, raw: &Spanned<String>) -> Option<SpiffeId> {
+    fn id(&mut self, raw: &Spanned<String>) -> Option<Template> {
         let text = raw.get_ref();
         let at = raw.span().start;
-        let id = match SpiffeId::new(text) {
+        let id = match Template::parse(text, &self.scope.host) {
             Ok(id) => id,
             Err(error) => {
-                let message = format!("`{text}` is not a SPIFFE ID: {error}");
-                self.complain(
-                    at,
-                    message,
-                    "write it as spiffe://TRUST-DOMAIN/PATH, like spiffe://mesh.local/ns/shop/sa/web",
-                );
+                self.complain(at, error.to_string(), &error.hint());
                 return None;
             }
         };
-        if id.to_string() != *text {
-            self.complain(
-                at,
-                format!("`{text}` is not in its one form"),
-                &format!("write `{id}`"),
-            );
-        } else if text.len() > MAX_ID {
-            self.complain(
-                at,
-                format!("the SPIFFE ID is longer than {MAX_ID} bytes"),
-                "shorten its path",
-            );
-        } else if id.path().is_empty() {
-            let message = format!("`{text}` is the trust domain itself, which no workload may be");
-            self.complain(at, message, "add a path, like /ns/shop/sa/web");
-        } else if let Some(domain) = self
+        if let Some(domain) = self
             .scope
             .trust_domain
             .as_ref()
-            .filter(|domain| !id.is_member_of(domain))
+            .filter(|domain| id.trust_domain() != *domain)
         {
             let message = format!("`{text}` is not in the trust domain `{domain}`");
             self.complain(
@@ -177,10 +201,47 @@ impl Reader<'_> {
                 message,
                 &format!("this authority only speaks for spiffe://{domain}/..."),
             );
-        } else {
-            return Some(id);
+            return None;
         }
-        None
+        Some(id)
+    }
+
+    /// A caller's name must not decide that it is taken for somebody whom another entry names.
+    fn collisions(&mut self, raw: &[Spanned<RawEntry>], entries: &[Entry]) {
+        let mut templates: Vec<&Entry> = entries.iter().filter(|entry| entry.id.is_template()).collect();
+        templates.sort_by_key(|entry| &entry.id);
+        templates.dedup_by_key(|entry| &entry.id);
+        let place = |entry: &Entry| {
+            let text = entry.id.as_str();
+            let raw = raw.iter().map(|raw| &raw.get_ref().spiffe_id);
+            raw.into_iter()
+                .find(|raw| raw.get_ref() == text)
+                .map_or(0, |raw| raw.span().start)
+        };
+        if let Some(beyond) = templates.get(MAX_TEMPLATES) {
+            let at = place(beyond);
+            self.complain(
+                at,
+                format!("there are more than {MAX_TEMPLATES} templates"),
+                "one template names many callers: write fewer",
+            );
+            return;
+        }
+        for template in templates {
+            let Some(other) = entries.iter().find(|other| template.id.may_collide(&other.id)) else {
+                continue;
+            };
+            let at = place(template);
+            let message = format!(
+                "`{}` may become the identity that `{}` of line {} grants to other callers",
+                template.id, other.id, other.line
+            );
+            self.complain(
+                at,
+                message,
+                "give the template a prefix of its own, like /user/{unix.user}",
+            );
+        }
     }
 
     fn selectors(&mut self, raw: &Spanned<Vec<Spanned<String>>>) -> Option<Vec<Selector>> {
@@ -207,14 +268,6 @@ impl Reader<'_> {
             }
             self.known_socket(at, &selector);
             selectors.push(selector);
-        }
-        if raw.get_ref().is_empty() {
-            let at = raw.span().start;
-            self.complain(
-                at,
-                "an entry without selectors would match everyone".to_owned(),
-                "add one, like \"unix:uid:1000\"",
-            );
         }
         (self.problems.len() == before).then_some(selectors)
     }
@@ -257,6 +310,7 @@ mod tests {
         Scope {
             trust_domain: Some(TrustDomain::new("td").unwrap()),
             sockets: Some(vec!["default".into()]),
+            host: Host::Name("node-1".into()),
         }
     }
 
@@ -301,7 +355,7 @@ mod tests {
     fn all_problems_are_told_at_once() {
         let text = "[[entry]]\nspiffe_id = \"spiffe://td\"\nselectors = []\n[[entry]]\nspiffe_id = \"x\"\nselectors = [\"y\"]\n";
         let lines: Vec<_> = parse(text).unwrap_err().iter().map(|p| p.line).collect();
-        assert_eq!(lines, [2, 3, 5, 6]);
+        assert_eq!(lines, [2, 5, 6]);
     }
 
     /// S-1 to S-4, S-8: an ID that is none, or not in its one form, is in no entry.
@@ -349,6 +403,103 @@ mod tests {
             let problem = only(&text);
             assert!(problem.message.contains(word), "{text}: {problem}");
         }
+    }
+
+    fn template(id: &str, selectors: &str) -> String {
+        format!("[[entry]]\nspiffe_id = \"spiffe://td/{id}\"\n{selectors}\n")
+    }
+
+    #[test]
+    fn a_template_names_each_caller_by_itself_and_everybody_else_needs_a_selector() {
+        for good in [
+            template("host/{host}/user/{unix.user}", ""),
+            template("u/{unix.uid}-{unix.gid}", "").replace("-{unix.gid}", "/{unix.gid}"),
+            template("unit/{systemd.id}", "selectors = []"),
+            template("s/{socket}", ""),
+            template("host/{host}", "selectors = [\"unix:uid:0\"]"),
+            template("user/{unix.user}", "selectors = [\"unix:group:shop\"]"),
+            // The same identity for more callers: each by its own name.
+            template("user/{unix.user}", "selectors = [\"unix:gid:1\"]")
+                + &template("user/{unix.user}", "selectors = [\"unix:gid:2\"]"),
+            template("user/{unix.user}", "") + &template("users/root", "selectors = [\"unix:uid:0\"]"),
+            template("u/{unix.uid}", "") + &template("u/root", "selectors = [\"unix:uid:0\"]"),
+            template("u/a-{unix.user}", "") + &template("u/b-{unix.user}", "selectors = [\"unix:gid:2\"]"),
+        ] {
+            parse(&good).unwrap_or_else(|problems| panic!("{good}: {problems:?}"));
+        }
+    }
+
+    #[test]
+    fn a_template_that_could_name_somebody_else_or_everybody_is_refused() {
+        for (text, word) in [
+            (template("host/{host}", ""), "match everyone"),
+            (template("host/{host}", "selectors = []"), "match everyone"),
+            (template("a", ""), "match everyone"),
+            (template("{unix.user}", ""), "starts with the variable"),
+            (
+                template("{host}/a", "selectors = [\"unix:uid:0\"]"),
+                "starts with the variable",
+            ),
+            (template("user/{unix.name}", ""), "no variable"),
+            (template("user/{unix.user}{unix.uid}", ""), "one {variable}"),
+            (template("user/{unix.user}-{unix.group}", ""), "one {variable}"),
+            (template("user/{{unix.user}}", ""), "one {variable}"),
+            (template("user/{unix.user", ""), "one {variable}"),
+            (template("user/unix.user}", ""), "one {variable}"),
+            (template("user/{unix.user}/", ""), "not a SPIFFE ID"),
+            (template("user//{unix.user}", ""), "not a SPIFFE ID"),
+            (template("user/../{unix.user}", ""), "not a SPIFFE ID"),
+            (template("user/a%{unix.user}", ""), "not a SPIFFE ID"),
+            (
+                template("user/{unix.user}", "") + &template("user/root", "selectors = [\"unix:uid:0\"]"),
+                "other callers",
+            ),
+            (
+                template("u/{unix.uid}", "") + &template("u/0", "selectors = [\"unix:uid:1\"]"),
+                "other callers",
+            ),
+            (
+                template("u/{unix.uid}", "") + &template("u/{unix.gid}", ""),
+                "other callers",
+            ),
+            (
+                template("host/{host}/{unix.user}", "")
+                    + &template("host/node-1/a", "selectors = [\"unix:uid:1\"]"),
+                "other callers",
+            ),
+        ] {
+            let problems = parse(&text).unwrap_err();
+            assert!(problems[0].message.contains(word), "{text}: {problems:?}");
+            assert!(
+                problems
+                    .iter()
+                    .all(|problem| problem.hint.is_some() && problem.line > 0),
+                "{problems:?}"
+            );
+        }
+        let elsewhere = "[[entry]]\nspiffe_id = \"spiffe://other/user/{unix.user}\"\n";
+        assert!(only(elsewhere).message.contains("trust domain"));
+    }
+
+    #[test]
+    fn a_machine_whose_name_cannot_be_in_an_identity_refuses_it() {
+        let text = "[[entry]]\nspiffe_id = \"spiffe://td/host/{host}/user/{unix.user}\"\n";
+        let with = |host: Host| Entries::parse(Path::new("e"), text, &Scope { host, ..scope() });
+        with(Host::Unchecked).unwrap();
+        let problem = with(Host::Unusable("`a b` has a blank".into()))
+            .unwrap_err()
+            .remove(0);
+        assert!(problem.message.contains("a b") && problem.line == 2, "{problem}");
+        assert!(problem.hint.unwrap().contains("ca.toml"));
+    }
+
+    #[test]
+    fn a_place_is_no_part_of_an_entry() {
+        let text = "[[entry]]\nspiffe_id = \"spiffe://td/a\"\nselectors = [\"unix:uid:1\"]\n";
+        let (one, other) = (parse(text).unwrap(), parse(&format!("# moved\n{text}")).unwrap());
+        assert_eq!(one, other);
+        let lines = [&one, &other].map(|entries| entries.iter().next().unwrap().line);
+        assert_eq!(lines, [1, 2]);
     }
 
     #[test]

@@ -1,49 +1,16 @@
-//! Entries against facts, as a pure function. Facts that cost something (path and hash of an executable) are asked for
-//! only when an entry could match otherwise; a fact that could not be read refuses the entry that needs it.
+//! Entries against facts, as a pure function. Facts that have to be read are asked for only when an entry could match
+//! otherwise; a fact that could not be read refuses the entry that needs it.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::fmt;
 use std::sync::Arc;
 
 use spiffe::SpiffeId;
 
 use super::entries::{Entries, Entry};
+use super::facts::{Ask, Fact, Facts};
 use super::selector::Selector;
-
-/// What is known about one property of a caller.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fact<T> {
-    /// Nobody needed it yet.
-    Unasked,
-    /// The kernel proves it.
-    Proven(T),
-    /// It could not be proven, for this reason.
-    Unproven(Arc<str>),
-}
-
-/// What is known about a caller.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Facts {
-    /// Effective uid when it connected.
-    pub uid: Fact<u32>,
-    /// Effective gid when it connected.
-    pub gid: Fact<u32>,
-    /// The socket that it came through.
-    pub socket: Arc<str>,
-    /// Path of its executable.
-    pub path: Fact<PathBuf>,
-    /// SHA-256 of its executable.
-    pub sha256: Fact<[u8; 32]>,
-}
-
-/// A fact that somebody has to read before entries can be matched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ask {
-    /// The path of the executable.
-    Path,
-    /// The hash of the executable.
-    Sha256,
-}
+use super::template::{Expanded, Template, Variable};
 
 /// An identity that a caller may have.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,8 +24,8 @@ pub struct Grant {
 /// An entry that matched as far as could be proven, and was refused because the rest could not be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
-    /// The identity that was not granted.
-    pub id: SpiffeId,
+    /// The identity that was not granted, as the entry writes it.
+    pub id: Template,
     /// Why.
     pub reason: Arc<str>,
 }
@@ -72,26 +39,36 @@ pub struct Matching {
     pub refused: Vec<Refused>,
 }
 
-enum Judgement {
-    Match,
-    Mismatch,
-    Refused(Arc<str>),
+/// One thing that an entry asks of a caller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// To have this.
+    Selector(Selector),
+    /// To have a value that can be part of its identity.
+    Variable(Variable),
+}
+
+/// Why an entry grants a caller something, or does not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Judgement {
+    /// It grants this identity.
+    Match(SpiffeId),
+    /// The caller is not whom it names: the first condition that does not hold.
+    Mismatch(Condition),
+    /// The caller may be whom it names, and that could not be proven.
+    Refused(Condition, Arc<str>),
+    /// A fact has to be read first.
     Open(Ask),
 }
 
 impl Entries {
-    /// The next fact that is worth reading for this caller. A path is asked for before a hash: it is cheaper, and its
-    /// mismatch spares the hash.
+    /// The next fact that is worth reading for this caller: the cheapest, because its mismatch spares the others.
     pub fn asks(&self, facts: &Facts) -> Option<Ask> {
-        let mut hash = None;
-        for entry in self.iter() {
-            match judge(entry, facts) {
-                Judgement::Open(Ask::Path) => return Some(Ask::Path),
-                Judgement::Open(Ask::Sha256) => hash = Some(Ask::Sha256),
-                Judgement::Match | Judgement::Mismatch | Judgement::Refused(_) => {}
-            }
-        }
-        hash
+        let open = |entry: &Entry| match entry.judge(facts) {
+            Judgement::Open(ask) => Some(ask),
+            Judgement::Match(_) | Judgement::Mismatch(_) | Judgement::Refused(..) => None,
+        };
+        self.iter().filter_map(open).min()
     }
 
     /// What a caller may have. An entry whose facts were not asked for is refused, never granted.
@@ -104,16 +81,15 @@ impl Entries {
                 id: entry.id.clone(),
                 reason,
             };
-            match judge(entry, facts) {
-                Judgement::Match if ids.insert(&entry.id) => {
-                    let hint = entry.hint.clone().filter(|hint| hints.insert(hint.clone()));
-                    matching.grants.push(Grant {
-                        id: entry.id.clone(),
-                        hint,
-                    });
+            match entry.judge(facts) {
+                Judgement::Match(id) => {
+                    if ids.insert(id.clone()) {
+                        let hint = entry.hint.clone().filter(|hint| hints.insert(hint.clone()));
+                        matching.grants.push(Grant { id, hint });
+                    }
                 }
-                Judgement::Match | Judgement::Mismatch => {}
-                Judgement::Refused(reason) => matching.refused.push(refuse(reason)),
+                Judgement::Mismatch(_) => {}
+                Judgement::Refused(_, reason) => matching.refused.push(refuse(reason)),
                 Judgement::Open(_) => matching.refused.push(refuse("it was not read".into())),
             }
         }
@@ -121,41 +97,130 @@ impl Entries {
     }
 }
 
-fn judge(entry: &Entry, facts: &Facts) -> Judgement {
-    let mut refused = None;
-    let mut path = false;
-    let mut hash = false;
-    for selector in &entry.selectors {
-        let answer = match selector {
-            Selector::Uid(uid) => compare(&facts.uid, uid),
-            Selector::Gid(gid) => compare(&facts.gid, gid),
-            Selector::Path(path) => compare(&facts.path, path),
-            Selector::Sha256(hash) => compare(&facts.sha256, hash),
-            Selector::Socket(name) => Some(Ok(*name == facts.socket)),
-        };
-        match (answer, selector) {
-            (Some(Ok(true)), _) => {}
-            (Some(Ok(false)), _) => return Judgement::Mismatch,
-            (Some(Err(reason)), _) => refused = Some(reason),
-            (None, Selector::Path(_)) => path = true,
-            (None, Selector::Sha256(_)) => hash = true,
-            // The kernel told these with the connection; were one missing, the entry is refused.
-            (None, _) => refused = Some("it was not read".into()),
+impl Entry {
+    /// What the entry says of a caller. One condition that is known not to hold settles it; what is not proven refuses it.
+    pub fn judge(&self, facts: &Facts) -> Judgement {
+        let mut refused = None;
+        let mut open: Option<Ask> = None;
+        for selector in &self.selectors {
+            match holds(selector, facts) {
+                Holds::Yes => {}
+                Holds::No => return Judgement::Mismatch(Condition::Selector(selector.clone())),
+                Holds::Unproven(reason) => {
+                    refused = refused.or(Some((Condition::Selector(selector.clone()), reason)));
+                }
+                Holds::Unread(ask) => open = Some(open.map_or(ask, |other| other.min(ask))),
+            }
+        }
+        let expanded = self.id.expand(facts);
+        if let Expanded::Absent(variable) = expanded {
+            return Judgement::Mismatch(Condition::Variable(variable));
+        }
+        match (refused, open, expanded) {
+            (Some((condition, reason)), ..) => Judgement::Refused(condition, reason),
+            (None, _, Expanded::Refused(variable, reason)) => {
+                Judgement::Refused(Condition::Variable(variable), reason)
+            }
+            (None, Some(ask), Expanded::Open(other)) => Judgement::Open(ask.min(other)),
+            (None, Some(ask), _) | (None, None, Expanded::Open(ask)) => Judgement::Open(ask),
+            (None, None, Expanded::Id(id)) => Judgement::Match(id),
+            (None, None, Expanded::Absent(variable)) => Judgement::Mismatch(Condition::Variable(variable)),
         }
     }
-    match refused {
-        Some(reason) => Judgement::Refused(reason),
-        None if path => Judgement::Open(Ask::Path),
-        None if hash => Judgement::Open(Ask::Sha256),
-        None => Judgement::Match,
+
+    /// How many of its conditions hold: the nearer it is to a match.
+    pub fn held(&self, facts: &Facts) -> usize {
+        let held = |selector: &&Selector| matches!(holds(selector, facts), Holds::Yes);
+        self.selectors.iter().filter(held).count()
     }
 }
 
-fn compare<T: PartialEq>(fact: &Fact<T>, wanted: &T) -> Option<Result<bool, Arc<str>>> {
+enum Holds {
+    Yes,
+    No,
+    Unproven(Arc<str>),
+    Unread(Ask),
+}
+
+fn holds(selector: &Selector, facts: &Facts) -> Holds {
+    match selector {
+        Selector::Uid(uid) => compare(&facts.uid, None, |fact| fact == uid),
+        Selector::Gid(gid) => compare(&facts.gid, None, |fact| fact == gid),
+        Selector::User(name) => compare(&facts.user, Some(Ask::User), |fact| fact == name),
+        Selector::Group(name) => compare(&facts.group, Some(Ask::Group), |fact| fact == name),
+        Selector::Path(path) => compare(&facts.path, Some(Ask::Path), |fact| fact == path),
+        Selector::Sha256(hash) => compare(&facts.sha256, Some(Ask::Sha256), |fact| fact == hash),
+        Selector::Socket(name) if *name == facts.socket => Holds::Yes,
+        Selector::Socket(_) => Holds::No,
+        Selector::Unit(name) => compare(&facts.unit(), Some(Ask::Cgroup), |fact| fact == name),
+        Selector::Slice(name) => compare(&facts.cgroup, Some(Ask::Cgroup), |fact| {
+            fact.slices.contains(name)
+        }),
+        Selector::Container(id) => compare(&facts.container(), Some(Ask::Cgroup), |fact| fact == id),
+        Selector::Cgroup(above) => compare(&facts.cgroup, Some(Ask::Cgroup), |fact| {
+            is_below(&fact.path, above)
+        }),
+    }
+}
+
+fn compare<T>(fact: &Fact<T>, ask: Option<Ask>, is: impl FnOnce(&T) -> bool) -> Holds {
+    match (fact, ask) {
+        (Fact::Proven(value), _) if is(value) => Holds::Yes,
+        (Fact::Proven(_) | Fact::Absent(_), _) => Holds::No,
+        (Fact::Unproven(reason), _) => Holds::Unproven(reason.clone()),
+        (Fact::Unasked, Some(ask)) => Holds::Unread(ask),
+        // The kernel told these with the connection; were one missing, the entry is refused.
+        (Fact::Unasked, None) => Holds::Unproven("it was not read".into()),
+    }
+}
+
+/// Whether a path is another one, or below it: by whole parts.
+fn is_below(path: &str, above: &str) -> bool {
+    path.strip_prefix(above)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+impl Facts {
+    /// What was found of the thing that a condition is about, or why nothing was.
+    pub fn found(&self, condition: &Condition) -> String {
+        let selector = match condition {
+            Condition::Selector(selector) => selector,
+            Condition::Variable(variable) => return said(&variable.value(self)),
+        };
+        match selector {
+            Selector::Uid(_) => said(&self.uid),
+            Selector::Gid(_) => said(&self.gid),
+            Selector::User(_) => said(&self.user),
+            Selector::Group(_) => said(&self.group),
+            Selector::Path(_) => said(&self.path.clone().map(|path| path.display().to_string())),
+            Selector::Sha256(_) => said(&self.sha256.clone().map(hex::encode)),
+            Selector::Socket(_) => self.socket.to_string(),
+            Selector::Unit(_) => said(&self.unit()),
+            Selector::Slice(_) => said(&self.cgroup.clone().map(|cgroup| match cgroup.slices.as_slice() {
+                [] => format!("none: its control group is {}", cgroup.path),
+                slices => slices.join(", "),
+            })),
+            Selector::Container(_) => said(&self.container()),
+            Selector::Cgroup(_) => said(&self.cgroup.clone().map(|cgroup| cgroup.path)),
+        }
+    }
+}
+
+fn said<T: fmt::Display>(fact: &Fact<T>) -> String {
     match fact {
-        Fact::Unasked => None,
-        Fact::Proven(value) => Some(Ok(value == wanted)),
-        Fact::Unproven(reason) => Some(Err(reason.clone())),
+        Fact::Proven(value) => value.to_string(),
+        Fact::Absent(reason) => format!("none: {reason}"),
+        Fact::Unproven(reason) => format!("not proven: {reason}"),
+        Fact::Unasked => "not read".to_owned(),
+    }
+}
+
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Selector(selector) => selector.fmt(f),
+            Self::Variable(variable) => variable.fmt(f),
+        }
     }
 }
 
@@ -164,6 +229,7 @@ mod tests {
     use std::path::Path;
 
     use super::super::entries::Scope;
+    use super::super::facts::Cgroup;
     use super::*;
 
     const HASH: [u8; 32] = [7; 32];
@@ -180,13 +246,7 @@ mod tests {
     }
 
     fn facts() -> Facts {
-        Facts {
-            uid: Fact::Proven(1000),
-            gid: Fact::Proven(100),
-            socket: "default".into(),
-            path: Fact::Unasked,
-            sha256: Fact::Unasked,
-        }
+        Facts::new(Fact::Proven(1000), Fact::Proven(100), "default".into())
     }
 
     fn granted(entries: &Entries, facts: &Facts) -> Vec<String> {
@@ -292,5 +352,173 @@ mod tests {
             facts.uid = unproven;
             assert_eq!(granted(&entries, &facts), ["/b"]);
         }
+    }
+
+    fn in_unit(path: &str, slices: &[&str], unit: Fact<Arc<str>>) -> Facts {
+        Facts {
+            cgroup: Fact::Proven(Cgroup {
+                path: path.into(),
+                slices: slices.iter().map(|slice| Arc::from(*slice)).collect(),
+                unit,
+                container: Fact::Absent("no container".into()),
+            }),
+            user: Fact::Proven("orders".into()),
+            group: Fact::Proven("shop".into()),
+            ..facts()
+        }
+    }
+
+    #[test]
+    fn names_units_slices_and_control_groups_match_by_the_whole_word() {
+        let path = "/shop.slice/shop-orders.slice/orders.service/worker";
+        let slices = ["shop.slice", "shop-orders.slice"];
+        let facts = in_unit(path, &slices, Fact::Proven("orders.service".into()));
+        let id = format!("container:id:{}", "ab".repeat(32));
+        for (selector, matches) in [
+            ("unix:user:orders", true),
+            ("unix:user:order", false),
+            ("unix:group:shop", true),
+            ("unix:group:orders", false),
+            ("systemd:unit:orders.service", true),
+            ("systemd:unit:orders.scope", false),
+            ("systemd:unit:worker.service", false),
+            ("systemd:slice:shop.slice", true),
+            ("systemd:slice:shop-orders.slice", true),
+            ("systemd:slice:orders.slice", false),
+            ("container:cgroup:/shop.slice", true),
+            (
+                "container:cgroup:/shop.slice/shop-orders.slice/orders.service/worker",
+                true,
+            ),
+            (
+                "container:cgroup:/shop.slice/shop-orders.slice/orders.service/work",
+                false,
+            ),
+            ("container:cgroup:/shop", false),
+            ("container:cgroup:/shop-orders.slice", false),
+            (&id, false),
+        ] {
+            let entries = entries(&[("a", &[selector], None)]);
+            assert_eq!(!granted(&entries, &facts).is_empty(), matches, "{selector}");
+            assert_eq!(entries.matching(&facts).refused.len(), 0, "{selector}");
+        }
+    }
+
+    #[test]
+    fn what_is_cheap_is_asked_first_and_a_mismatch_spares_the_rest() {
+        let hash = format!("unix:sha256:{}", hex::encode(HASH));
+        let all = [
+            "unix:user:orders",
+            "unix:group:shop",
+            "systemd:unit:a.service",
+            "unix:path:/a",
+            &hash,
+        ];
+        let entries = entries(&[("a", &all, None)]);
+        let mut facts = facts();
+        let mut asked = Vec::new();
+        while let Some(ask) = entries.asks(&facts) {
+            asked.push(ask);
+            match ask {
+                Ask::Cgroup => facts = in_unit("/a.service", &[], Fact::Proven("a.service".into())),
+                Ask::User => facts.user = Fact::Proven("orders".into()),
+                Ask::Group => facts.group = Fact::Proven("shop".into()),
+                Ask::Path => facts.path = Fact::Proven("/a".into()),
+                Ask::Sha256 => facts.sha256 = Fact::Proven(HASH),
+            }
+            if ask == Ask::Cgroup {
+                (facts.user, facts.group) = (Fact::Unasked, Fact::Unasked);
+            }
+        }
+        assert_eq!(asked, Ask::ALL);
+        assert_eq!(granted(&entries, &facts), ["/a"]);
+        let other = in_unit("/b.service", &[], Fact::Proven("b.service".into()));
+        assert_eq!(
+            entries.asks(&Facts {
+                user: Fact::Unasked,
+                ..other
+            }),
+            None
+        );
+    }
+
+    #[test]
+    fn a_caller_without_such_a_thing_is_no_match_and_one_of_whom_it_is_not_known_is_refused() {
+        let entries = entries(&[
+            ("a", &["systemd:unit:a.service"], None),
+            ("unit/{systemd.id}", &[], None),
+        ]);
+        let none = entries.matching(&in_unit("/x", &[], Fact::Absent("it is in no unit".into())));
+        assert_eq!((none.grants.len(), none.refused.len()), (0, 0));
+        let unknown = entries.matching(&in_unit("/x", &[], Fact::Unproven("not ours".into())));
+        assert_eq!((unknown.grants.len(), unknown.refused.len()), (0, 2));
+        assert_eq!(unknown.refused[1].id.path(), "/unit/{systemd.id}");
+        let hidden = Facts {
+            cgroup: Fact::Unproven("hidden".into()),
+            ..facts()
+        };
+        assert_eq!(entries.matching(&hidden).refused.len(), 2);
+    }
+
+    #[test]
+    fn a_value_that_cannot_be_in_an_identity_refuses_the_entry() {
+        let entries = entries(&[("unit/{systemd.id}", &[], None)]);
+        let granted_for = |unit: &str| granted(&entries, &in_unit("/x", &[], Fact::Proven(unit.into())));
+        assert_eq!(granted_for("orders.service"), ["/unit/orders.service"]);
+        for unit in [
+            "orders@1.service",
+            "a\\x2db.service",
+            "a/b",
+            "..",
+            ".",
+            "",
+            "a b",
+            "\u{e9}.service",
+        ] {
+            assert_eq!(granted_for(unit), [""; 0], "{unit}");
+            let refused = entries
+                .matching(&in_unit("/x", &[], Fact::Proven(unit.into())))
+                .refused;
+            assert!(
+                refused[0].reason.contains("cannot be a part"),
+                "{unit}: {refused:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_first_condition_that_does_not_hold_is_named_with_what_was_found() {
+        let entries = entries(&[
+            (
+                "a",
+                &["unix:uid:1000", "systemd:unit:b.service", "unix:gid:4"],
+                None,
+            ),
+            ("b", &["unix:user:orders", "unix:path:/x"], None),
+            ("unit/{systemd.id}", &[], None),
+        ]);
+        let facts = Facts {
+            path: Fact::Unproven("hidden".into()),
+            ..in_unit("/a.service", &[], Fact::Proven("a@1.service".into()))
+        };
+        let told: Vec<String> = entries
+            .iter()
+            .map(|entry| match entry.judge(&facts) {
+                Judgement::Mismatch(condition) => format!("{condition} is {}", facts.found(&condition)),
+                Judgement::Refused(condition, reason) => format!("{condition} refused {reason}"),
+                other => format!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(told[0], "systemd:unit:b.service is a@1.service");
+        assert_eq!(told[1], "unix:path:/x refused hidden");
+        assert!(
+            told[2].starts_with("{systemd.id} refused the value `a@1.service`"),
+            "{}",
+            told[2]
+        );
+        assert_eq!(
+            entries.iter().map(|entry| entry.held(&facts)).collect::<Vec<_>>(),
+            [1, 1, 0]
+        );
     }
 }

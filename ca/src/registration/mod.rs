@@ -3,11 +3,17 @@
 //! proven refuses the entry that asks for it.
 
 mod entries;
+mod facts;
 mod matching;
+mod plan;
 mod selector;
+mod template;
 mod watch;
 
-pub use entries::{Entries, Entry, Scope};
-pub use matching::{Ask, Fact, Facts, Grant, Matching, Refused};
-pub use selector::{Selector, SelectorError};
-pub use watch::{load, watch};
+pub use entries::{Entries, Entry, Host, Scope};
+pub use facts::{Ask, Cgroup, Fact, Facts};
+pub use matching::{Condition, Grant, Judgement, Matching, Refused};
+pub use plan::Difference;
+pub use selector::{Selector, SelectorError, UNITS, is_container_id, is_unit_name, is_users_manager};
+pub use template::{Expanded, Template, TemplateError, Variable, is_segment};
+pub use watch::{Seen, digest, load, watch};

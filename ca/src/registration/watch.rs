@@ -7,17 +7,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::digest::{SHA256, digest as digest_of};
 use tokio::sync::watch;
 
 use super::entries::{Entries, Scope};
 use crate::problem::Problem;
 
 /// How often the file's metadata are looked at.
-const POLL: Duration = Duration::from_millis(200);
+const POLL: Duration = Duration::from_millis(50);
+/// For this many polls it must stay as it is before it is read: whoever writes it has finished then.
+const STILL: u32 = 3;
 /// Every this many polls the contents are read although the metadata stayed: a change within one tick of the file
 /// system's clock, or with its time set back, shows in nothing else.
-const READ_ANYWAY: u32 = 10;
+const READ_ANYWAY: u32 = 40;
 const MAX_FILE: u64 = 16 << 20;
 
 /// What tells one state of a file from another.
@@ -30,7 +32,21 @@ struct Stamp {
     changed: (i64, i64),
 }
 
-type Hash = [u8; 32];
+/// What became of the file: for those who wait until a change is in force.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// The digest of the text that was read last; none when it could not be read.
+    pub read: Option<String>,
+    /// Why that text is refused; empty when it is in force.
+    pub problems: Vec<Problem>,
+    /// The digest of the text that is in force.
+    pub in_force: Option<String>,
+}
+
+/// What tells one text from another: SHA-256 in hexadecimal.
+pub fn digest(text: &str) -> String {
+    hex::encode(digest_of(&SHA256, text.as_bytes()))
+}
 
 /// Reads and checks the entries file.
 ///
@@ -43,12 +59,17 @@ pub fn load(file: &Path, scope: &Scope) -> Result<Entries, Vec<Problem>> {
 
 /// Follows the file for ever and sends each good state that differs from the one before. Problems are logged, once for
 /// each state of the file.
-pub async fn watch(file: PathBuf, scope: Scope, entries: watch::Sender<Arc<Entries>>) {
+pub async fn watch(
+    file: PathBuf,
+    scope: Scope,
+    entries: watch::Sender<Arc<Entries>>,
+    seen: watch::Sender<Seen>,
+) {
     let mut follower = Follower {
         file,
         scope,
         stamp: None,
-        settled: false,
+        still: 0,
         seen: None,
         polls: 0,
         unreadable: false,
@@ -73,13 +94,20 @@ pub async fn watch(file: PathBuf, scope: Scope, entries: watch::Sender<Arc<Entri
         follower = back;
         match news {
             News::None => {}
-            News::Entries(new) => {
+            News::Entries(new, digest) => {
                 publish(&entries, new, &follower.file, refused);
                 refused = false;
+                // After the entries: who waits for this finds them in force.
+                seen.send_replace(Seen {
+                    read: Some(digest.clone()),
+                    problems: Vec::new(),
+                    in_force: Some(digest),
+                });
             }
-            News::Problems(problems) => {
+            News::Problems(problems, read) => {
                 complain(&problems);
                 refused = true;
+                seen.send_modify(|seen| (seen.read, seen.problems) = (read, problems));
             }
         }
     }
@@ -87,17 +115,17 @@ pub async fn watch(file: PathBuf, scope: Scope, entries: watch::Sender<Arc<Entri
 
 enum News {
     None,
-    Entries(Entries),
-    Problems(Vec<Problem>),
+    Entries(Entries, String),
+    Problems(Vec<Problem>, Option<String>),
 }
 
 struct Follower {
     file: PathBuf,
     scope: Scope,
     stamp: Option<Stamp>,
-    /// The stamp was the same in two polls: whoever writes the file has finished.
-    settled: bool,
-    seen: Option<Hash>,
+    /// The stamp was the same in so many polls, up to [`STILL`].
+    still: u32,
+    seen: Option<String>,
     polls: u32,
     unreadable: bool,
 }
@@ -110,16 +138,18 @@ impl Follower {
         };
         self.polls = self.polls.wrapping_add(1);
         if self.stamp != Some(stamp) {
-            // A file that is being written is not read before it has been still for one poll: half a file may be
-            // valid, and would take identities away.
+            // A file that is being written is not read: half a file may be valid, and would take identities away.
             self.stamp = Some(stamp);
-            self.settled = false;
+            self.still = 0;
             return News::None;
         }
-        if self.settled && !self.polls.is_multiple_of(READ_ANYWAY) {
+        if self.still == STILL && !self.polls.is_multiple_of(READ_ANYWAY) {
             return News::None;
         }
-        self.settled = true;
+        self.still = (self.still + 1).min(STILL);
+        if self.still < STILL {
+            return News::None;
+        }
         let text = match read(&self.file) {
             Ok(text) => text,
             Err(problems) => {
@@ -130,42 +160,45 @@ impl Follower {
             }
         };
         self.unreadable = false;
-        let hash = hash(&text);
-        if self.seen.replace(hash) == Some(hash) {
+        let digest = digest(&text);
+        if self.seen.as_ref() == Some(&digest) {
             return News::None;
         }
+        self.seen = Some(digest.clone());
         match Entries::parse(&self.file, &text, &self.scope) {
-            Ok(entries) => News::Entries(entries),
-            Err(problems) => News::Problems(problems),
+            Ok(entries) => News::Entries(entries, digest),
+            Err(problems) => News::Problems(problems, Some(digest)),
         }
     }
 
     /// A file that is gone or unreadable is told once, and read again when it is back.
     fn cannot(&mut self, problem: Problem) -> News {
         self.stamp = None;
-        self.settled = false;
+        self.still = 0;
         self.seen = None;
         if std::mem::replace(&mut self.unreadable, true) {
             return News::None;
         }
-        News::Problems(vec![problem.hint(
-            "the entries read before stay in force until the file can be read again",
-        )])
+        let problem = problem.hint("the entries read before stay in force until the file can be read again");
+        News::Problems(vec![problem], None)
     }
 }
 
 fn publish(entries: &watch::Sender<Arc<Entries>>, new: Entries, file: &Path, refused_before: bool) {
     let count = new.len();
+    let mut difference = (0, 0, 0);
     let changed = entries.send_if_modified(|held| {
         let changed = **held != new;
-        if changed {
-            *held = Arc::new(new);
-        }
+        let found = held.difference(&new);
+        difference = (found.added.len(), found.removed.len(), found.changed.len());
+        // Also when only places have moved: then nobody has to look again.
+        *held = Arc::new(new);
         changed
     });
     let file = file.display();
     if changed {
-        tracing::info!(%file, entries = count, "entries are in force");
+        let (added, removed, changed) = difference;
+        tracing::info!(%file, entries = count, added, removed, changed, "entries are in force");
     } else if refused_before {
         tracing::info!(%file, entries = count, "the entries file is good again, and its entries are those in force");
     }
@@ -212,12 +245,6 @@ fn read(file: &Path) -> Result<String, Vec<Problem>> {
     Ok(text)
 }
 
-fn hash(text: &str) -> Hash {
-    let mut hash = [0; 32];
-    hash.copy_from_slice(digest(&SHA256, text.as_bytes()).as_ref());
-    hash
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
@@ -236,7 +263,7 @@ mod tests {
     fn start(file: &Path) -> watch::Receiver<Arc<Entries>> {
         let scope = Scope::default();
         let (sender, receiver) = watch::channel(Arc::new(load(file, &scope).unwrap()));
-        tokio::spawn(watch(file.to_owned(), scope, sender));
+        tokio::spawn(watch(file.to_owned(), scope, sender, watch::Sender::default()));
         receiver
     }
 
@@ -285,6 +312,36 @@ mod tests {
         until(&mut entries, &["b"]).await;
     }
 
+    #[tokio::test]
+    async fn what_became_of_each_text_is_told_to_those_who_wait() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("entries.toml");
+        std::fs::write(&file, text(&["a"])).unwrap();
+        let scope = Scope::default();
+        let entries = watch::Sender::new(Arc::new(load(&file, &scope).unwrap()));
+        let seen = watch::Sender::default();
+        let mut told: watch::Receiver<Seen> = seen.subscribe();
+        tokio::spawn(watch(file.clone(), scope, entries.clone(), seen));
+        let mut until = async |wanted: &str| {
+            let read = |seen: &Seen| seen.read.as_deref() == Some(digest(wanted).as_str());
+            tokio::time::timeout(DEADLINE, told.wait_for(read))
+                .await
+                .unwrap()
+                .unwrap()
+                .clone()
+        };
+        let first = until(&text(&["a"])).await;
+        assert_eq!((first.problems.len(), first.in_force), (0, first.read));
+        std::fs::write(&file, "[[entry]]\n").unwrap();
+        let bad = until("[[entry]]\n").await;
+        assert_eq!(bad.problems[0].line, 1);
+        assert_eq!(bad.in_force, Some(digest(&text(&["a"]))), "the old one stays");
+        std::fs::write(&file, text(&["a", "b"])).unwrap();
+        let good = until(&text(&["a", "b"])).await;
+        assert_eq!((good.problems.len(), good.in_force), (0, good.read));
+        assert_eq!(entries.borrow().len(), 2, "they are in force when it is told");
+    }
+
     #[test]
     fn a_bad_file_changes_nothing_and_is_told_once() {
         let dir = tempfile::tempdir().unwrap();
@@ -294,7 +351,7 @@ mod tests {
             file: file.clone(),
             scope: Scope::default(),
             stamp: None,
-            settled: false,
+            still: 0,
             seen: None,
             polls: 0,
             unreadable: false,
@@ -305,20 +362,20 @@ mod tests {
                 .filter(|news| !matches!(news, News::None))
                 .collect()
         };
-        assert!(matches!(polls(30).as_slice(), [News::Entries(_)]));
+        assert!(matches!(polls(100).as_slice(), [News::Entries(..)]));
         std::fs::write(&file, "[[entry]]\n").unwrap();
-        let news = polls(30);
-        let [News::Problems(problems)] = news.as_slice() else {
+        let news = polls(100);
+        let [News::Problems(problems, Some(_))] = news.as_slice() else {
             panic!("told once")
         };
         assert_eq!(problems[0].line, 1);
         std::fs::remove_file(&file).unwrap();
         assert!(
-            matches!(polls(30).as_slice(), [News::Problems(_)]),
+            matches!(polls(100).as_slice(), [News::Problems(_, None)]),
             "gone is told once"
         );
         std::fs::write(&file, text(&["a", "b"])).unwrap();
-        assert!(matches!(polls(30).as_slice(), [News::Entries(_)]));
+        assert!(matches!(polls(100).as_slice(), [News::Entries(..)]));
     }
 
     #[test]
@@ -330,7 +387,7 @@ mod tests {
             file: file.clone(),
             scope: Scope::default(),
             stamp: None,
-            settled: false,
+            still: 0,
             seen: None,
             polls: 0,
             unreadable: false,
@@ -339,7 +396,10 @@ mod tests {
             std::fs::write(&file, whole.get(..cut).unwrap()).unwrap();
             assert!(matches!(follower.poll(), News::None));
         }
-        let News::Entries(entries) = follower.poll() else {
+        for _ in 1..STILL {
+            assert!(matches!(follower.poll(), News::None));
+        }
+        let News::Entries(entries, _) = follower.poll() else {
             panic!("still now")
         };
         assert_eq!(entries.len(), 3);

@@ -1,8 +1,11 @@
 //! The authority as a whole: builds every room from a configuration, serves until it is told to end, and ends within
 //! seconds. The sockets exist only once everything behind them is ready.
 
+mod backup;
 mod keyring;
+mod offline;
 mod operations;
+mod revocation;
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -12,19 +15,29 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 
 use crate::admin::{self, AdminError, AdminSocket};
+use crate::audit::{Audit, AuditError, Event};
 use crate::authority::AuthorityError;
 use crate::config::Config;
 use crate::datadir::{DataDir, DataDirError};
+use crate::endpoint::{Endpoint, EndpointError};
 use crate::keys::KeyError;
 use crate::problem::Problem;
-use crate::registration::{self, Scope};
+use crate::registration::{self, Entries, Entry};
 use crate::store::{Sqlite, Store, StoreError};
 use crate::workload::{Bound, Shared, SocketError, serve as serve_workloads};
+pub use backup::{BackupError, Summary, offline, restore};
 use keyring::Keyring;
-use operations::Operations;
+pub use offline::convert_keys;
+use operations::{Operations, Registry, unknown_names};
 
+/// The most entries of one change that the audit log names.
+const MOST_TOLD: usize = 100;
 /// How often what has expired is forgotten.
 const PURGE: Duration = Duration::from_secs(60);
+/// The store, in the data directory.
+const STATE: &str = "state.sqlite";
+/// Where the audit log's last line is noted, in the data directory.
+pub const AUDIT_HEAD: &str = "audit.head";
 /// How long what has expired is kept: clocks differ a little.
 const KEEP: Duration = Duration::from_secs(60);
 
@@ -67,6 +80,12 @@ pub enum CaError {
     /// The administration socket cannot be made.
     #[error(transparent)]
     Admin(#[from] AdminError),
+    /// The bundle endpoint cannot be made.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+    /// The audit log cannot be used.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// The server broke.
     #[error("the Workload API: {0}")]
     Serve(#[from] tonic::transport::Error),
@@ -88,10 +107,15 @@ impl CaError {
     pub fn blame(&self) -> Blame {
         match self {
             Self::Files(_) | Self::OtherTrustDomain { .. } => Blame::Config,
-            Self::DataDir(_) | Self::Keys(_) | Self::Socket(_) | Self::Admin(_) | Self::Store { .. } => {
-                Blame::User
-            }
-            Self::Authority(_) | Self::Serve(_) => Blame::Us,
+            Self::Endpoint(EndpointError::File { .. }) => Blame::Config,
+            Self::Endpoint(EndpointError::Listen { .. } | EndpointError::Socket(_)) => Blame::User,
+            Self::DataDir(_)
+            | Self::Keys(_)
+            | Self::Socket(_)
+            | Self::Admin(_)
+            | Self::Audit(_)
+            | Self::Store { .. } => Blame::User,
+            Self::Authority(_) | Self::Endpoint(_) | Self::Serve(_) => Blame::Us,
         }
     }
 
@@ -106,11 +130,28 @@ impl CaError {
             Self::Socket(error) => error.hint(),
             Self::Admin(AdminError::Socket(error)) => format!("{}, by `admin_socket`", error.hint()),
             Self::Admin(_) => String::new(),
+            Self::Endpoint(error) => error.hint(),
+            Self::Audit(error) => error.hint().to_owned(),
             Self::Keys(KeyError::Open { path, .. }) => {
                 format!(
                     "if nobody read it: chmod 600 {}; else start a new trust domain",
                     path.display()
                 )
+            }
+            Self::Keys(KeyError::Sealed(_)) => {
+                "name the passphrase by `key_passphrase_file` in ca.toml; `hopguard ca keys decrypt` makes it plain".to_owned()
+            }
+            Self::Keys(KeyError::Plain(_)) => {
+                "`hopguard ca keys encrypt` puts every key under the passphrase".to_owned()
+            }
+            Self::Keys(KeyError::WrongPassphrase(_)) => {
+                "give the passphrase that the keys were encrypted with; without it they are lost".to_owned()
+            }
+            Self::Keys(KeyError::WeakPassphrase) => {
+                "a good one: head -c 32 /dev/urandom | base64".to_owned()
+            }
+            Self::Keys(KeyError::NoCredential(name)) => {
+                format!("in the unit: LoadCredentialEncrypted={name}:/etc/credstore.encrypted/{name}")
             }
             Self::Keys(_) | Self::Store { .. } => {
                 "restore `data_dir` from a backup, or give the authority a new one \
@@ -139,8 +180,10 @@ pub struct Running {
     shared: Arc<Shared>,
     sockets: Vec<Bound>,
     paths: Vec<PathBuf>,
+    endpoint: Vec<String>,
     closing: watch::Sender<bool>,
     store: Arc<Sqlite>,
+    audit: Audit,
     _data_dir: DataDir,
 }
 
@@ -157,44 +200,61 @@ pub async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result
 /// # Errors
 /// When a file is wrong, the data directory or a socket cannot be used, or the root has ended.
 pub async fn start(config: Config) -> Result<Running, CaError> {
-    let scope = Scope {
-        trust_domain: Some(config.trust_domain.clone()),
-        sockets: Some(config.sockets.iter().map(|socket| socket.name.clone()).collect()),
-    };
+    let scope = config.scope();
     let entries = registration::load(&config.entries, &scope).map_err(CaError::Files)?;
     warn_if_others_write(&config.entries);
     let data_dir = DataDir::open(&config.data_dir)?;
     let store = open_store(&config, data_dir.path()).await?;
-    let keyring = Arc::new(Keyring::open(&config, data_dir.path(), store.clone()).await?);
+    let audit = open_audit(&config, data_dir.path()).await?;
+    let keyring = Arc::new(Keyring::open(&config, data_dir.path(), store.clone(), audit.clone()).await?);
 
     let (closing, closed) = watch::channel(false);
     tracing::info!(entries = entries.len(), file = %config.entries.display(), "entries are in force");
     let (sender, receiver) = watch::channel(Arc::new(entries));
-    tokio::spawn(ending(
-        closed.clone(),
-        registration::watch(config.entries, scope, sender),
-    ));
-    tokio::spawn(ending(closed.clone(), purge(store.clone())));
-    tokio::spawn(ending(closed.clone(), keyring::run(keyring.clone())));
+    let (seen, told) = watch::channel(registration::Seen::default());
+    let until_closed = |work: Work| tokio::spawn(ending(closed.clone(), work));
+    let file = &config.entries;
+    until_closed(Box::pin(registration::watch(
+        file.clone(),
+        scope.clone(),
+        sender,
+        seen,
+    )));
+    until_closed(Box::pin(warn_of_unknown_names(file.clone(), receiver.clone())));
+    until_closed(Box::pin(tell_of_changes(receiver.clone(), audit.clone())));
+    until_closed(Box::pin(purge(store.clone())));
+    until_closed(Box::pin(keyring::run(keyring.clone())));
+    until_closed(Box::pin(refresh_lists(keyring.clone())));
 
-    let shared = Shared::new(keyring.clone(), receiver.clone(), closed.clone(), config.limits);
+    let (signer, limits) = (keyring.clone(), config.limits.clone());
+    let shared = Shared::new(signer, receiver.clone(), closed.clone(), limits, audit.clone());
     keyring.watch(shared.streams());
-    let sockets = config
-        .sockets
-        .iter()
-        .map(Bound::new)
-        .collect::<Result<Vec<_>, _>>()?;
+    let sockets: Result<Vec<_>, _> = config.sockets.iter().map(Bound::new).collect();
+    let sockets = sockets?;
+    let endpoint = Endpoint::bind(&config.endpoint, keyring.clone()).await?;
     let admin = AdminSocket::bind(&config.admin_socket)?;
-    let operations = Operations::new(keyring, &shared, receiver, config.admin_socket.clone());
-    tokio::spawn(admin::serve(admin, Arc::new(operations), closed));
+    let registry = Registry {
+        file: config.entries.clone(),
+        scope,
+        entries: receiver,
+        seen: told,
+        shared: shared.clone(),
+        store: store.clone(),
+    };
+    let operations = Operations::new(keyring, registry, &config, audit.clone());
+    tokio::spawn(admin::serve(admin, Arc::new(operations), closed.clone()));
+    let places = endpoint.places().to_vec();
+    tokio::spawn(endpoint.serve(closed));
     let paths: Vec<PathBuf> = config.sockets.into_iter().map(|socket| socket.path).collect();
-    tracing::info!(sockets = ?paths, "the authority is ready: its sockets listen");
+    tracing::info!(sockets = ?paths, endpoint = ?places, "the authority is ready: its sockets listen");
     Ok(Running {
         shared,
         sockets,
         paths,
+        endpoint: places,
         closing,
         store,
+        audit,
         _data_dir: data_dir,
     })
 }
@@ -203,6 +263,16 @@ impl Running {
     /// The sockets that listen.
     pub fn sockets(&self) -> &[PathBuf] {
         &self.paths
+    }
+
+    /// Where others fetch the trust bundle and the OpenID documents.
+    pub fn endpoint(&self) -> &[String] {
+        &self.endpoint
+    }
+
+    /// The audit log, to be opened again when its file was moved away.
+    pub fn audit(&self) -> Audit {
+        self.audit.clone()
     }
 
     /// Serves until `shutdown` completes, ends all streams with Unavailable, and returns within 5 seconds.
@@ -215,6 +285,7 @@ impl Running {
             sockets,
             closing,
             store,
+            audit,
             _data_dir,
             ..
         } = self;
@@ -227,6 +298,7 @@ impl Running {
                 serving.await
             }
         };
+        let _ending_all_the_same = audit.record(&Event::new("authority", "ended")).await;
         // Nobody waits for a record any more; a clean end spares the next start the log.
         let _in_time = tokio::time::timeout(Duration::from_secs(1), store.close()).await;
         Ok(served?)
@@ -243,6 +315,55 @@ fn warn_if_others_write(entries: &Path) {
     }
 }
 
+/// A user who was deleted must not keep the authority from starting: his entry names nobody, and the log says so.
+async fn warn_of_unknown_names(file: PathBuf, mut entries: watch::Receiver<Arc<Entries>>) {
+    loop {
+        let now = entries.borrow_and_update().clone();
+        let named = file.clone();
+        // Names may come from the network.
+        let looked = tokio::task::spawn_blocking(move || unknown_names(&named, &now)).await;
+        for problem in looked.unwrap_or_default() {
+            let file = problem.file.display();
+            tracing::warn!(%file, line = problem.line, hint = problem.hint.as_deref(), "{}", problem.message);
+        }
+        if entries.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// What goes on beside the sockets, until they are closed.
+type Work = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Writes each change of the entries to the audit log: how many came and went, and which.
+async fn tell_of_changes(mut entries: watch::Receiver<Arc<Entries>>, audit: Audit) {
+    let mut before = entries.borrow_and_update().clone();
+    while entries.changed().await.is_ok() {
+        let now = entries.borrow_and_update().clone();
+        let difference = before.difference(&now);
+        let named = |entries: &mut dyn Iterator<Item = &Entry>| -> Vec<String> {
+            entries
+                .take(MOST_TOLD)
+                .map(|entry| entry.id.to_string())
+                .collect()
+        };
+        let event = Event {
+            detail: Some(serde_json::json!({
+                "entries": now.len(),
+                "added": named(&mut difference.added.iter().copied()),
+                "removed": named(&mut difference.removed.iter().copied()),
+                "changed": named(&mut difference.changed.iter().map(|(_, after)| *after)),
+                "reordered": difference.reordered,
+            })),
+            ..Event::new("entries", "changed")
+        };
+        if let Err(error) = audit.record(&event).await {
+            tracing::error!(%error, "a change of the entries is missing in the audit log");
+        }
+        before = now;
+    }
+}
+
 async fn ending(mut closed: watch::Receiver<bool>, work: impl Future<Output = ()>) {
     tokio::select! {
         _ = closed.wait_for(|closed| *closed) => {}
@@ -251,7 +372,7 @@ async fn ending(mut closed: watch::Receiver<bool>, work: impl Future<Output = ()
 }
 
 async fn open_store(config: &Config, data_dir: &Path) -> Result<Arc<Sqlite>, CaError> {
-    let path = data_dir.join("state.sqlite");
+    let path = data_dir.join(STATE);
     let failed = |source| CaError::Store {
         path: path.clone(),
         source,
@@ -266,6 +387,25 @@ async fn open_store(config: &Config, data_dir: &Path) -> Result<Arc<Sqlite>, CaE
     Ok(Arc::new(store))
 }
 
+/// The log is open, and has taken its first record, before anything is issued.
+async fn open_audit(config: &Config, data_dir: &Path) -> Result<Audit, CaError> {
+    let Some(target) = config.audit.clone() else {
+        tracing::info!("there is no audit log: ca.toml names none by `audit`");
+        return Ok(Audit::none());
+    };
+    let audit = Audit::open(target, data_dir.join(AUDIT_HEAD), config.audit_required)?;
+    let started = Event {
+        detail: Some(serde_json::json!({
+            "trust_domain": config.trust_domain.as_str(),
+            "version": env!("CARGO_PKG_VERSION"),
+            "pid": std::process::id(),
+        })),
+        ..Event::new("authority", "started")
+    };
+    audit.record(&started).await?;
+    Ok(audit)
+}
+
 async fn purge(store: Arc<Sqlite>) {
     let mut timer = tokio::time::interval(PURGE);
     loop {
@@ -274,6 +414,17 @@ async fn purge(store: Arc<Sqlite>) {
             Ok(0) => {}
             Ok(count) => tracing::debug!(count, "expired records were removed"),
             Err(error) => tracing::error!(%error, "expired records could not be removed"),
+        }
+    }
+}
+
+/// Lists are signed anew before they end, and get rid of what has expired.
+async fn refresh_lists(keyring: Arc<Keyring>) {
+    let mut timer = tokio::time::interval(PURGE);
+    loop {
+        timer.tick().await;
+        if let Err(error) = keyring.refresh_lists(SystemTime::now()).await {
+            tracing::error!(%error, "revocation lists are not up to date");
         }
     }
 }

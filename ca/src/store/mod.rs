@@ -1,12 +1,15 @@
 //! What must survive a restart: the trust domain, the authorities, what was issued and still lives. Records enter and
 //! leave; a private key never enters. The trait is shaped by its callers; each store passes the same suite.
 
+pub mod backup;
 mod recorder;
+mod revocations;
 mod sqlite;
 #[cfg(test)]
 mod suite;
 
 pub use recorder::Recorder;
+pub use revocations::{KeptList, RevocationChange, Revocations, RevokedIdentity, RevokedSerial};
 pub use sqlite::Sqlite;
 
 use std::future::Future;
@@ -154,6 +157,15 @@ pub trait Store: Send + Sync {
 
     /// What was issued to an identity and lives at `now`.
     fn issued<'a>(&'a self, spiffe_id: &'a str, now: i64) -> Answer<'a, Vec<Issued>>;
+
+    /// The certificate of a serial number, if it lives at `now`.
+    fn issued_serial<'a>(&'a self, serial: &'a str, now: i64) -> Answer<'a, Option<Issued>>;
+
+    /// All that is revoked.
+    fn revocations(&self) -> Answer<'_, Revocations>;
+
+    /// Changes what is revoked, all or nothing.
+    fn change_revocations<'a>(&'a self, change: &'a RevocationChange) -> Answer<'a, ()>;
 
     /// How much of what was issued lives at `now`, for each authority and bundle.
     fn alive(&self, now: i64) -> Answer<'_, Vec<AliveGroup>>;

@@ -2,6 +2,7 @@
 //! until its own record is on the disk; nothing is ever acknowledged before.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -11,6 +12,11 @@ use super::{Issued, Store, StoreError};
 const QUEUE: usize = 1024;
 /// Records in one commit.
 const BATCH: usize = 512;
+
+/// After so many in one commit there are more to come,
+const BUSY: usize = 4;
+/// and so long is waited for them.
+const LINGER: Duration = Duration::from_millis(1);
 
 type Waiting = (Issued, oneshot::Sender<bool>);
 
@@ -46,7 +52,18 @@ impl Recorder {
 
 async fn write(store: Arc<dyn Store>, mut waiting: mpsc::Receiver<Waiting>) {
     let mut batch: Vec<Waiting> = Vec::with_capacity(BATCH);
+    let mut busy = false;
     while waiting.recv_many(&mut batch, BATCH).await > 0 {
+        if busy {
+            // Whoever is about to record does so before the commit: fewer of them. Nobody who comes alone waits.
+            tokio::time::sleep(LINGER).await;
+            while batch.len() < BATCH
+                && let Ok(one) = waiting.try_recv()
+            {
+                batch.push(one);
+            }
+        }
+        busy = batch.len() >= BUSY;
         let (records, answers): (Vec<_>, Vec<_>) = batch.drain(..).unzip();
         let written = store.record(&records).await;
         if let Err(error) = &written {

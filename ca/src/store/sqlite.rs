@@ -8,9 +8,15 @@ use std::time::Duration;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
 };
-use sqlx::{ConnectOptions, Row};
+use sqlx::{ConnectOptions, Connection, Row};
 
-use super::{AliveGroup, Answer, AuthorityKind, AuthorityRecord, AuthorityState, Issued, Store, StoreError};
+use super::{
+    AliveGroup, Answer, AuthorityKind, AuthorityRecord, AuthorityState, Issued, RevocationChange,
+    Revocations, Store, StoreError, revocations,
+};
+
+/// Records that one statement forgets.
+const PURGED_AT_ONCE: i64 = 2000;
 
 /// The embedded store.
 #[derive(Debug)]
@@ -24,16 +30,7 @@ impl Sqlite {
     /// # Errors
     /// When it cannot be opened, is no database, or was written by a newer version.
     pub async fn open(path: &Path) -> Result<Self, StoreError> {
-        OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)
-            .map_err(|source| StoreError::File {
-                path: path.to_owned(),
-                source,
-            })?;
+        make(path, false)?;
         let options = SqliteConnectOptions::new()
             .filename(path)
             .journal_mode(SqliteJournalMode::Wal)
@@ -47,6 +44,64 @@ impl Sqlite {
             .await?;
         sqlx::migrate!("./migrations").run(&pool).await?;
         Ok(Self { pool })
+    }
+
+    /// Writes a copy of everything as it is at one moment to a new file, while the store goes on; mode 0600.
+    ///
+    /// # Errors
+    /// When it cannot be read, or the copy cannot be written.
+    pub async fn copy(path: &Path, to: &Path) -> Result<(), StoreError> {
+        // `VACUUM INTO` fills an empty file that is there, and so keeps its mode.
+        make(to, true)?;
+        // A connection of its own reads beside the writer, and never makes it wait.
+        let mut reader = SqliteConnectOptions::new()
+            .filename(path)
+            .busy_timeout(Duration::from_secs(5))
+            .disable_statement_logging()
+            .connect()
+            .await?;
+        let target = to.to_str().ok_or_else(|| StoreError::File {
+            path: to.to_owned(),
+            source: std::io::ErrorKind::InvalidFilename.into(),
+        })?;
+        sqlx::query("VACUUM INTO ?")
+            .bind(target)
+            .execute(&mut reader)
+            .await?;
+        reader.close().await?;
+        Ok(())
+    }
+
+    /// Moves what was restored ahead: numbers that others compare go up by so much, what was waited for at the time of
+    /// the backup starts to wait anew, and a JWT key is trusted for as long as a token of it may live at the most, because
+    /// what was published and handed out since is unknown.
+    pub(super) async fn ahead(&self, by: i64, now: i64) -> Result<(), StoreError> {
+        let mut all = self.pool.begin().await?;
+        for (table, statement) in [
+            ("bundle", "UPDATE bundle SET sequence = sequence + ?"),
+            (
+                "revocation_list",
+                "UPDATE revocation_list SET number = number + ?",
+            ),
+        ] {
+            let found = sqlx::query("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?")
+                .bind(table)
+                .fetch_optional(&mut *all)
+                .await?;
+            if found.is_some() {
+                sqlx::query(statement).bind(by).execute(&mut *all).await?;
+            }
+        }
+        sqlx::query(
+            "UPDATE authority SET until = MAX(until, ?1 + 86400), \
+             since = CASE state WHEN 'active' THEN since ELSE ?1 END, \
+             published = CASE WHEN state = 'active' OR published = 0 THEN published ELSE ?1 END",
+        )
+        .bind(now)
+        .execute(&mut *all)
+        .await?;
+        all.commit().await?;
+        Ok(())
     }
 
     /// Writes the log back into the file and closes it.
@@ -134,20 +189,28 @@ impl Store for Sqlite {
 
     fn record<'a>(&'a self, issued: &'a [Issued]) -> Answer<'a, ()> {
         Box::pin(async move {
-            let mut transaction = self.pool.begin().await?;
-            for one in issued {
-                sqlx::query(
-                    "INSERT INTO issued (serial, spiffe_id, authority, bundle, not_after) VALUES (?, ?, ?, ?, ?)",
-                )
-                .bind(&one.serial)
-                .bind(&one.spiffe_id)
-                .bind(&one.authority)
-                .bind(one.bundle)
-                .bind(one.not_after)
-                .execute(&mut *transaction)
-                .await?;
-            }
-            transaction.commit().await?;
+            // One statement, so one transaction and one turn of the database's thread, however many there are.
+            let rows: Vec<_> = issued
+                .iter()
+                .map(|one| {
+                    (
+                        &one.serial,
+                        &one.spiffe_id,
+                        &one.authority,
+                        one.bundle,
+                        one.not_after,
+                    )
+                })
+                .collect();
+            let rows =
+                serde_json::to_string(&rows).map_err(|error| StoreError::Corrupt(error.to_string()))?;
+            sqlx::query(
+                "INSERT INTO issued (serial, spiffe_id, authority, bundle, not_after) \
+                 SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM json_each(?)",
+            )
+            .bind(rows)
+            .execute(&self.pool)
+            .await?;
             Ok(())
         })
     }
@@ -166,6 +229,32 @@ impl Store for Sqlite {
         })
     }
 
+    fn issued_serial<'a>(&'a self, serial: &'a str, now: i64) -> Answer<'a, Option<Issued>> {
+        Box::pin(async move {
+            let row = sqlx::query(
+                "SELECT serial, spiffe_id, authority, bundle, not_after FROM issued WHERE serial = ? AND not_after >= ?",
+            )
+            .bind(serial)
+            .bind(now)
+            .fetch_optional(&self.pool)
+            .await?;
+            row.as_ref().map(issued_row).transpose()
+        })
+    }
+
+    fn revocations(&self) -> Answer<'_, Revocations> {
+        Box::pin(async move { revocations::read(&mut *self.pool.acquire().await?).await })
+    }
+
+    fn change_revocations<'a>(&'a self, change: &'a RevocationChange) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let mut transaction = self.pool.begin().await?;
+            revocations::change(&mut transaction, change).await?;
+            transaction.commit().await?;
+            Ok(())
+        })
+    }
+
     fn alive(&self, now: i64) -> Answer<'_, Vec<AliveGroup>> {
         Box::pin(async move {
             let rows = sqlx::query(
@@ -181,13 +270,44 @@ impl Store for Sqlite {
 
     fn purge(&self, now: i64) -> Answer<'_, u64> {
         Box::pin(async move {
-            let done = sqlx::query("DELETE FROM issued WHERE not_after < ?")
+            sqlx::query("DELETE FROM revoked_serial WHERE not_after < ?")
                 .bind(now)
                 .execute(&self.pool)
                 .await?;
-            Ok(done.rows_affected())
+            // Some at a time, so that those who record never wait for long.
+            let mut removed = 0;
+            loop {
+                let done = sqlx::query(
+                    "DELETE FROM issued WHERE serial IN \
+                     (SELECT serial FROM issued WHERE not_after < ? ORDER BY not_after LIMIT ?)",
+                )
+                .bind(now)
+                .bind(PURGED_AT_ONCE)
+                .execute(&self.pool)
+                .await?;
+                removed += done.rows_affected();
+                if done.rows_affected() == 0 {
+                    return Ok(removed);
+                }
+            }
         })
     }
+}
+
+/// Makes an empty file that only we can read, unless it is there and may be.
+fn make(path: &Path, new: bool) -> Result<(), StoreError> {
+    let mut options = OpenOptions::new();
+    options
+        .write(true)
+        .create(true)
+        .create_new(new)
+        .truncate(false)
+        .mode(0o600);
+    let made = options.open(path).map(drop);
+    made.map_err(|source| StoreError::File {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 fn authority(row: &SqliteRow) -> Result<AuthorityRecord, StoreError> {

@@ -2,6 +2,10 @@
 
 use std::sync::Arc;
 
+use sqlx::migrate::Migrator;
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions, Connection};
+
 use super::*;
 
 fn record(id: &str, state: AuthorityState) -> AuthorityRecord {
@@ -34,6 +38,12 @@ async fn suite(store: &dyn Store) {
     assert_eq!(store.bind("td").await.unwrap(), "td");
     assert_eq!(store.bind("other").await.unwrap(), "td", "bound once and for all");
 
+    authorities(store).await;
+    sequence(store).await;
+    issued_and_alive(store).await;
+}
+
+async fn authorities(store: &dyn Store) {
     assert!(store.authorities().await.unwrap().is_empty());
     // Ids chosen so that order of insertion and order of names differ.
     store
@@ -72,7 +82,9 @@ async fn suite(store: &dyn Store) {
         store.authorities().await.unwrap(),
         [record("a", AuthorityState::Active)]
     );
+}
 
+async fn sequence(store: &dyn Store) {
     for (content, sequence) in [("x", 1), ("x", 1), ("y", 2), ("x", 3), ("x", 3)] {
         assert_eq!(
             store.sequence(content.as_bytes()).await.unwrap(),
@@ -80,7 +92,9 @@ async fn suite(store: &dyn Store) {
             "{content}"
         );
     }
+}
 
+async fn issued_and_alive(store: &dyn Store) {
     store.record(&[issued("1", 100), issued("2", 200)]).await.unwrap();
     store.record(&[]).await.unwrap();
     assert!(
@@ -174,4 +188,131 @@ async fn a_record_is_acknowledged_when_written_and_refused_when_not() {
     assert!(recorder.record(issued("closed", 100)).await.is_err());
     drop(recorder);
     work.await.unwrap();
+}
+
+/// As the first version wrote it.
+async fn first_schema(path: &std::path::Path) {
+    let options = SqliteConnectOptions::new().filename(path).create_if_missing(true);
+    let mut database = options.connect().await.unwrap();
+    let all = sqlx::migrate!("./migrations");
+    let first = all.iter().take(1).cloned().collect();
+    Migrator::with_migrations(first)
+        .run_direct(None, &mut database, false)
+        .await
+        .unwrap();
+    for statement in [
+        "INSERT INTO trust_domain (only, name) VALUES (1, 'td')",
+        "INSERT INTO authority (id, certificate, key, state, not_after) VALUES ('1', x'3000', 'key-1', 'active', 2000000000)",
+        "INSERT INTO issued (serial, spiffe_id, authority, not_after) VALUES ('a', 'spiffe://td/a', '1', 2000000000)",
+    ] {
+        sqlx::query(statement).execute(&mut database).await.unwrap();
+    }
+    database.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_database_of_the_first_version_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state.sqlite");
+    first_schema(&path).await;
+    let store = Sqlite::open(&path).await.unwrap();
+    assert_eq!(store.bind("other").await.unwrap(), "td");
+    let authorities = store.authorities().await.unwrap();
+    assert_eq!(authorities.len(), 1);
+    assert_eq!(authorities[0].kind, AuthorityKind::X509);
+    assert_eq!(authorities[0].state, AuthorityState::Active);
+    assert_eq!(authorities[0].key, "key-1");
+    assert_eq!(store.issued("spiffe://td/a", 0).await.unwrap()[0].serial, "a");
+    store.close().await;
+    Sqlite::open(&path).await.unwrap().close().await;
+}
+
+#[tokio::test]
+async fn a_database_of_a_newer_version_is_refused_and_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state.sqlite");
+    Sqlite::open(&path).await.unwrap().close().await;
+    let mut database = SqliteConnectOptions::new()
+        .filename(&path)
+        .connect()
+        .await
+        .unwrap();
+    sqlx::query(
+        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+         VALUES (9999, 'later', TRUE, x'00', 0)",
+    )
+    .execute(&mut database)
+    .await
+    .unwrap();
+    database.close().await.unwrap();
+    let before = std::fs::read(&path).unwrap();
+    let refused = Sqlite::open(&path).await;
+    assert!(matches!(refused, Err(StoreError::Schema(_))), "{refused:?}");
+    drop(refused);
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+}
+
+#[tokio::test]
+async fn more_than_one_statement_forgets_at_once_is_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Sqlite::open(&dir.path().join("state.sqlite")).await.unwrap();
+    let many: Vec<_> = (0..5000).map(|n| issued(&n.to_string(), 100)).collect();
+    store.record(&many).await.unwrap();
+    store.record(&[issued("lives", 200)]).await.unwrap();
+    assert_eq!(store.purge(101).await.unwrap(), 5000);
+    assert_eq!(store.issued("spiffe://td/a", 0).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_backup_of_a_store_in_use_is_read_back_whole_and_goes_ahead() {
+    let dir = tempfile::tempdir().unwrap();
+    let (state, to, new) = (
+        dir.path().join("state"),
+        dir.path().join("backup"),
+        dir.path().join("new"),
+    );
+    let store = Sqlite::open(&state).await.unwrap();
+    store.bind("td").await.unwrap();
+    store
+        .put_authority(&record("1", AuthorityState::Active))
+        .await
+        .unwrap();
+    store
+        .put_authority(&record("2", AuthorityState::Retired))
+        .await
+        .unwrap();
+    store.record(&[issued("a", 300)]).await.unwrap();
+    let about = backup::About {
+        trust_domain: "td".to_owned(),
+        made: 77,
+        version: "0".to_owned(),
+    };
+    let files = vec![("k.p8".to_owned(), zeroize::Zeroizing::new(b"a key".to_vec()))];
+    backup::write(&state, &to, &about, &files).await.unwrap();
+    // Later than the backup.
+    store.record(&[issued("b", 300)]).await.unwrap();
+    assert!(
+        backup::write(&state, &to, &about, &files).await.is_err(),
+        "never over another"
+    );
+
+    let (read, held) = backup::read(&to).await.unwrap();
+    assert_eq!((read, held), (about, files));
+    assert_eq!(backup::keys(&to).await.unwrap(), ["key-1", "key-2"]);
+    let restored = backup::restore(&to, &new, 1000).await.unwrap();
+    let serials: Vec<_> = restored.issued("spiffe://td/a", 0).await.unwrap();
+    assert_eq!(serials.len(), 1);
+    let all = restored.authorities().await.unwrap();
+    assert_eq!((all[0].since, all[0].published), (7, 6), "who signs goes on");
+    assert_eq!(
+        (all[1].since, all[1].published),
+        (1000, 1000),
+        "who waits begins to wait anew"
+    );
+    restored.close().await;
+    let bytes = std::fs::read(&new).unwrap();
+    assert!(
+        !bytes.windows(5).any(|five| five == b"a key"),
+        "no key stays in the state"
+    );
 }

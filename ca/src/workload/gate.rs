@@ -15,6 +15,7 @@ use tonic::{Code, Status};
 
 use super::connection::Caller;
 use super::limits::{Admission, Shed};
+use crate::audit::Event;
 
 const WORKLOAD_API: &str = "/SpiffeWorkloadAPI/";
 const SECURITY_HEADER: &str = "workload.spiffe.io";
@@ -107,6 +108,11 @@ fn charge(admission: &Admission, uid: u32, calls: usize) -> Result<(), Status> {
     shed.map_err(|shed: Shed| {
         if let Some(unlogged) = admission.may_log(uid, now) {
             tracing::warn!(uid, reason = %shed, unlogged, "call refused");
+            admission.tell(&Event {
+                uid: Some(uid),
+                untold: unlogged,
+                ..Event::new("call", "refused").because(&shed)
+            });
         }
         Status::new(Code::Unavailable, shed.to_string())
     })

@@ -29,14 +29,15 @@ pub trait Issuer: Send + Sync {
     /// Signs a JWT-SVID for an audience, which is not empty; what is answered was recorded before.
     fn issue_jwt<'a>(&'a self, id: &'a SpiffeId, audience: &'a [String], now: SystemTime) -> IssueJwt<'a>;
 
-    /// Whether an SVID may be held on to until it is due: not when its authority was taken out of the bundle before.
-    fn stands(&self, _svid: &Svid) -> bool {
-        true
-    }
-
     /// Whether an identity is revoked: its tokens are not to be believed, and it gets no new ones.
     fn revoked(&self, _id: &SpiffeId) -> bool {
         false
+    }
+
+    /// Whether an SVID may be held on to until it is due: not when its authority was taken out of
+    /// the bundle before, and not when it was taken back itself.
+    fn stands(&self, _svid: &Svid) -> bool {
+        true
     }
 
     /// The trust bundle, and its changes.

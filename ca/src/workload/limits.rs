@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::audit::{Audit, Event};
+
 /// The limits of the Workload API.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -32,6 +34,31 @@ impl Default for Limits {
     }
 }
 
+/// Descriptors that are not for callers.
+const OWN_DESCRIPTORS: u64 = 256;
+
+impl Limits {
+    /// The descriptors that these limits need: each connection takes one, its process another.
+    pub fn descriptors(&self) -> u64 {
+        u64::from(self.connections) * 2 + OWN_DESCRIPTORS
+    }
+
+    /// The same within so many descriptors: who comes when there are none left is refused, instead of keeping all others out,
+    /// and no uid can take all of them.
+    pub fn within(&self, descriptors: u64) -> Self {
+        let most = descriptors.saturating_sub(OWN_DESCRIPTORS) / 2;
+        let most = u32::try_from(most).unwrap_or(u32::MAX).max(1);
+        if self.connections <= most {
+            return self.clone();
+        }
+        Self {
+            connections: most,
+            connections_per_uid: self.connections_per_uid.min((most / 4).max(1)),
+            ..self.clone()
+        }
+    }
+}
+
 /// Which limit a caller ran into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Shed {
@@ -55,6 +82,7 @@ const REMEMBERED: usize = 4096;
 #[derive(Debug)]
 pub struct Admission {
     limits: Limits,
+    audit: Audit,
     state: Mutex<State>,
 }
 
@@ -81,11 +109,23 @@ pub struct Permit {
 }
 
 impl Admission {
+    #[cfg(test)]
     pub fn new(limits: Limits) -> Arc<Self> {
+        Self::audited(limits, Audit::none())
+    }
+
+    /// Limits whose refusals are told to an audit log.
+    pub fn audited(limits: Limits, audit: Audit) -> Arc<Self> {
         Arc::new(Self {
             limits,
+            audit,
             state: Mutex::default(),
         })
+    }
+
+    /// Tells of a refusal which may be logged.
+    pub fn tell(&self, event: &Event) {
+        let _no_room = self.audit.tell(event);
     }
 
     pub fn limits(&self) -> &Limits {
@@ -196,6 +236,18 @@ mod tests {
             calls_per_second: 10,
             call_burst: 5,
         })
+    }
+
+    #[test]
+    fn limits_shrink_to_what_the_process_may_open() {
+        let limits = Limits::default();
+        assert_eq!(limits.within(limits.descriptors()), limits);
+        let small = limits.within(1024);
+        assert_eq!((small.connections, small.connections_per_uid), (384, 96));
+        assert!(small.descriptors() <= 1024);
+        let none = limits.within(0);
+        assert_eq!((none.connections, none.connections_per_uid), (1, 1));
+        assert_eq!(small.calls_per_second, limits.calls_per_second);
     }
 
     #[test]

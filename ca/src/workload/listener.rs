@@ -12,8 +12,10 @@ use tokio::sync::{mpsc, watch};
 use super::connection::{Caller, Connection};
 use super::limits::Admission;
 use crate::attest::Peer;
+use crate::audit::Event;
 
-const BACKLOG: u32 = 1024;
+/// As much as most kernels allow (`net.core.somaxconn`): while it is full, nobody can connect.
+const BACKLOG: u32 = 4096;
 /// After an accept that failed (no descriptors left), so that it does not spin.
 const BREATHER: Duration = Duration::from_millis(100);
 /// `sun_path` of unix(7), without its closing zero.
@@ -171,6 +173,12 @@ impl Bound {
             Err(reason) => {
                 if let Some(unlogged) = admission.may_log(uid, Instant::now()) {
                     tracing::warn!(uid, socket = %self.socket.name, %reason, unlogged, "connection refused");
+                    admission.tell(&Event {
+                        uid: Some(uid),
+                        socket: Some(self.socket.name.clone()),
+                        untold: unlogged,
+                        ..Event::new("connection", "refused").because(&reason)
+                    });
                 }
                 return None;
             }

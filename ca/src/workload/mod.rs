@@ -3,6 +3,7 @@
 //! machine later. It never sends to a process that it has not attested since the last message.
 
 mod beside;
+mod callers;
 mod connection;
 mod frames;
 mod gate;
@@ -16,6 +17,7 @@ mod session;
 mod streams;
 mod validate;
 
+pub use callers::{Callers, OpenStream};
 pub use issuer::{Issue, IssueError, IssueJwt, Issuer};
 pub use limits::Limits;
 pub use listener::{Bound, Socket, SocketError};

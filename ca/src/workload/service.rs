@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use spiffe::SpiffeId;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
@@ -15,6 +16,7 @@ use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
 use super::beside;
+use super::callers::Callers;
 use super::connection::Caller;
 use super::gate::Gate;
 use super::issuer::Issuer;
@@ -28,7 +30,8 @@ use super::proto::{
 use super::session::Session;
 use super::streams::Streams;
 use super::validate::Validator;
-use crate::attest::Inspector;
+use crate::attest::{AttestError, Inspector};
+use crate::audit::{Audit, Event};
 use crate::registration::Entries;
 
 /// Requests are a few hundred bytes at most.
@@ -55,28 +58,49 @@ pub struct Shared {
     pub(super) closing: watch::Receiver<bool>,
     pub(super) inspector: Inspector,
     pub(super) admission: Arc<Admission>,
+    pub(super) audit: Audit,
     pub(super) streams: Arc<Streams>,
     pub(super) validator: Validator,
+    pub(super) callers: Arc<Callers>,
 }
 
 impl Shared {
-    /// An API that hands out what `issuer` signs to whom `entries` name, until `closing` turns true.
+    /// An API that hands out what `issuer` signs to whom `entries` name, until `closing` turns true; each time after it
+    /// was written to `audit`.
     pub fn new(
         issuer: Arc<dyn Issuer>,
         entries: watch::Receiver<Arc<Entries>>,
         closing: watch::Receiver<bool>,
         limits: Limits,
+        audit: Audit,
     ) -> Arc<Self> {
-        let (inspector, admission) = (Inspector::new(), Admission::new(limits));
+        let (inspector, admission) = (Inspector::new(), Admission::audited(limits, audit.clone()));
         Arc::new(Self {
             issuer,
             entries,
             closing,
             inspector,
             admission,
+            audit,
+            callers: Arc::default(),
             streams: Arc::default(),
             validator: Validator::default(),
         })
+    }
+
+    /// Who has a stream open.
+    pub fn callers(&self) -> &Callers {
+        &self.callers
+    }
+
+    /// Reads what has to be read about processes, within the same bounds for all.
+    pub fn inspector(&self) -> &Inspector {
+        &self.inspector
+    }
+
+    /// Whether an identity is revoked, so that nobody gets it, whatever entries say.
+    pub fn revoked(&self, id: &SpiffeId) -> bool {
+        self.issuer.revoked(id)
     }
 
     /// The streams that are open.
@@ -143,7 +167,12 @@ impl Api {
             Err(reason) => {
                 let uid = caller.uid;
                 if let Some(unlogged) = self.shared.admission.may_log(uid, Instant::now()) {
-                    tracing::warn!(uid, %reason, unlogged, "permission denied");
+                    self.shared.audit.tell(&Event {
+                        uid: Some(uid),
+                        untold: unlogged,
+                        ..Event::new("call", "refused").because(reason)
+                    });
+                    tracing::warn!(uid, %reason, unlogged, hint = hint(reason), "permission denied");
                 }
                 Err(Status::permission_denied(reason.to_string()))
             }
@@ -210,6 +239,16 @@ impl SpiffeWorkloadApi for Api {
     ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
         let mut session = self.session(&request)?;
         session.validated(request.into_inner()).await.map(Response::new)
+    }
+}
+
+/// How operators learn more; who is gone cannot be asked about.
+fn hint(reason: &AttestError) -> Option<&'static str> {
+    match reason {
+        AttestError::Invisible => {
+            Some("run the authority in the PID namespace of its callers, or in one above")
+        }
+        AttestError::Gone(_) | AttestError::Kernel(_) => None,
     }
 }
 

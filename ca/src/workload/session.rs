@@ -11,16 +11,19 @@ use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use tokio::sync::watch;
 use tonic::Status;
 
+use super::callers::Seat;
 use super::issuer::IssueError;
 use super::proto::{X509BundlesResponse, X509svid, X509svidResponse};
 use super::service::Shared;
 use super::streams::{Carries, Ticket};
 use crate::attest::{AttestError, Peer};
+use crate::audit::Event;
 use crate::authority::{Svid, Trust, rotate_at};
 use crate::registration::{Entries, Grant};
 
 /// A caller is looked at again after this time even when nothing happened: its executable may have been replaced.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
+const REVOKED: &str = "the identity of this process is revoked";
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(30);
 
@@ -35,6 +38,7 @@ pub struct Session {
     unsent: bool,
     sent: Option<Arc<Trust>>,
     retry: Option<Retry>,
+    seat: Seat,
     ticket: Ticket,
 }
 
@@ -58,8 +62,10 @@ impl Session {
             shared.issuer.trust(),
             shared.closing.clone(),
         );
+        let seat = shared.callers.enter(peer.clone(), SystemTime::now());
         let ticket = shared.streams.enter();
         Self {
+            seat,
             shared,
             peer,
             entries,
@@ -108,11 +114,9 @@ impl Session {
                     SystemTime::now(),
                 );
                 let bundles = [(trust.domain.id_string(), bundle(&trust))].into();
+                let crl = trust.crls.clone();
                 self.sent = Some(trust);
-                return Ok(X509BundlesResponse {
-                    crl: Vec::new(),
-                    bundles,
-                });
+                return Ok(X509BundlesResponse { crl, bundles });
             }
             if !news {
                 self.wait().await?;
@@ -131,7 +135,15 @@ impl Session {
             .facts(&entries, &self.shared.inspector)
             .await
             .map_err(|error| self.nobody(&error))?;
-        let matching = entries.matching(&facts);
+        let mut matching = entries.matching(&facts);
+        let granted = matching.grants.len();
+        matching
+            .grants
+            .retain(|grant| !self.shared.issuer.revoked(&grant.id));
+        self.seat.may_have(matching.grants.iter().map(|grant| &grant.id));
+        if granted > 0 && matching.grants.is_empty() {
+            return Err(self.denied(REVOKED));
+        }
         if !matching.grants.is_empty() && matching.refused.is_empty() {
             return Ok(matching.grants);
         }
@@ -139,18 +151,13 @@ impl Session {
             for refused in &matching.refused {
                 tracing::warn!(
                     uid = self.peer.uid(), pid = self.peer.pid(), socket = self.peer.socket(),
-                    spiffe_id = %refused.id, reason = ?refused.reason, unlogged, "an entry is refused"
+                    spiffe_id = %refused.id, reason = ?refused.reason, unlogged, hint = ask(&self.peer),
+                    "an entry is refused"
                 );
+                self.refused(Some(&refused.id), &refused.reason, unlogged);
             }
             if matching.grants.is_empty() {
-                tracing::warn!(
-                    uid = self.peer.uid(),
-                    pid = self.peer.pid(),
-                    socket = self.peer.socket(),
-                    reason = "no entry matches",
-                    unlogged,
-                    "permission denied"
-                );
+                self.tell_denied("no entry matches", unlogged);
             }
         }
         if matching.grants.is_empty() {
@@ -162,8 +169,29 @@ impl Session {
         Ok(matching.grants)
     }
 
+    /// A refusal that the log tells as well.
+    fn denied(&self, reason: &'static str) -> Status {
+        if let Some(unlogged) = self.may_log() {
+            self.tell_denied(reason, unlogged);
+        }
+        Status::permission_denied(reason)
+    }
+
+    fn tell_denied(&self, reason: &str, unlogged: u64) {
+        tracing::warn!(
+            uid = self.peer.uid(),
+            pid = self.peer.pid(),
+            socket = self.peer.socket(),
+            reason,
+            unlogged,
+            hint = ask(&self.peer),
+            "permission denied"
+        );
+        self.refused(None, &reason, unlogged);
+    }
+
     fn nobody(&self, error: &AttestError) -> Status {
-        tracing::debug!(uid = self.peer.uid(), reason = %error, "permission denied");
+        tracing::debug!(uid = self.peer.uid(), pid = self.peer.pid(), reason = %error, "permission denied");
         Status::permission_denied(error.to_string())
     }
 
@@ -197,9 +225,8 @@ impl Session {
                 }
                 old => old.filter(|old| now < old.svid.not_after),
             };
-            match (self.shared.issuer.issue(&grant.id, now).await, old) {
+            match (self.issue(&grant, now).await, old) {
                 (Ok(svid), _) => {
-                    self.log(&svid);
                     self.unsent = true;
                     let rotate_at = rotate_at(svid.issued_at, svid.not_after, jitter);
                     self.held.push(Held {
@@ -212,6 +239,9 @@ impl Session {
                     self.held.push(Held { grant, ..old });
                     failed = Some(error);
                 }
+                (Err(_), _) if self.shared.issuer.revoked(&grant.id) => {
+                    return Err(self.denied(REVOKED));
+                }
                 (Err(error), None) => return Err(self.none_issued(&grant, &error)),
             }
         }
@@ -221,11 +251,53 @@ impl Session {
         Ok(())
     }
 
+    /// Signed, on the disk, and in the audit log: only then it may leave.
+    async fn issue(&self, grant: &Grant, now: SystemTime) -> Result<Arc<Svid>, IssueError> {
+        let svid = self.shared.issuer.issue(&grant.id, now).await?;
+        if self.shared.audit.is_on() {
+            let event = Event {
+                spiffe_id: Some(svid.id.to_string()),
+                serial: Some(svid.serial.clone()),
+                authority: Some(svid.authority.to_string()),
+                not_after: since_1970(svid.not_after),
+                ..self.event("x509_svid", "issued")
+            };
+            let written = self.shared.audit.record(&event).await;
+            written.map_err(|error| IssueError(error.to_string()))?;
+        } else {
+            self.log(&svid);
+        }
+        Ok(svid)
+    }
+
+    /// An event of this caller.
+    fn event(&self, event: &'static str, outcome: &'static str) -> Event {
+        Event {
+            uid: Some(self.peer.uid()),
+            pid: Some(self.peer.pid()),
+            socket: Some(self.peer.socket().into()),
+            ..Event::new(event, outcome)
+        }
+    }
+
+    fn refused(&self, id: Option<&dyn std::fmt::Display>, reason: &dyn std::fmt::Display, untold: u64) {
+        self.shared.audit.tell(&Event {
+            spiffe_id: id.map(ToString::to_string),
+            untold,
+            ..self.event("svid", "refused").because(reason)
+        });
+    }
+
     fn none_issued(&self, grant: &Grant, error: &IssueError) -> Status {
         if let Some(unlogged) = self.may_log() {
             tracing::error!(
                 uid = self.peer.uid(), spiffe_id = %grant.id, reason = %error, unlogged, "no SVID could be issued"
             );
+            self.shared.audit.tell(&Event {
+                spiffe_id: Some(grant.id.to_string()),
+                untold: unlogged,
+                ..self.event("svid", "failed").because(error)
+            });
         }
         Status::unavailable("no SVID can be issued now")
     }
@@ -292,15 +364,25 @@ impl Session {
         });
         X509svidResponse {
             svids: svids.collect(),
-            crl: Vec::new(),
+            crl: trust.crls.clone(),
             federated_bundles: Default::default(),
         }
     }
 }
 
+/// How operators learn more.
+fn ask(peer: &Peer) -> String {
+    format!("hopguard why {} --socket {}", peer.pid(), peer.socket())
+}
+
 /// The roots, one after the other, DER (S-49).
 fn bundle(trust: &Trust) -> Vec<u8> {
     trust.roots.iter().flat_map(|root| root.iter().copied()).collect()
+}
+
+fn since_1970(time: SystemTime) -> Option<i64> {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    i64::try_from(since.as_secs()).ok()
 }
 
 fn ending() -> Status {

@@ -97,6 +97,13 @@ impl Streams {
 }
 
 impl Ticket {
+    /// What was sent last says the same as this bundle: nothing goes out.
+    pub fn holds(&self, bundle: u64) {
+        if let Some(open) = self.streams.lock().streams.get_mut(&self.number) {
+            open.sent = bundle;
+        }
+    }
+
     /// A message goes out now: this bundle, and these SVIDs as the whole state of the stream.
     pub fn sent<'a>(
         &self,
@@ -207,6 +214,8 @@ mod tests {
             ["2"],
             "once, and without what has ended"
         );
+        ticket.holds(7);
+        assert_eq!(all(&streams)[0].sent, 7);
         drop(ticket);
         assert!(all(&streams).is_empty());
     }

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use super::caller::{User, as_user, at_seconds};
-use super::{Context, Secured, time_until};
+use super::{Context, Fallen, Secured, time_until};
 use crate::authz::{self, Decision, Verdict};
 use crate::snapshot::Snapshot;
 
@@ -16,7 +16,7 @@ pub(super) enum End {
     /// The user's token would not be taken today: its key or its issuer is gone, or it must be bound to its sender.
     Revoked,
     /// Under the bundles or the identity of now the peer would not be let in.
-    Distrusted,
+    Fallen(Fallen),
     /// The port is not declared any more, or not for a peer like this.
     PortChanged,
     /// The service that was called is not in the mesh any more, or must prove another identity.
@@ -34,7 +34,7 @@ impl End {
             Self::Svid => "svid_expired",
             Self::Token => "token_expired",
             Self::Revoked => "token_revoked",
-            Self::Distrusted => "peer_distrusted",
+            Self::Fallen(fallen) => fallen.label(),
             Self::PortChanged => "port_changed",
             Self::NotExpected => "peer_not_expected",
             Self::Drained => "drained",
@@ -111,9 +111,7 @@ async fn changed(
     if !secured.still_admitted(ctx) {
         return Err(End::PortChanged);
     }
-    if !secured.still_trusted(snapshot, now) {
-        return Err(End::Distrusted);
-    }
+    secured.still_trusted(snapshot, now).map_err(End::Fallen)?;
     let user = match user {
         None => None,
         // As its issuer is configured now, the same token may prove something else.

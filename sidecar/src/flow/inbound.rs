@@ -13,7 +13,7 @@ use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor};
 use super::ended::{Bounds, End, ended};
 use super::relay::asked_port;
 use super::tell::{Story, Told};
-use super::{Abort, Context, Secured, Trust, Validity, Via, request};
+use super::{Abort, Context, Secured, Trust, Validity, Via, fallen, request};
 use crate::authz::{self, Decision, Facts, Principal, Verdict, What};
 use crate::detect::{Detected, Prefixed, Protocol, detect};
 use crate::forward::{Progress, abort, connect_app, copy_both};
@@ -165,7 +165,12 @@ async fn tls_on_port(ctx: Arc<Context>, asked: Arrived) {
 
 fn failed_handshake(ctx: &Context, story: Story, label: &'static str, detail: &str) {
     ctx.metrics.handshake(Direction::Inbound, "", "", label);
-    story.refused(ctx, "handshake_failed", detail);
+    let reason = if label == "revoked" {
+        label
+    } else {
+        "handshake_failed"
+    };
+    story.refused(ctx, reason, detail);
 }
 
 fn profile(port: &Port) -> ServerProfile {
@@ -254,17 +259,19 @@ pub async fn hbone(ctx: Arc<Context>, stream: TcpStream, peer: SocketAddr) {
         valid_until: validity.hard,
     };
     let handle = tokio::runtime::Handle::current();
-    let draining = ctx.drain.clone();
+    // A peer that has fallen gets no new stream; those that are open end by themselves.
+    let (draining, watched, whose) = (ctx.drain.clone(), Arc::clone(&ctx), Arc::clone(&tunnel));
+    let over = async move {
+        tokio::select! {
+            () = draining.beginning() => {}
+            () = fallen(&watched, whose.session.peer.as_ref(), whose.trust.as_ref()) => {}
+        }
+    };
     let on_stream = move |incoming: Incoming| {
         let (ctx, tunnel) = (Arc::clone(&ctx), Arc::clone(&tunnel));
         ctx.drain.clone().spawn(&handle, tunnelled(ctx, tunnel, incoming));
     };
-    let serving = serve(
-        stream,
-        &options,
-        on_stream,
-        async move { draining.beginning().await },
-    );
+    let serving = serve(stream, &options, on_stream, over);
     if let Err(error) = serving.await {
         tracing::debug!(peer = %src, %error, "tunnel ended");
     }
@@ -343,6 +350,11 @@ async fn tunnelled(ctx: Arc<Context>, tunnel: Arc<Tunnel>, incoming: Incoming) {
 /// Opaque bytes by HBONE: decided and connected before the stream is taken, so that the peer learns which it was.
 async fn opaque_stream(ctx: &Arc<Context>, secured: &Secured, story: Story, incoming: Incoming) {
     let snapshot = ctx.current.load();
+    // The tunnel may be older than the bundles.
+    if let Err(fallen) = secured.still_trusted(&snapshot, SystemTime::now()) {
+        incoming.refuse(403, fallen.label());
+        return story.refused(ctx, fallen.label(), &fallen.to_string());
+    }
     let decision = connect_decision(&snapshot, secured);
     if decision.verdict == Verdict::Deny {
         incoming.refuse(401, decision.reason.label());
@@ -380,6 +392,10 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + Abort,
 {
     let snapshot = ctx.current.load();
+    if let Err(fallen) = secured.still_trusted(&snapshot, SystemTime::now()) {
+        stream.abort();
+        return story.refused(ctx, fallen.label(), &fallen.to_string());
+    }
     let decision = connect_decision(&snapshot, secured);
     if decision.verdict == Verdict::Deny {
         return story.decided(ctx, secured, &decision, &Told::denied());

@@ -41,7 +41,7 @@ use crate::request::Limits;
 use crate::runtime::Drain;
 use crate::services::{Mode, Port, Resolver};
 use crate::snapshot::{Current, Snapshot};
-use crate::tls::{MeshTls, Peer};
+use crate::tls::{MeshTls, Peer, TlsError};
 use crate::tunnel::{Pool, TunnelStream, valid_until, winding_down};
 
 /// Everything that the stages share.
@@ -155,15 +155,68 @@ impl Trust {
     }
 
     /// Whether the chain proves the same under the bundles of now. Costs a comparison unless they changed.
-    fn holds(&self, tls: &MeshTls, now: SystemTime) -> bool {
+    fn holds(&self, tls: &MeshTls, now: SystemTime) -> Result<(), TlsError> {
         if self.proven_under.load(Ordering::Acquire) == tls.generation() {
-            return true;
+            return Ok(());
         }
-        let holds = tls.recheck_client(&self.chain, now).is_ok();
-        if holds {
-            self.proven_under.store(tls.generation(), Ordering::Release);
+        tls.recheck_client(&self.chain, now)?;
+        self.proven_under.store(tls.generation(), Ordering::Release);
+        Ok(())
+    }
+}
+
+/// What has become of a peer that was proven, or of us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fallen {
+    /// Its certificate was revoked.
+    Revoked,
+    /// It would not be let in under the bundles of now, or we have no identity any more.
+    Distrusted,
+}
+
+impl std::fmt::Display for Fallen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Revoked => "the peer's certificate was revoked",
+            Self::Distrusted => "the peer's certificate is not trusted any more, or our own identity is gone",
+        })
+    }
+}
+
+impl Fallen {
+    /// A stable label for records and metrics.
+    fn label(self) -> &'static str {
+        match self {
+            Self::Revoked => "revoked",
+            Self::Distrusted => "peer_distrusted",
         }
-        holds
+    }
+}
+
+/// Whether a peer would still be let in under the identity and bundles of `snapshot`.
+fn standing(
+    (peer, trust): (Option<&Peer>, Option<&Trust>),
+    snapshot: &Snapshot,
+    now: SystemTime,
+) -> Result<(), Fallen> {
+    match (peer, trust, &snapshot.tls) {
+        (None, ..) => Ok(()),
+        (Some(_), Some(trust), Ok(tls)) => trust.holds(tls, now).map_err(|error| match error {
+            TlsError::Revoked => Fallen::Revoked,
+            _ => Fallen::Distrusted,
+        }),
+        // Without an identity of our own there is no mesh traffic; without a chain nothing can be proven again.
+        _ => Err(Fallen::Distrusted),
+    }
+}
+
+/// Resolves when a peer would not be let in any more.
+async fn fallen(ctx: &Context, peer: Option<&Peer>, trust: Option<&Trust>) {
+    let mut changes = ctx.current.changes();
+    while standing((peer, trust), &ctx.current.load(), SystemTime::now()).is_ok() {
+        if changes.changed().await.is_err() {
+            return;
+        }
     }
 }
 
@@ -242,13 +295,13 @@ fn time_until(then: SystemTime) -> Duration {
 
 impl Secured {
     /// Whether the peer would still be let in under the identity and bundles of `snapshot`.
-    fn still_trusted(&self, snapshot: &Snapshot, now: SystemTime) -> bool {
-        match (&self.peer, &self.trust, &snapshot.tls) {
-            (None, ..) => true,
-            (Some(_), Some(trust), Ok(tls)) => trust.holds(tls, now),
-            // Without an identity of our own there is no mesh traffic; without a chain nothing can be proven again.
-            _ => false,
-        }
+    fn still_trusted(&self, snapshot: &Snapshot, now: SystemTime) -> Result<(), Fallen> {
+        standing((self.peer.as_ref(), self.trust.as_ref()), snapshot, now)
+    }
+
+    /// Resolves when the peer would not be let in any more.
+    async fn fallen(&self, ctx: &Context) {
+        fallen(ctx, self.peer.as_ref(), self.trust.as_ref()).await;
     }
 
     /// Whether the port is still declared, for the same protocol and for a peer like this. Costs a look-up.

@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use super::ended::End;
 use super::tell::{Story, Told};
 use super::unreached::answer_streams;
-use super::{Context, time_until};
+use super::{Context, Fallen, time_until};
 use crate::detect::{Detected, Prefixed, Protocol, detect};
 use crate::forward::{ErrorAnswer, Progress, abort, copy_both, error_response};
 use crate::intercept::{accepted, canonical};
@@ -221,7 +221,8 @@ async fn tunnelled(
             }
             // The tunnel may have been cut under the connection: then that is why it ended.
             match opened.stream.tunnel_ended() {
-                Some(tunnel::End::Untrusted(_)) => Told::cut(&End::Distrusted, &progress),
+                Some(tunnel::End::Untrusted(_)) => Told::cut(&End::Fallen(Fallen::Distrusted), &progress),
+                Some(tunnel::End::Revoked) => Told::cut(&End::Fallen(Fallen::Revoked), &progress),
                 Some(tunnel::End::Expired) => Told::cut(&End::Svid, &progress),
                 _ => Told::copied(&copied),
             }
@@ -232,7 +233,7 @@ async fn tunnelled(
         }
         () = identity_lost(ctx) => {
             abort(&stream);
-            Told::cut(&End::Distrusted, &progress)
+            Told::cut(&End::Fallen(Fallen::Distrusted), &progress)
         }
         () = no_longer_expected(ctx, found, &opened.peer.id) => {
             abort(&stream);

@@ -102,7 +102,7 @@ async fn follow(
 }
 
 /// The bundles of a message; one under a name that is no trust domain is left out.
-fn checked(message: JwtBundlesResponse) -> Result<BTreeMap<String, Vec<u8>>, IdentityError> {
+pub(super) fn checked(message: JwtBundlesResponse) -> Result<BTreeMap<String, Vec<u8>>, IdentityError> {
     if message.bundles.is_empty() || message.bundles.len() > MAX_DOMAINS {
         let problem = format!("{} JWT bundles, not 1 to {MAX_DOMAINS}", message.bundles.len());
         return Err(IdentityError::BadMessage(problem));

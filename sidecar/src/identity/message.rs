@@ -10,9 +10,9 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use spiffe::{SpiffeId, TrustDomain};
 
-use super::proto::{X509svid, X509svidResponse};
+use super::proto::X509svidResponse;
 use super::value::{Bundles, Identity, Key};
-use super::{IdentityError, der, leaf, parse_id};
+use super::{IdentityError, der, leaf, lists, parse_id};
 
 /// More SVIDs, federated bundles or revocation lists than this is no message for one workload.
 const MAX_ENTRIES: usize = 1024;
@@ -79,17 +79,26 @@ impl Message {
             .map(|svid| (svid.spiffe_id.as_str(), svid.hint.as_str()))
     }
 
-    /// The `at`-th SVID as an identity.
-    pub(super) fn take(&mut self, at: usize, now: SystemTime) -> Result<Fetched, IdentityError> {
+    /// The `at`-th SVID as an identity. `before` are the revocation lists that were in force until now.
+    pub(super) fn take(
+        &mut self,
+        at: usize,
+        before: &[CertificateRevocationListDer<'static>],
+        now: SystemTime,
+    ) -> Result<Fetched, IdentityError> {
         let mut roots = federated(&self.0.federated_bundles);
-        let crls = revocation_lists(&self.0.crl)?;
         let svid = self.0.svids.get_mut(at).ok_or_else(|| bad("no such SVID"))?;
         let key = Key::new(std::mem::take(&mut svid.x509_svid_key));
         let id = parse_id(&svid.spiffe_id).map_err(|e| bad(format!("`{}`: {e}", svid.spiffe_id)))?;
         let own = authorities(&svid.bundle).map_err(|e| bad(format!("bundle of {id}: {e}")))?;
         // The bundle that came with the SVID is the one of its trust domain, whatever the other map says.
         roots.insert(id.trust_domain().clone(), own);
-        let identity = identity(id, svid, key, Bundles::new(roots, crls), now)?;
+        let chain =
+            der::split(&svid.x509_svid, der::MAX_CHAIN).map_err(|e| bad(format!("SVID {id}: {e}")))?;
+        let between = chain.iter().skip(1);
+        let signers: Vec<_> = roots.values().flatten().chain(between).collect();
+        let crls = lists::adopt(&self.0.crl, &signers, before);
+        let identity = identity((id, chain), key, Bundles::new(roots, crls), now)?;
         Ok(Fetched {
             identity,
             hint: std::mem::take(&mut svid.hint),
@@ -98,14 +107,12 @@ impl Message {
 }
 
 fn identity(
-    id: SpiffeId,
-    svid: &X509svid,
+    (id, chain): (SpiffeId, Vec<CertificateDer<'static>>),
     key: Key,
     bundles: Bundles,
     now: SystemTime,
 ) -> Result<Identity, IdentityError> {
     let of = |e: String| bad(format!("SVID {id}: {e}"));
-    let chain = der::split(&svid.x509_svid, der::MAX_CHAIN).map_err(of)?;
     let first = chain.first().ok_or_else(|| of("no certificate".into()))?;
     let leaf = leaf(first).map_err(|e| of(e.to_string()))?;
     if leaf.id != id {
@@ -174,17 +181,6 @@ fn federated(
         }
     }
     roots
-}
-
-/// A revocation list that cannot be read refuses the message: ignoring it would trust what was revoked.
-fn revocation_lists(raw: &[Vec<u8>]) -> Result<Vec<CertificateRevocationListDer<'static>>, IdentityError> {
-    raw.iter()
-        .map(|crl| {
-            webpki::BorrowedCertRevocationList::from_der(crl)
-                .map_err(|e| bad(format!("revocation list: {e:?}")))?;
-            Ok(CertificateRevocationListDer::from(crl.clone()))
-        })
-        .collect()
 }
 
 fn bad(problem: impl Into<String>) -> IdentityError {

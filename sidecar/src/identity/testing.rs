@@ -61,6 +61,30 @@ impl Ca {
         }
     }
 
+    /// An authority of the same name with a key of its own.
+    pub(crate) fn impostor(&self) -> Self {
+        let mut params = authority(self.domain.as_str());
+        let (_, root) = x509_parser::parse_x509_certificate(&self.root).unwrap();
+        let name = root
+            .subject()
+            .iter_common_name()
+            .next()
+            .unwrap()
+            .as_str()
+            .unwrap();
+        params.distinguished_name = DistinguishedName::new();
+
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        let key = KeyPair::generate().unwrap();
+        let root = params.self_signed(&key).unwrap().der().clone();
+        Self {
+            domain: self.domain.clone(),
+            issuer: Issuer::new(params, key),
+            root,
+            chain: vec![],
+        }
+    }
+
     pub(crate) fn root(&self) -> &CertificateDer<'static> {
         &self.root
     }
@@ -121,6 +145,27 @@ impl Ca {
             .unwrap()
             .der()
             .clone()
+    }
+
+    /// A revocation list of these serial numbers, signed by this authority, DER.
+    pub(crate) fn revoked(&self, number: u64, serials: &[u8]) -> Vec<u8> {
+        let at = SystemTime::now() - Duration::from_secs(60);
+        self.revoke(rcgen::CertificateRevocationListParams {
+            this_update: at.into(),
+            next_update: (at + Duration::from_secs(3600)).into(),
+            crl_number: rcgen::SerialNumber::from(number),
+            issuing_distribution_point: None,
+            revoked_certs: serials
+                .iter()
+                .map(|serial| rcgen::RevokedCertParams {
+                    serial_number: rcgen::SerialNumber::from(vec![*serial]),
+                    revocation_time: at.into(),
+                    reason_code: None,
+                    invalidity_date: None,
+                })
+                .collect(),
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        })
     }
 
     /// A revocation list signed by this authority, DER.

@@ -96,7 +96,7 @@ pub async fn fetch(endpoint: &str, limit: Duration) -> Result<Vec<Fetched>, Iden
     let mut message = Message::check(timeout(limit, once).await.map_err(silent)??)?;
     let offers = message.offers().count();
     (0..offers)
-        .map(|at| message.take(at, SystemTime::now()))
+        .map(|at| message.take(at, &[], SystemTime::now()))
         .collect()
 }
 
@@ -208,7 +208,9 @@ impl<F: FnMut(IdentityState) + Send> Watcher<F> {
                 self.options.pick
             ));
         };
-        match message.take(at, SystemTime::now()) {
+        let before = self.held.as_ref().map(|held| Arc::clone(&held.bundles));
+        let before = before.as_ref().map_or(&[][..], |bundles| bundles.crls());
+        match message.take(at, before, SystemTime::now()) {
             Ok(fetched) => {
                 self.said = None;
                 self.hold(fetched.identity);

@@ -12,7 +12,7 @@ use crate::identity::{
     Identity, IdentityError, IdentityState, Pick, WorkloadApiOptions, default_endpoint, readable, watch,
 };
 use crate::observe::Label;
-use crate::tls::MeshTls;
+use crate::tls::{MeshTls, TlsError};
 
 use super::ServerError;
 use super::ready::State;
@@ -67,6 +67,13 @@ fn take(state: &State, news: IdentityState) {
         }
     };
     match MeshTls::new(Arc::clone(&identity)) {
+        Ok(tls) if own_revoked(&tls, &identity) => {
+            let reason = format!("the own certificate ({}) was revoked", identity.id);
+            tracing::error!(%reason, "the identity is lost: no mesh traffic passes");
+            ctx.metrics.svid_rotated("revoked");
+            ctx.pool.retire_all();
+            ctx.current.set_tls(Err(Arc::from(reason)));
+        }
         Ok(tls) => {
             let tls = Arc::new(tls);
             ctx.current.set_tls(Ok(Arc::clone(&tls)));
@@ -85,6 +92,12 @@ fn take(state: &State, news: IdentityState) {
             tracing::error!(%error, "an identity came that cannot be used; the one before stays");
         }
     }
+}
+
+/// Whether we are on a list ourselves. No peer would have us: then we do not speak in that name either.
+fn own_revoked(tls: &MeshTls, identity: &Identity) -> bool {
+    let own = tls.recheck_client(&identity.chain, SystemTime::now());
+    matches!(own, Err(TlsError::Revoked))
 }
 
 /// When the last authority of each trust domain ends: from then on nobody of it can be trusted.

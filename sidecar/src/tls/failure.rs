@@ -5,10 +5,13 @@ use std::io;
 
 use rustls::{CertificateError, Error, PeerIncompatible};
 
+use super::TlsError;
+
 /// What went wrong, in words for a log: the verifier's own verdict where there is one.
 pub fn explain(error: &io::Error) -> String {
     match rustls_error(error) {
         Some(Error::InvalidCertificate(CertificateError::Other(verdict))) => verdict.0.to_string(),
+        Some(Error::InvalidCertificate(CertificateError::Revoked)) => TlsError::Revoked.to_string(),
         Some(Error::AlertReceived(alert)) => format!("the peer refused the handshake: {alert:?}"),
         Some(Error::NoCertificatesPresented) => "the peer presented no certificate".into(),
         Some(other) => other.to_string(),
@@ -22,6 +25,7 @@ pub fn explain(error: &io::Error) -> String {
 /// The same as one of a few stable labels.
 pub fn label(error: &io::Error) -> &'static str {
     match rustls_error(error) {
+        Some(Error::InvalidCertificate(CertificateError::Revoked)) => "revoked",
         Some(Error::InvalidCertificate(_)) => "peer_untrusted",
         Some(Error::NoCertificatesPresented) => "no_client_certificate",
         Some(Error::AlertReceived(_)) => "refused_by_peer",

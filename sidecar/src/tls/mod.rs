@@ -4,12 +4,15 @@
 
 mod config;
 mod failure;
+mod proof;
 mod public;
+mod revoked;
 mod session;
 mod verify;
 
 pub use config::{MeshTls, ServerProfile};
 pub use failure::{explain, label};
+pub use proof::{client_for, prove};
 pub use public::{PublicServer, public_server};
 pub use session::{Peer, Session, session};
 
@@ -42,6 +45,9 @@ pub enum TlsError {
     /// The peer's leaf breaks a rule.
     #[error("the peer's certificate: {0}")]
     Leaf(#[from] LeafProblem),
+    /// A certificate of the peer's chain is on a revocation list.
+    #[error("the peer's certificate was revoked")]
+    Revoked,
     /// The peer's chain does not lead to a root of its trust domain.
     #[error("the peer's certificate chain: {0}")]
     Untrusted(String),
@@ -53,7 +59,7 @@ impl TlsError {
         match self {
             Self::Identity(_) | Self::NobodyExpected => Blame::Us,
             Self::File { .. } => Blame::Config,
-            Self::Incomplete(_) | Self::Leaf(_) | Self::Untrusted(_) => Blame::Peer,
+            Self::Incomplete(_) | Self::Leaf(_) | Self::Untrusted(_) | Self::Revoked => Blame::Peer,
         }
     }
 }

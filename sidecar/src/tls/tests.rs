@@ -404,41 +404,109 @@ async fn an_expired_root_is_no_root() {
     assert!(problem.to_string().contains("every root"), "{problem}");
 }
 
+fn numbered(n: u8) -> impl Fn(&mut CertificateParams) {
+    move |p: &mut CertificateParams| p.serial_number = Some(SerialNumber::from(vec![n]))
+}
+
+/// The bundles of an authority, with these lists.
+fn with_lists(ca: &Ca, lists: &[Vec<u8>]) -> Arc<Bundles> {
+    let bundles = ca.bundles();
+    let roots = bundles.iter().map(|(td, roots)| (td.clone(), roots.to_vec()));
+    let lists = lists.iter().cloned().map(CertificateRevocationListDer::from);
+    Arc::new(Bundles::new(roots.collect(), lists.collect()))
+}
+
 #[tokio::test]
-async fn a_peer_that_was_revoked_is_refused() {
+async fn a_peer_that_was_revoked_is_refused_in_both_roles_and_told_so() {
     let ca = Ca::new("mesh.test");
-    let serial = |n: u8| move |p: &mut CertificateParams| p.serial_number = Some(SerialNumber::from(vec![n]));
-    let list = ca.revoke(CertificateRevocationListParams {
-        this_update: ago(60),
-        next_update: ago(0) + Duration::from_secs(3600),
+    let judge = mesh(ca.identity_with("/judge", with_lists(&ca, &[ca.revoked(1, &[7])]), |_| {}));
+    let now = SystemTime::now();
+    for chain in [
+        ca.issue("/a", numbered(8)).chain,
+        ca.intermediate(|_| {}).issue("/a", numbered(7)).chain,
+    ] {
+        judge.recheck_server(&chain, now).unwrap();
+        judge.recheck_client(&chain, now).unwrap();
+    }
+    let revoked = mesh(ca.identity_with("/a", ca.bundles(), numbered(7)));
+    let shaken = shake(
+        judge.client(&[ca.id("/a")]).unwrap(),
+        revoked.server(ServerProfile::Hbone),
+    )
+    .await;
+    assert_eq!(label(&shaken.client.unwrap_err()), "revoked");
+    assert!(explain(&shaken.server.unwrap_err()).contains("CertificateRevoked"));
+    let shaken = shake(
+        revoked.client(&[ca.id("/judge")]).unwrap(),
+        judge.server(ServerProfile::Hbone),
+    )
+    .await;
+    let failure = shaken.server.unwrap_err();
+    assert_eq!(
+        (label(&failure), explain(&failure).contains("revoked")),
+        ("revoked", true)
+    );
+    assert!(matches!(
+        judge.recheck_client(&revoked.identity().chain, now),
+        Err(TlsError::Revoked)
+    ));
+}
+
+#[test]
+fn an_intermediate_revokes_what_it_signed_and_is_revoked_by_its_root() {
+    let ca = Ca::new("mesh.test");
+    let below = ca.intermediate(numbered(9));
+    let now = SystemTime::now();
+    let (seventh, eighth) = (
+        below.issue("/a", numbered(7)).chain,
+        below.issue("/a", numbered(8)).chain,
+    );
+    let judged = |lists: &[Vec<u8>], chain: &[CertificateDer<'static>]| {
+        let judge = mesh(ca.identity_with("/judge", with_lists(&ca, lists), |_| {}));
+        judge.recheck_client(chain, now).is_ok()
+    };
+    let lists = [below.revoked(1, &[7])];
+    assert!(!judged(&lists, &seventh) && judged(&lists, &eighth));
+    let lists = [ca.revoked(1, &[9])];
+    assert!(
+        !judged(&lists, &seventh) && !judged(&lists, &eighth),
+        "all that it signed"
+    );
+    assert!(
+        judged(&[ca.revoked(1, &[7])], &seventh),
+        "the root speaks of what it signed itself"
+    );
+}
+
+#[test]
+fn a_list_that_its_issuer_did_not_sign_says_nothing_and_an_old_one_goes_on() {
+    let ca = Ca::new("mesh.test");
+    let now = SystemTime::now();
+    let chain = ca.issue("/a", numbered(7)).chain;
+    let judged = |lists: &[Vec<u8>]| {
+        let judge = mesh(ca.identity_with("/judge", with_lists(&ca, lists), |_| {}));
+        judge.recheck_client(&chain, now).is_ok()
+    };
+    let forged = ca.impostor().revoked(9, &[7]);
+    assert!(judged(std::slice::from_ref(&forged)), "it refuses nobody");
+    assert!(
+        !judged(&[forged, ca.revoked(1, &[7])]),
+        "nor does it hide a good one"
+    );
+    let old = ca.revoke(CertificateRevocationListParams {
+        this_update: ago(9000),
+        next_update: ago(5000),
         crl_number: SerialNumber::from(1u64),
         issuing_distribution_point: None,
         revoked_certs: vec![RevokedCertParams {
             serial_number: SerialNumber::from(vec![7]),
-            revocation_time: ago(30),
+            revocation_time: ago(9000),
             reason_code: None,
             invalidity_date: None,
         }],
         key_identifier_method: KeyIdMethod::Sha256,
     });
-    let roots = ca
-        .bundles()
-        .iter()
-        .map(|(td, roots)| (td.clone(), roots.to_vec()))
-        .collect();
-    let with_list = Arc::new(Bundles::new(
-        roots,
-        vec![CertificateRevocationListDer::from(list)],
-    ));
-    let judge = mesh(ca.identity_with("/judge", with_list, |_| {}));
-    let now = SystemTime::now();
-    judge
-        .recheck_server(&ca.issue("/a", serial(8)).chain, now)
-        .unwrap();
-    let problem = judge
-        .recheck_server(&ca.issue("/a", serial(7)).chain, now)
-        .unwrap_err();
-    assert!(problem.to_string().contains("revoked"), "{problem}");
+    assert!(!judged(&[old]), "an old list is better than none");
 }
 
 /// S-20.

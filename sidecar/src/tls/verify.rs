@@ -13,13 +13,11 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
 use spiffe::{SpiffeId, TrustDomain};
-use webpki::{
-    CertRevocationList, EndEntityCert, KeyUsage, OwnedCertRevocationList, RevocationCheckDepth,
-    RevocationOptionsBuilder, UnknownStatusPolicy, VerifiedPath,
-};
+use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::TlsError;
+use super::revoked::Lists;
 use crate::identity::{Bundles, Leaf, leaf};
 
 /// The most certificates that a peer may present.
@@ -29,13 +27,14 @@ const MAX_PRESENTED: usize = 16;
 #[derive(Debug)]
 pub(super) struct Trust {
     roots: BTreeMap<TrustDomain, Vec<Root>>,
-    crls: Vec<CertRevocationList<'static>>,
+    lists: Lists,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
 #[derive(Debug)]
 struct Root {
     anchor: TrustAnchor<'static>,
+    der: CertificateDer<'static>,
     /// Seconds since 1970; a trust anchor carries no validity of its own.
     not_after: i64,
 }
@@ -55,15 +54,10 @@ impl Trust {
             let of_domain = of_domain.map_err(|e| TlsError::Identity(format!("bundle of {domain}: {e}")))?;
             roots.insert(domain.clone(), of_domain);
         }
-        let crls = bundles
-            .crls()
-            .iter()
-            .map(|crl| OwnedCertRevocationList::from_der(crl).map(CertRevocationList::Owned))
-            .collect::<Result<_, _>>()
-            .map_err(|e| TlsError::Identity(format!("revocation list: {e:?}")))?;
+        let lists = Lists::new(bundles).map_err(|e| TlsError::Identity(format!("revocation list: {e}")))?;
         Ok(Self {
             roots,
-            crls,
+            lists,
             algorithms,
         })
     }
@@ -88,28 +82,34 @@ impl Trust {
             Role::Server => KeyUsage::server_auth(),
             Role::Client => KeyUsage::client_auth(),
         };
-        let crls: Vec<_> = self.crls.iter().collect();
-        let revocation = RevocationOptionsBuilder::new(&crls).ok().map(|builder| {
-            // An SVID lives an hour: a list that says nothing about its issuer is the normal case.
-            let builder = builder.with_depth(RevocationCheckDepth::Chain);
-            builder.with_status_policy(UnknownStatusPolicy::Allow).build()
-        });
         EndEntityCert::try_from(leaf_cert)
             .and_then(|cert| {
                 let algorithms = self.algorithms.all;
-                cert.verify_for_usage(
+                let path = cert.verify_for_usage(
                     algorithms,
                     &anchors,
                     between,
                     now,
                     usage,
-                    revocation,
+                    None,
                     Some(&signers_may_sign),
                 )?;
-                Ok(())
+                self.not_revoked(leaf_cert, &path, domain)
             })
-            .map_err(|e| TlsError::Untrusted(why(&e, domain)))?;
+            .map_err(|e| why(&e, domain))?;
         Ok(leaf)
+    }
+
+    fn not_revoked(
+        &self,
+        leaf: &CertificateDer<'_>,
+        path: &VerifiedPath<'_>,
+        domain: &TrustDomain,
+    ) -> Result<(), webpki::Error> {
+        let roots = self.roots.get(domain).map(Vec::as_slice).unwrap_or_default();
+        let root = roots.iter().find(|root| root.anchor == *path.anchor());
+        let root = root.ok_or(webpki::Error::UnknownIssuer)?;
+        self.lists.check(leaf, path, &root.der)
     }
 
     /// The roots of one trust domain that are still valid.
@@ -135,9 +135,10 @@ impl Trust {
 }
 
 /// webpki's own words are its variants' names.
-fn why(error: &webpki::Error, domain: &TrustDomain) -> String {
+fn why(error: &webpki::Error, domain: &TrustDomain) -> TlsError {
     use webpki::Error as E;
-    match error {
+    TlsError::Untrusted(match error {
+        E::CertRevoked => return TlsError::Revoked,
         E::CertExpired { time, not_after } => {
             format!(
                 "expired {} s ago",
@@ -149,11 +150,10 @@ fn why(error: &webpki::Error, domain: &TrustDomain) -> String {
             format!("not valid for another {early} s: one of the two clocks is wrong")
         }
         E::UnknownIssuer => format!("no path to a root of the trust domain {domain}"),
-        E::CertRevoked => "revoked".into(),
         E::RequiredEkuNotFoundContext(_) => "its extended key usage does not allow this role".into(),
         E::EndEntityUsedAsCa => "a certificate in it may not sign others".into(),
         other => format!("{other:?} (trust domain {domain})"),
-    }
+    })
 }
 
 fn root(cert: &CertificateDer<'static>) -> Result<Root, String> {
@@ -163,6 +163,7 @@ fn root(cert: &CertificateDer<'static>) -> Result<Root, String> {
     let (_, parsed) = X509Certificate::from_der(cert.as_ref()).map_err(|e| e.to_string())?;
     Ok(Root {
         anchor,
+        der: cert.clone(),
         not_after: parsed.validity().not_after.timestamp(),
     })
 }
@@ -283,6 +284,10 @@ impl ClientCertVerifier for ClientVerifier {
 }
 
 fn refuse(error: TlsError) -> Error {
+    if matches!(error, TlsError::Revoked) {
+        // The peer is told by its own alert.
+        return Error::InvalidCertificate(CertificateError::Revoked);
+    }
     Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(error))))
 }
 

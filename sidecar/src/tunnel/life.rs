@@ -21,6 +21,9 @@ pub enum End {
     /// Under the roots of now the peer would not be accepted.
     #[error("the peer is no longer trusted: {0}")]
     Untrusted(String),
+    /// The peer's certificate was revoked.
+    #[error("the peer's certificate was revoked")]
+    Revoked,
     /// The drain took longer than it may.
     #[error("the drain is over")]
     Drained,
@@ -36,6 +39,7 @@ impl End {
             Self::Expired => "svid_expired",
             Self::Silent => "peer_silent",
             Self::Untrusted(_) => "peer_untrusted",
+            Self::Revoked => "revoked",
             Self::Drained => "drained",
             Self::Connection(_) => "connection_lost",
         }

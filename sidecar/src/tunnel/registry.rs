@@ -9,7 +9,7 @@ use rustls_pki_types::CertificateDer;
 
 use super::connect::Tunnel;
 use super::life::{End, Life};
-use crate::tls::MeshTls;
+use crate::tls::{MeshTls, TlsError};
 
 /// The living tunnels, and the identity that they were last checked under.
 #[derive(Debug, Default)]
@@ -86,7 +86,10 @@ impl Living {
             Ok(_) => true,
             Err(error) => {
                 tracing::warn!(%error, "tunnel cut: its peer is no longer trusted");
-                life.end(End::Untrusted(error.to_string()));
+                life.end(match error {
+                    TlsError::Revoked => End::Revoked,
+                    other => End::Untrusted(other.to_string()),
+                });
                 false
             }
         }

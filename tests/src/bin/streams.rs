@@ -2,7 +2,7 @@
 //! time, by webpki: every chain that somebody holds must verify against every bundle that somebody holds.
 //!
 //! `hopguard-streams SOCKET COUNT [BUNDLES]` opens COUNT streams of X.509-SVIDs, each on a connection of its own, and BUNDLES
-//! streams of bundles. A line `dump DIR` on stdin writes all chains and bundles as PEM into DIR; `tell` has it say how it
+//! streams of bundles. A line `dump DIR` on stdin writes all chains and bundles that are alive as PEM into DIR; `tell` has it say how it
 //! stands; the end of stdin ends it. Each answer is one line of JSON.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -57,7 +57,9 @@ struct BundlesResponse {
 #[derive(Clone, Default)]
 struct Held {
     chain: Vec<CertificateDer<'static>>,
-    bundle: Arc<Vec<CertificateDer<'static>>>,
+    serial: Vec<u8>,
+    /// Place in [`All::bundles`].
+    bundle: usize,
     /// Last second of the leaf.
     end: u64,
 }
@@ -65,6 +67,10 @@ struct Held {
 #[derive(Default)]
 struct All {
     held: BTreeMap<usize, Held>,
+    /// Every bundle that somebody ever held.
+    bundles: Vec<Vec<CertificateDer<'static>>>,
+    /// Serial numbers and bundles that were held against each other; that is good until the chain ends.
+    verified: BTreeSet<(Vec<u8>, usize)>,
     serials: BTreeSet<Vec<u8>>,
     messages: u64,
     breaks: u64,
@@ -167,12 +173,14 @@ async fn svids(socket: &str, client: usize, all: &Shared) -> Result<(), Failure>
             .into_iter()
             .next()
             .ok_or_else(|| Status::data_loss("no SVID"))?;
+        let chain = certificates(&svid.chain)?;
         let held = Held {
-            chain: certificates(&svid.chain)?,
-            bundle: Arc::new(certificates(&svid.bundle)?),
+            serial: chain.first().map(serial_of).unwrap_or_default(),
+            chain,
+            bundle: 0,
             end: end_of(&svid.chain)?,
         };
-        keep(all, client, held);
+        keep(all, client, held, certificates(&svid.bundle)?);
     }
     Err("the stream ended".into())
 }
@@ -186,34 +194,49 @@ async fn bundles_of(socket: &str, client: usize, all: &Shared) -> Result<(), Fai
             .next()
             .ok_or_else(|| Status::data_loss("no bundle"))?;
         let held = Held {
-            bundle: Arc::new(certificates(&bundle)?),
             end: u64::MAX,
             ..Held::default()
         };
-        keep(all, client, held);
+        keep(all, client, held, certificates(&bundle)?);
     }
     Err("the stream ended".into())
 }
 
-/// A new state of a client, held against everybody at once.
-fn keep(all: &Shared, client: usize, held: Held) {
+/// A new state of a client, held against its own bundle at once.
+fn keep(all: &Shared, client: usize, mut held: Held, bundle: Vec<CertificateDer<'static>>) {
     let mut all = all.lock().unwrap();
     all.messages += 1;
-    if let Some(leaf) = held.chain.first() {
-        all.serials.insert(serial_of(leaf));
-        let own = verify(&held.chain, &held.bundle);
-        all.count(own, || format!("client {client} against its own bundle"));
+    held.bundle = match all.bundles.iter().position(|known| *known == bundle) {
+        Some(at) => at,
+        None => {
+            all.bundles.push(bundle);
+            all.bundles.len() - 1
+        }
+    };
+    if !held.chain.is_empty() {
+        all.serials.insert(held.serial.clone());
+        let own = held.bundle;
+        all.verify(client, &held, own);
     }
     all.held.insert(client, held);
 }
 
 impl All {
-    fn count(&mut self, verdict: Result<(), String>, what: impl FnOnce() -> String) {
+    fn verify(&mut self, client: usize, held: &Held, bundle: usize) {
+        // What came late may have ended already.
+        if held.end <= now() || !self.verified.insert((held.serial.clone(), bundle)) {
+            return;
+        }
         self.checks += 1;
+        let verdict = self
+            .bundles
+            .get(bundle)
+            .map_or(Ok(()), |roots| verify(&held.chain, roots));
         if let Err(error) = verdict {
             self.failed += 1;
             if self.failures.len() < TOLD {
-                self.failures.push(format!("{}: {error}", what()));
+                self.failures
+                    .push(format!("client {client} against bundle {bundle}: {error}"));
             }
         }
     }
@@ -223,27 +246,22 @@ impl All {
 fn check(all: &Shared) {
     let mut all = all.lock().unwrap();
     let now = now();
-    let held: Vec<(usize, Held)> = all
+    let bundles: BTreeSet<usize> = all
         .held
-        .iter()
-        .filter(|(_, held)| held.end > now)
-        .map(|(client, held)| (*client, held.clone()))
+        .values()
+        .filter(|held| held.end > now)
+        .map(|held| held.bundle)
         .collect();
-    let bundles: BTreeMap<Vec<&[u8]>, usize> = held
-        .iter()
-        .map(|(client, held)| (held.bundle.iter().map(AsRef::as_ref).collect(), *client))
-        .collect();
-    for (bundle, holder) in &bundles {
-        let roots: Vec<CertificateDer<'static>> = bundle
-            .iter()
-            .map(|root| CertificateDer::from(root.to_vec()))
-            .collect();
-        for (client, held) in held.iter().filter(|(_, held)| !held.chain.is_empty()) {
-            let verdict = verify(&held.chain, &roots);
-            all.count(verdict, || {
-                format!("client {client} against the bundle of {holder}")
-            });
+    let mut missing = Vec::new();
+    for (client, held) in all.held.iter().filter(|(_, held)| !held.chain.is_empty()) {
+        for bundle in &bundles {
+            if held.end > now && !all.verified.contains(&(held.serial.clone(), *bundle)) {
+                missing.push((*client, held.clone(), *bundle));
+            }
         }
+    }
+    for (client, held, bundle) in missing {
+        all.verify(client, &held, bundle);
     }
 }
 
@@ -279,8 +297,7 @@ fn told(all: &Shared) -> Value {
     let mut bundles: BTreeMap<String, usize> = BTreeMap::new();
     let mut signers: BTreeMap<String, usize> = BTreeMap::new();
     for held in all.held.values() {
-        let roots: Vec<String> = held
-            .bundle
+        let roots: Vec<String> = all.bundles[held.bundle]
             .iter()
             .map(|root| hex::encode(serial_of(root)))
             .collect();
@@ -306,7 +323,7 @@ fn dump(all: &Shared, folder: &Path) -> Result<Value, Failure> {
         if held.end <= now() {
             continue;
         }
-        bundles.insert(held.bundle.iter().map(pem).collect());
+        bundles.insert(all.bundles[held.bundle].iter().map(pem).collect());
         if !held.chain.is_empty() {
             let text: String = held.chain.iter().map(pem).collect();
             std::fs::write(folder.join(format!("chain.{client}.pem")), text)?;
@@ -317,7 +334,7 @@ fn dump(all: &Shared, folder: &Path) -> Result<Value, Failure> {
         let path: PathBuf = folder.join(format!("bundle.{number}.pem"));
         std::fs::write(path, bundle)?;
     }
-    Ok(json!({"chains": chains, "bundles": bundles.len()}))
+    Ok(json!({"chains": chains, "bundles": bundles.len(), "at": now()}))
 }
 
 fn pem(der: &CertificateDer<'_>) -> String {

@@ -219,12 +219,19 @@ impl Streams {
         };
         for bundle in files("bundle.") {
             let verified = Command::new("openssl")
-                .args(["verify", "-x509_strict", "-CAfile"])
+                .args([
+                    "verify",
+                    "-x509_strict",
+                    "-attime",
+                    &dumped["at"].to_string(),
+                    "-CAfile",
+                ])
                 .arg(&bundle)
                 .args(files("chain."))
                 .output()
                 .unwrap();
-            assert!(verified.status.success(), "{verified:?}");
+            let said = String::from_utf8_lossy(&verified.stderr);
+            assert!(verified.status.success(), "{}: {said}", bundle.display());
         }
         std::fs::remove_dir_all(ours).unwrap();
     }

@@ -4,14 +4,22 @@
 #[cfg(test)]
 mod attestation;
 #[cfg(test)]
+mod cgroups;
+#[cfg(test)]
 mod entries;
 #[cfg(test)]
 mod foreign_client;
+#[cfg(test)]
+mod latency;
 #[cfg(test)]
 mod lifecycle;
 #[cfg(test)]
 mod limits;
 #[cfg(test)]
+mod registration;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod svid;
+#[cfg(test)]
+mod why;

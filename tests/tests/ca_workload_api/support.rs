@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio};
 use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -94,6 +94,28 @@ impl Authority {
             Some(_) => "ca.toml".into(),
             None => self.path("ca.toml"),
         }
+    }
+
+    /// A verb of the command line that asks this authority.
+    pub fn ask(&self, arguments: &[&str]) -> Output {
+        let mut command = hopguard();
+        command.args(arguments).arg("--config").arg(self.path("ca.toml"));
+        command.stdin(Stdio::null()).output().unwrap()
+    }
+
+    /// The same, and the JSON that it answers.
+    pub fn ask_json(&self, arguments: &[&str]) -> (Option<i32>, Value) {
+        let output = self.ask(&[&["-o", "json"], arguments].concat());
+        let text = if output.stdout.is_empty() {
+            &output.stderr
+        } else {
+            &output.stdout
+        };
+        let json = serde_json::from_slice(text);
+        (
+            output.status.code(),
+            json.unwrap_or_else(|error| panic!("{error}: {output:?}")),
+        )
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -190,6 +212,10 @@ impl Client {
             lines,
             _stdin: stdin,
         }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self._process.0.id()
     }
 
     /// The next line that it says.

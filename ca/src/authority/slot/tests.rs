@@ -33,6 +33,7 @@ fn alive(count: u64, until: i64) -> Alive {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one table, read at a glance")]
 fn the_next_step_of_every_state() {
     let active = || slot("a", Place::Active, 1, 6000);
     let prepared = || slot("b", Place::Prepared, 1000, 9000);

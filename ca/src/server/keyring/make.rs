@@ -157,7 +157,11 @@ impl Keyring {
         if signs.is_some_and(|signs| signs.authority.key().kid == record.id) {
             return Ok(());
         }
-        let authority = JwtAuthority::open(&self.lives.domain, self.keys.load(&record.key)?, None)?;
+        let authority = JwtAuthority::open(
+            &self.lives.domain,
+            self.keys.load(&record.key)?,
+            self.lives.token_issuer.clone(),
+        )?;
         let signer = JwtSigner {
             authority,
             until: AtomicI64::new(record.until),

@@ -4,11 +4,15 @@
 //! Order is everything here, because the process may be killed between any two steps: key file, record, bundle, signature
 //! on the way in; record, bundle, key file on the way out. So no signature is ever by a key that the bundle lacks.
 
+mod import;
 mod make;
 mod outlook;
+mod revoke;
 mod rotation;
 
+pub use import::Unimported;
 pub use outlook::Outlook;
+pub use revoke::Ended;
 pub use rotation::{Refusal, run};
 
 use std::path::{Path, PathBuf};
@@ -18,15 +22,16 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use aws_lc_rs::digest::{Context, SHA256};
-use rustls_pki_types::CertificateDer;
 use spiffe::{SpiffeId, TrustDomain};
 use tokio::sync::{Mutex, Notify, watch};
 
+use super::revocation::Revocation;
 use super::{CaError, seconds};
+use crate::audit::{Audit, Event};
 use crate::authority::slot::Policy;
-use crate::authority::{Authority, JwtAuthority, JwtKey, Svid, Trust};
+use crate::authority::{Authority, JwtAuthority, JwtKey, Svid, Trust, anchor};
 use crate::config::Config;
-use crate::keys::Disk;
+use crate::keys::{Disk, Passphrase};
 use crate::store::{
     AuthorityKind, AuthorityRecord, AuthorityState, Issued, Recorder, Sqlite, Store, StoreError,
 };
@@ -44,6 +49,8 @@ pub struct Keyring {
     store: Arc<Sqlite>,
     path: PathBuf,
     recorder: Recorder,
+    audit: Audit,
+    revocation: Revocation,
     x509: ArcSwapOption<Authority>,
     jwt: ArcSwapOption<JwtSigner>,
     /// Whoever changes an authority holds it.
@@ -65,6 +72,8 @@ struct Lives {
     ca: Duration,
     jwt_key: Duration,
     refresh_hint: Duration,
+    /// The `iss` of tokens.
+    token_issuer: Option<String>,
 }
 
 /// The authorities, those that are discarded included, the newest last.
@@ -87,9 +96,20 @@ impl Keyring {
     ///
     /// # Errors
     /// When the store or a key cannot be used, or the active root is not valid yet.
-    pub async fn open(config: &Config, data_dir: &Path, store: Arc<Sqlite>) -> Result<Self, CaError> {
+    pub async fn open(
+        config: &Config,
+        data_dir: &Path,
+        store: Arc<Sqlite>,
+        audit: Audit,
+    ) -> Result<Self, CaError> {
         let path = data_dir.join("state.sqlite");
         let records = store.authorities().await.map_err(|source| CaError::Store {
+            path: path.clone(),
+            source,
+        })?;
+        let passphrase = config.key_passphrase.as_ref().map(Passphrase::read).transpose()?;
+        let revocation = Revocation::open(store.clone()).await;
+        let revocation = revocation.map_err(|source| CaError::Store {
             path: path.clone(),
             source,
         })?;
@@ -111,11 +131,14 @@ impl Keyring {
                 ca: config.ca_ttl,
                 jwt_key: config.jwt_key_ttl,
                 refresh_hint: config.refresh_hint,
+                token_issuer: config.issuer(),
             },
-            keys: Disk::new(data_dir),
+            keys: Disk::with(data_dir, passphrase),
             store,
             path,
             recorder,
+            audit,
+            revocation,
             x509: ArcSwapOption::empty(),
             jwt: ArcSwapOption::empty(),
             records: ArcSwap::from_pointee(records.clone()),
@@ -136,10 +159,11 @@ impl Keyring {
         let _set_once = self.streams.set(streams);
     }
 
-    /// The authorities that are trusted, the newest last.
-    pub fn records(&self) -> Vec<AuthorityRecord> {
-        let records = self.records.load();
-        let trusted = records
+    /// The authorities that are trusted, the newest last; never in the middle of a step.
+    pub async fn records(&self) -> Vec<AuthorityRecord> {
+        let book = self.book.lock().await;
+        let trusted = book
+            .records
             .iter()
             .filter(|record| record.state != AuthorityState::Discarded);
         trusted.cloned().collect()
@@ -174,6 +198,10 @@ impl Keyring {
 
     /// Writes a record, to the disk first.
     async fn put(&self, book: &mut Book, record: AuthorityRecord) -> Result<(), CaError> {
+        let before = book.records.iter().find(|old| old.id == record.id);
+        if before.is_none_or(|before| before.state != record.state) {
+            self.audit.record(&changed(&record, now_in(record.state))).await?;
+        }
         self.store
             .put_authority(&record)
             .await
@@ -187,6 +215,9 @@ impl Keyring {
     }
 
     async fn forget(&self, book: &mut Book, id: &str) -> Result<(), CaError> {
+        if let Some(record) = book.records.iter().find(|record| record.id == id) {
+            self.audit.record(&changed(record, "removed")).await?;
+        }
         self.store
             .remove_authority(id)
             .await
@@ -203,12 +234,20 @@ impl Keyring {
             let records = book.records.iter();
             records.filter(move |record| record.kind == kind && record.state != AuthorityState::Discarded)
         };
-        trust.roots = of(AuthorityKind::X509)
-            .map(|record| CertificateDer::from(record.certificate.clone()))
-            .collect();
+        trust.roots = Vec::new();
+        for record in of(AuthorityKind::X509) {
+            let root = anchor(&record.certificate)?;
+            // Several intermediates may hang on one root.
+            if !trust.roots.contains(&root) {
+                trust.roots.push(root);
+            }
+        }
         trust.jwt_keys = of(AuthorityKind::Jwt)
             .map(|record| JwtKey::new(&record.certificate))
             .collect::<Result<_, _>>()?;
+        trust.crls = self
+            .revocation
+            .lists(of(AuthorityKind::X509).map(|record| record.id.as_str()));
         let sequence = self.store.sequence(&content(&trust)).await;
         let sequence = sequence.map_err(|source| self.failed(source))?;
         trust.sequence = u64::try_from(sequence).unwrap_or_default();
@@ -257,6 +296,29 @@ impl Keyring {
     }
 }
 
+/// A change of an authority, as the audit log has it: before it is made.
+fn changed(record: &AuthorityRecord, outcome: &'static str) -> Event {
+    let kind = match record.kind {
+        AuthorityKind::X509 => "x509",
+        AuthorityKind::Jwt => "jwt",
+    };
+    Event {
+        authority: Some(record.id.clone()),
+        not_after: Some(record.not_after),
+        detail: Some(serde_json::json!({ "kind": kind })),
+        ..Event::new("authority", outcome)
+    }
+}
+
+fn now_in(state: AuthorityState) -> &'static str {
+    match state {
+        AuthorityState::Prepared => "prepared",
+        AuthorityState::Active => "active",
+        AuthorityState::Retired => "retired",
+        AuthorityState::Discarded => "discarded",
+    }
+}
+
 /// What a bundle says, as a digest: two bundles with the same are one (S-59).
 fn content(trust: &Trust) -> Vec<u8> {
     let mut context = Context::new(&SHA256);
@@ -290,17 +352,24 @@ fn whole(life: Duration) -> i64 {
     i64::try_from(life.as_millis().div_ceil(1000)).unwrap_or(i64::MAX / 4)
 }
 
-impl Issuer for Keyring {
-    fn issue<'a>(&'a self, id: &'a SpiffeId, now: SystemTime) -> Issue<'a> {
+impl Keyring {
+    /// The longest lives of an SVID and of a JWT-SVID: rotation counts on them.
+    pub fn lives(&self) -> (Duration, Duration) {
+        (self.lives.svid, self.lives.jwt_svid)
+    }
+
+    /// As [`Issuer::issue`], for a life that is never longer than the one of workloads' SVIDs.
+    pub fn issue_for<'a>(&'a self, id: &'a SpiffeId, ttl: Duration, now: SystemTime) -> Issue<'a> {
         Box::pin(async move {
             let failed = |error: &dyn std::fmt::Display| IssueError(error.to_string());
+            self.refuse_revoked(id)?;
             // Held until the record is written: as long as it is, the authority stays in the bundle.
             let authority = self.x509.load_full();
             let authority = authority.ok_or_else(|| failed(&"there is no active authority"))?;
             // Whoever sends it looks at the bundle again; it is this one or a newer one.
             let bundle = self.trust.borrow().sequence;
             let mut svid = authority
-                .issue(id, self.lives.svid, now)
+                .issue(id, ttl.min(self.lives.svid), now)
                 .map_err(|error| failed(&error))?;
             svid.bundle = bundle;
             let record = Issued {
@@ -315,28 +384,56 @@ impl Issuer for Keyring {
                 .await
                 .map_err(|error| failed(&error))?;
             drop(authority);
+            // Revoked meanwhile: it is in the store, so whoever lists what is alive finds it.
+            self.refuse_revoked(id)?;
             Ok(Arc::new(svid))
         })
     }
 
-    fn issue_jwt<'a>(&'a self, id: &'a SpiffeId, audience: &'a [String], now: SystemTime) -> IssueJwt<'a> {
+    /// As [`Issuer::issue_jwt`], for a life that is never longer.
+    pub fn issue_jwt_for<'a>(
+        &'a self,
+        id: &'a SpiffeId,
+        audience: &'a [String],
+        ttl: Duration,
+        now: SystemTime,
+    ) -> IssueJwt<'a> {
         Box::pin(async move {
+            self.refuse_revoked(id)?;
             let none = || IssueError("there is no active JWT key".to_owned());
             let signer = self.jwt.load_full().ok_or_else(none)?;
             let end = seconds(now + self.lives.jwt_svid) + 1;
             if signer.until.load(Ordering::Acquire) < end {
                 self.promise(&signer, end).await?;
             }
-            let issued = signer.authority.issue(id, audience, self.lives.jwt_svid, now);
-            issued.map_err(|error| IssueError(error.to_string()))
+            let ttl = ttl.min(self.lives.jwt_svid);
+            let issued = signer.authority.issue(id, audience, ttl, now);
+            let issued = issued.map_err(|error| IssueError(error.to_string()))?;
+            self.refuse_revoked(id)?;
+            Ok(issued)
         })
+    }
+}
+
+impl Issuer for Keyring {
+    fn issue<'a>(&'a self, id: &'a SpiffeId, now: SystemTime) -> Issue<'a> {
+        self.issue_for(id, self.lives.svid, now)
+    }
+
+    fn issue_jwt<'a>(&'a self, id: &'a SpiffeId, audience: &'a [String], now: SystemTime) -> IssueJwt<'a> {
+        self.issue_jwt_for(id, audience, self.lives.jwt_svid, now)
+    }
+
+    fn revoked(&self, id: &SpiffeId) -> bool {
+        self.revocation.bars(id)
     }
 
     fn stands(&self, svid: &Svid) -> bool {
         let records = self.records.load();
-        records
-            .iter()
-            .any(|record| record.id == svid.authority && record.state != AuthorityState::Discarded)
+        let signed = |record: &AuthorityRecord| {
+            record.id == svid.authority && record.state != AuthorityState::Discarded
+        };
+        self.is_good(svid) && records.iter().any(signed)
     }
 
     fn trust(&self) -> watch::Receiver<Arc<Trust>> {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use super::import::WAITING;
 use super::{Book, Keyring};
 use crate::authority::slot::{self, Next, Place, Reason, Slot, Step};
 use crate::server::{CaError, seconds};
@@ -94,6 +95,10 @@ impl Keyring {
         }
         let mut book = self.book.lock().await;
         self.publish(&mut book, now).await?;
+        // What a crash left between the revoking and the list; one that cannot be signed keeps nobody from starting.
+        if let Err(error) = self.list_revoked(&mut book, now).await {
+            tracing::error!(%error, "revocation lists are not up to date");
+        }
         match self.x509.load_full() {
             Some(authority) => self.tell(authority.id(), seconds(authority.not_after()) - seconds(now)),
             None => return Err(self.failed(StoreError::Corrupt("no active authority".to_owned()))),
@@ -103,7 +108,8 @@ impl Keyring {
 
     fn warn_of_orphans(&self, book: &Book) -> Result<(), CaError> {
         for name in self.keys.names()? {
-            if !book.records.iter().any(|record| record.key == name) {
+            let used = book.records.iter().any(|record| record.key == name);
+            if !used && !name.starts_with(WAITING) {
                 tracing::warn!(
                     key = name,
                     "a key without an authority: it is not used, and not removed"
@@ -167,7 +173,7 @@ impl Keyring {
         }
     }
 
-    async fn let_sign(
+    pub(super) async fn let_sign(
         &self,
         book: &mut Book,
         kind: AuthorityKind,
@@ -189,7 +195,7 @@ impl Keyring {
         self.align(book, kind, now).await
     }
 
-    async fn discard(&self, book: &mut Book, id: &str, now: SystemTime) -> Result<(), CaError> {
+    pub(super) async fn discard(&self, book: &mut Book, id: &str, now: SystemTime) -> Result<(), CaError> {
         let Some(mut record) = find(book, id).cloned() else {
             return Ok(());
         };

@@ -30,7 +30,7 @@ impl Operations {
         let failed = |error: crate::server::CaError| Refused::internal(&error);
         let alive = self.keyring.alive(now).await.map_err(failed)?;
         let trust = self.keyring.published();
-        let records = self.keyring.records();
+        let records = self.keyring.records().await;
         let seen = self.seen(trust.sequence, now);
         let mut rotation = Vec::new();
         for kind in [AuthorityKind::X509, AuthorityKind::Jwt] {
@@ -45,7 +45,7 @@ impl Operations {
             "trust_domain": trust.domain.as_str(),
             "sequence": trust.sequence,
             "refresh_hint_seconds": trust.refresh_hint.as_secs(),
-            "entries": self.entries.borrow().len(),
+            "entries": self.registry.entries.borrow().len(),
             "authorities": authorities,
             "rotation": rotation,
             "streams": {

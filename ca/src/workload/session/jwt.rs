@@ -7,8 +7,11 @@ use std::time::SystemTime;
 use spiffe::SpiffeId;
 use tonic::Status;
 
-use super::Session;
+use super::{Session, since_1970};
+use crate::audit::Event;
+use crate::authority::JwtSvid;
 use crate::registration::Grant;
+use crate::workload::issuer::IssueError;
 use crate::workload::proto::{
     JwtBundlesResponse, Jwtsvid, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest,
     ValidateJwtsvidResponse,
@@ -65,6 +68,9 @@ impl Session {
                     .issuer
                     .issue_jwt(&grant.id, &wanted.audience, SystemTime::now());
                 let svid = signed.await.map_err(|error| self.none_issued(grant, &error))?;
+                self.audit_jwt(&svid, &wanted.audience)
+                    .await
+                    .map_err(|error| self.none_issued(grant, &error))?;
                 svids.push(Jwtsvid {
                     spiffe_id: svid.id.to_string(),
                     svid: svid.token.to_string(),
@@ -74,7 +80,7 @@ impl Session {
             // Somebody may have been revoked, or a key retired, while it was signed.
             let chosen_still = grants.iter().all(|grant| !self.shared.issuer.revoked(&grant.id));
             if self.still_entitled()? && chosen_still {
-                for svid in &svids {
+                for svid in svids.iter().filter(|_| !self.shared.audit.is_on()) {
                     tracing::info!(
                         uid = self.peer.uid(), pid = self.peer.pid(), socket = self.peer.socket(),
                         spiffe_id = svid.spiffe_id, audience = ?wanted.audience, "JWT-SVID issued"
@@ -85,17 +91,25 @@ impl Session {
         }
     }
 
+    /// In the audit log before it leaves; the token itself never is.
+    async fn audit_jwt(&self, svid: &JwtSvid, audience: &[String]) -> Result<(), IssueError> {
+        let event = Event {
+            spiffe_id: Some(svid.id.to_string()),
+            audience: audience.to_vec(),
+            not_after: since_1970(svid.not_after),
+            ..self.event("jwt_svid", "issued")
+        };
+        let written = self.shared.audit.record(&event).await;
+        written.map_err(|error| IssueError(error.to_string()))
+    }
+
     /// What of the grants was asked for and is not revoked. Never empty.
     fn chosen(&self, mut grants: Vec<Grant>, id: Option<&SpiffeId>) -> Result<Vec<Grant>, Status> {
         grants.retain(|grant| id.is_none_or(|id| *id == grant.id) && !self.shared.issuer.revoked(&grant.id));
         match id {
             _ if !grants.is_empty() => Ok(grants),
-            Some(_) => Err(Status::permission_denied(
-                "this process is not entitled to the requested identity",
-            )),
-            None => Err(Status::permission_denied(
-                "every identity of this process is revoked",
-            )),
+            Some(_) => Err(self.denied("this process is not entitled to the requested identity")),
+            None => Err(self.denied("every identity of this process is revoked")),
         }
     }
 
@@ -104,21 +118,24 @@ impl Session {
         loop {
             self.entitled().await?;
             let trust = self.trust.borrow_and_update().clone();
-            let news = self
+            let known = self
                 .sent
                 .as_ref()
-                .is_none_or(|sent| sent.jwt_keys != trust.jwt_keys);
-            if news && self.still_entitled()? {
-                let bundles = [(trust.domain.id_string(), jwks(&trust.jwt_keys))].into();
+                .is_some_and(|sent| sent.jwt_keys == trust.jwt_keys);
+            if !known && !self.still_entitled()? {
+                continue;
+            }
+            if !known {
                 let none = std::iter::empty();
                 self.ticket
                     .sent(Carries::JwtBundles, trust.sequence, none, SystemTime::now());
+                let bundles = [(trust.domain.id_string(), jwks(&trust.jwt_keys))].into();
                 self.sent = Some(trust);
                 return Ok(JwtBundlesResponse { bundles });
             }
-            if !news {
-                self.wait().await?;
-            }
+            // Who has these keys has what is published, whatever else changed.
+            self.ticket.holds(trust.sequence);
+            self.wait().await?;
         }
     }
 

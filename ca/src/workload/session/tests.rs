@@ -10,6 +10,7 @@ use tokio::net::UnixStream;
 use zeroize::Zeroizing;
 
 use super::*;
+use crate::audit::Audit;
 use crate::authority::JwtSvid;
 use crate::registration::Scope;
 use crate::workload::issuer::{Issue, IssueJwt, Issuer};
@@ -121,6 +122,7 @@ fn stage(paths: &[&str], life: Duration) -> Stage {
         entries.subscribe(),
         closing.subscribe(),
         Limits::default(),
+        Audit::none(),
     );
     let (ours, other_end) = UnixStream::pair().unwrap();
     let peer = Peer::of(&ours, "default".into()).unwrap();

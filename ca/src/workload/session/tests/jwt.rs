@@ -207,7 +207,8 @@ async fn who_is_nobody_validates_nothing() {
 /// S-53: what is signed and in order is believed until its identity is revoked.
 #[tokio::test]
 async fn a_revoked_identity_is_not_believed() {
-    let stage = stage(&["a"], HOUR);
+    // Who asks must have an identity left.
+    let stage = stage(&["a", "b"], HOUR);
     let dir = tempfile::tempdir().unwrap();
     let signer = Disk::new(dir.path()).create("k").unwrap();
     let mut changed = Trust::clone(&trust("root 1"));

@@ -1,0 +1,198 @@
+//! Where the lines go: a file that is only appended to and that one process at a time writes, or standard error. A batch
+//! is there whole or not at all. What a crash left half is removed, because nobody was told that it was written; a log
+//! that ends before it should is told loudly and goes on behind the gap.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, OFlags};
+
+use super::chain::Head;
+use super::{AuditError, Event, Target, chain};
+
+/// Longer than any line of ours.
+const MAX_LINE: u64 = 64 << 10;
+
+pub struct Sink {
+    target: Target,
+    file: Option<File>,
+    /// Holds the number and the hash of the last line, rewritten in place after every batch.
+    kept: File,
+    pub head: Head,
+}
+
+/// What a head looks like in its file: fixed in length, so that rewriting it in place leaves nothing of the old one.
+fn head_line(head: &Head) -> String {
+    format!("{:020} {}\n", head.seq, hex::encode(head.hash))
+}
+
+/// The head that was kept in this file.
+pub fn stored_head(path: &Path) -> Option<Head> {
+    let text = std::fs::read_to_string(path).ok()?;
+    let (seq, hash) = text.trim_end().split_once(' ')?;
+    let mut head = Head {
+        seq: seq.parse().ok()?,
+        ..Head::default()
+    };
+    hex::decode_to_slice(hash, &mut head.hash).ok()?;
+    Some(head)
+}
+
+impl Sink {
+    pub fn open(target: Target, head: &Path) -> Result<Self, AuditError> {
+        let failed = |path: &Path, message: String| AuditError::File {
+            path: path.to_owned(),
+            message,
+        };
+        let stored = stored_head(head).unwrap_or_default();
+        let kept = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+            .open(head)
+            .map_err(|error| failed(head, error.to_string()))?;
+        let mut sink = Self {
+            target,
+            file: None,
+            kept,
+            head: stored,
+        };
+        if let Target::File(path) = &sink.target {
+            let (file, last) = open(path).map_err(|message| failed(path, message))?;
+            sink.file = Some(file);
+            sink.go_on(last);
+        }
+        Ok(sink)
+    }
+
+    /// The file by its name again: after it was moved away, a new one; the chain goes on in it.
+    pub fn reopen(&mut self) {
+        let Target::File(path) = &self.target else { return };
+        // The old one first: it may be the same, and is locked.
+        self.file = None;
+        match open(path) {
+            Ok((file, _)) => self.file = Some(file),
+            Err(message) => {
+                tracing::error!(file = %path.display(), message, "the audit log cannot be opened again");
+            }
+        }
+    }
+
+    /// Goes on after the last line of the file, unless we know of later ones.
+    fn go_on(&mut self, last: Option<Head>) {
+        match last {
+            Some(last) if last.seq >= self.head.seq => self.head = last,
+            Some(last) => {
+                tracing::error!(
+                    last = last.seq,
+                    known = self.head.seq,
+                    "the audit log ends before its last record: its end was cut off"
+                );
+                let cut = Event::new("audit", "cut").because(&format!(
+                    "the log ended at record {}, and record {} had been written",
+                    last.seq, self.head.seq
+                ));
+                let members = chain::members(&cut, std::time::SystemTime::now());
+                if let Err(error) = self.write(&[&members]) {
+                    tracing::error!(%error, "the audit log cannot be written");
+                }
+            }
+            // Empty: it was moved away while we did not run, or it is the first one.
+            None => {}
+        }
+    }
+
+    /// Appends these records, all or none of them.
+    pub fn write(&mut self, records: &[&[u8]]) -> std::io::Result<()> {
+        let mut lines = Vec::with_capacity(records.len() * 512);
+        let mut head = self.head;
+        for members in records {
+            head.append(members, &mut lines);
+        }
+        match (&self.target, &mut self.file) {
+            (Target::Stderr, _) => std::io::stderr().lock().write_all(&lines)?,
+            (Target::File(_), Some(file)) => append(file, &lines)?,
+            (Target::File(path), None) => {
+                let (mut file, _) = open(path).map_err(std::io::Error::other)?;
+                append(&mut file, &lines)?;
+                self.file = Some(file);
+            }
+        }
+        // Where this one fails, the lines themselves say what the last one is.
+        if let Err(error) = self.kept.write_all_at(head_line(&head).as_bytes(), 0) {
+            tracing::warn!(%error, "where the audit log ends cannot be noted");
+        }
+        self.head = head;
+        Ok(())
+    }
+
+    /// Down to the disk itself.
+    pub fn sync(&self) {
+        let synced = self
+            .file
+            .as_ref()
+            .map_or(Ok(()), File::sync_data)
+            .and_then(|()| self.kept.sync_data());
+        if let Err(error) = synced {
+            tracing::error!(%error, "the audit log could not be synchronised");
+        }
+    }
+}
+
+fn append(file: &mut File, lines: &[u8]) -> std::io::Result<()> {
+    let before = file.metadata()?.len();
+    file.write_all(lines).inspect_err(|_| {
+        // Half a batch: nobody is told that any of it was written.
+        if let Err(error) = file.set_len(before) {
+            tracing::error!(%error, "half a batch stays in the audit log");
+        }
+    })
+}
+
+/// Opens the file, for this process alone, without what a crash left half; and its last record.
+fn open(path: &PathBuf) -> Result<(File, Option<Head>), String> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let mut file = OpenOptions::new()
+        .read(true)
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .custom_flags(flags.bits().cast_signed())
+        .open(path)
+        .map_err(|error| error.to_string())?;
+    let found = file.metadata().map_err(|error| error.to_string())?;
+    if !found.is_file() {
+        return Err("it is not a plain file".to_owned());
+    }
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => return Err("another process writes it".to_owned()),
+        Err(errno) => return Err(errno.to_string()),
+    }
+    let last = last(&mut file, found.len()).map_err(|error| error.to_string())?;
+    if last.is_none() && file.metadata().map_err(|error| error.to_string())?.len() > 0 {
+        return Err("what is in it is no audit log".to_owned());
+    }
+    Ok((file, last))
+}
+
+fn last(file: &mut File, length: u64) -> std::io::Result<Option<Head>> {
+    let start = length.saturating_sub(2 * MAX_LINE);
+    file.seek(SeekFrom::Start(start))?;
+    let mut tail = Vec::new();
+    file.take(2 * MAX_LINE).read_to_end(&mut tail)?;
+    let whole = tail
+        .iter()
+        .rposition(|byte| *byte == b'\n')
+        .map_or(0, |at| at + 1);
+    if whole < tail.len() {
+        tracing::warn!("half a record at the end of the audit log, as a crash leaves it, is removed");
+        file.set_len(start + whole as u64)?;
+    }
+    let lines = tail.get(..whole.saturating_sub(1)).unwrap_or_default();
+    Ok(lines.rsplit(|byte| *byte == b'\n').next().and_then(Head::after))
+}

@@ -1,0 +1,252 @@
+use std::io::{Cursor, Write};
+use std::path::Path;
+
+use super::*;
+
+fn issued(number: usize) -> Event {
+    Event {
+        uid: Some(7),
+        spiffe_id: Some(format!("spiffe://td/{number}")),
+        ..Event::new("x509_svid", "issued")
+    }
+}
+
+fn open(dir: &Path) -> Audit {
+    Audit::open(Target::File(dir.join("log")), dir.join("head"), true).unwrap()
+}
+
+async fn write(audit: &Audit, count: usize) {
+    for number in 0..count {
+        audit.record(&issued(number)).await.unwrap();
+    }
+}
+
+fn text(dir: &Path) -> String {
+    std::fs::read_to_string(dir.join("log")).unwrap()
+}
+
+fn check(text: &str) -> Result<Verified, Broken> {
+    verify(Cursor::new(text), None)
+}
+
+/// The writer ends some time after its last handle, and the file is locked until then.
+async fn reopened(dir: &Path) -> Audit {
+    let until = std::time::Instant::now() + Duration::from_secs(20);
+    loop {
+        match Audit::open(Target::File(dir.join("log")), dir.join("head"), true) {
+            Ok(audit) => return audit,
+            Err(error) if std::time::Instant::now() > until => panic!("{error}"),
+            Err(_) => tokio::task::yield_now().await,
+        }
+    }
+}
+
+#[tokio::test]
+async fn records_are_numbered_and_chained_over_restarts() {
+    let dir = tempfile::tempdir().unwrap();
+    let audit = open(dir.path());
+    write(&audit, 3).await;
+    drop(audit);
+    let audit = reopened(dir.path()).await;
+    write(&audit, 2).await;
+    let verified = check(&text(dir.path())).unwrap();
+    assert_eq!((verified.first, verified.records, verified.head.seq), (1, 5, 5));
+    assert_eq!(stored_head(&dir.path().join("head")), Some(verified.head));
+    let record: Value = serde_json::from_str(text(dir.path()).lines().next().unwrap()).unwrap();
+    assert_eq!(record["event"], "x509_svid");
+    assert_eq!(record["uid"], 7);
+    assert!(record.get("serial").is_none(), "what is not known is not written");
+}
+
+#[tokio::test]
+async fn what_was_changed_taken_out_put_in_or_moved_is_found_at_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let audit = open(dir.path());
+    write(&audit, 6).await;
+    let whole = text(dir.path());
+    let lines: Vec<&str> = whole.lines().collect();
+    let with = |change: &dyn Fn(&mut Vec<String>)| {
+        let mut lines: Vec<String> = lines.iter().map(|line| format!("{line}\n")).collect();
+        change(&mut lines);
+        check(&lines.concat()).unwrap_err()
+    };
+    let edited = with(&|lines| lines[2] = lines[2].replace("spiffe://td/2", "spiffe://td/9"));
+    assert!(matches!(edited, Broken::Hash { line: 4, seq: 4 }), "{edited}");
+    let cut = with(&|lines| drop(lines.remove(3)));
+    assert!(
+        matches!(
+            cut,
+            Broken::Number {
+                line: 4,
+                found: 5,
+                wanted: 4
+            }
+        ),
+        "{cut}"
+    );
+    let doubled = with(&|lines| lines.insert(3, lines[2].clone()));
+    assert!(
+        matches!(
+            doubled,
+            Broken::Number {
+                line: 4,
+                found: 3,
+                wanted: 4
+            }
+        ),
+        "{doubled}"
+    );
+    let moved = with(&|lines| lines.swap(1, 2));
+    assert!(matches!(moved, Broken::Number { line: 2, .. }), "{moved}");
+    let foreign = with(&|lines| lines[4] = "hello\n".to_owned());
+    assert!(matches!(foreign, Broken::NoRecord { line: 5 }), "{foreign}");
+    let other_start = with(&|lines| lines[0] = lines[0].replace(&"0".repeat(64), &"1".repeat(64)));
+    assert!(
+        matches!(other_start, Broken::Hash { line: 1, .. }),
+        "{other_start}"
+    );
+    let half = check(whole.trim_end()).unwrap_err();
+    assert!(matches!(half, Broken::NoRecord { line: 6 }), "{half}");
+}
+
+#[tokio::test]
+async fn a_log_that_was_moved_away_goes_on_in_a_new_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let audit = open(dir.path());
+    write(&audit, 2).await;
+    std::fs::rename(dir.path().join("log"), dir.path().join("log.1")).unwrap();
+    write(&audit, 1).await;
+    audit.reopen().await;
+    write(&audit, 2).await;
+    let old = std::fs::read_to_string(dir.path().join("log.1")).unwrap();
+    let before = check(&old).unwrap();
+    assert_eq!(before.records, 3);
+    let both = verify(Cursor::new(text(dir.path())), Some(before)).unwrap();
+    assert_eq!((both.records, both.head.seq), (5, 5));
+    let alone = check(&text(dir.path())).unwrap();
+    assert_eq!((alone.first, alone.records), (4, 2));
+}
+
+#[tokio::test]
+async fn a_log_that_was_truncated_in_place_goes_on_at_its_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let audit = open(dir.path());
+    write(&audit, 2).await;
+    std::fs::OpenOptions::new()
+        .write(true)
+        .open(dir.path().join("log"))
+        .unwrap()
+        .set_len(0)
+        .unwrap();
+    write(&audit, 1).await;
+    let rest = check(&text(dir.path())).unwrap();
+    assert_eq!((rest.first, rest.records), (3, 1));
+}
+
+#[tokio::test]
+async fn an_end_that_was_cut_is_told_and_half_a_record_is_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let audit = open(dir.path());
+    write(&audit, 4).await;
+    drop(audit);
+    drop(reopened(dir.path()).await);
+    let whole = text(dir.path());
+    let two: String = whole.lines().take(2).map(|line| format!("{line}\n")).collect();
+    std::fs::write(dir.path().join("log"), format!("{two}{{\"seq\":3,\"pr")).unwrap();
+    let audit = reopened(dir.path()).await;
+    write(&audit, 1).await;
+    let text = text(dir.path());
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 4, "{text}");
+    assert!(
+        lines[2].contains("\"cut\"") && lines[2].contains("record 4"),
+        "{text}"
+    );
+    let broken = check(&text).unwrap_err();
+    assert!(
+        matches!(
+            broken,
+            Broken::Number {
+                line: 3,
+                found: 5,
+                wanted: 3
+            }
+        ),
+        "{broken}"
+    );
+}
+
+#[tokio::test]
+async fn a_log_belongs_to_one_process_and_is_an_audit_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let _audit = open(dir.path());
+    let again = Audit::open(
+        Target::File(dir.path().join("log")),
+        dir.path().join("head2"),
+        true,
+    );
+    assert!(again.unwrap_err().to_string().contains("another process"));
+    let other = dir.path().join("letter");
+    std::fs::File::create(&other)
+        .unwrap()
+        .write_all(b"Dear all\n")
+        .unwrap();
+    let letter = Audit::open(Target::File(other.clone()), dir.path().join("head2"), true);
+    assert!(letter.unwrap_err().to_string().contains("no audit log"));
+    assert_eq!(std::fs::read(&other).unwrap(), b"Dear all\n");
+    let missing = Audit::open(
+        Target::File(dir.path().join("no/log")),
+        dir.path().join("head2"),
+        true,
+    );
+    assert!(missing.is_err());
+    let folder = Audit::open(
+        Target::File(dir.path().to_owned()),
+        dir.path().join("head2"),
+        true,
+    );
+    assert!(folder.is_err());
+}
+
+#[tokio::test]
+async fn what_cannot_be_written_is_not_done_unless_that_is_wanted() {
+    let (queue, mut waiting) = mpsc::channel::<Waiting>(8);
+    let refusing = tokio::spawn(async move {
+        while let Some(one) = waiting.recv().await {
+            if let Some(done) = one.done {
+                let _gone = done.send(false);
+            }
+        }
+    });
+    let required = Audit {
+        queue: Some(queue),
+        required: true,
+    };
+    assert!(matches!(
+        required.record(&issued(1)).await,
+        Err(AuditError::Unwritten)
+    ));
+    let wanted = Audit {
+        required: false,
+        ..required.clone()
+    };
+    wanted.record(&issued(1)).await.unwrap();
+    drop((required, wanted));
+    refusing.await.unwrap();
+
+    let (queue, waiting) = mpsc::channel::<Waiting>(8);
+    drop(waiting);
+    let ended = Audit {
+        queue: Some(queue),
+        required: true,
+    };
+    assert!(ended.record(&issued(1)).await.is_err(), "the writer is gone");
+    assert!(Audit::none().record(&issued(1)).await.is_ok());
+}
+
+#[test]
+fn what_others_write_is_cut() {
+    let reason = "ä".repeat(5000);
+    let event = Event::new("call", "refused").because(&reason);
+    assert!(event.reason.unwrap().len() <= MAX_TEXT + 3);
+}

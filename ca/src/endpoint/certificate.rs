@@ -1,0 +1,234 @@
+//! The certificate that the endpoint shows: read from files that are looked at while it serves, or an SVID of our own that
+//! is renewed. What cannot be used changes nothing: the one before stays.
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use rustls::ServerConfig;
+use rustls::crypto::CryptoProvider;
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use spiffe::SpiffeId;
+use tokio::task::spawn_blocking;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
+use zeroize::Zeroizing;
+
+use super::{EndpointError, WebFiles};
+use crate::authority::rotate_at;
+use crate::workload::Issuer;
+
+/// Time between two looks at the files. Two that agree make a change: certificate and key are seldom written at one moment.
+pub const LOOK: Duration = Duration::from_secs(1);
+/// Before an SVID that could not be issued is asked for again.
+const AGAIN: Duration = Duration::from_secs(5);
+/// A chain and a key have some KiB.
+const MAX_FILE: u64 = 1 << 20;
+const MAX_CHAIN: usize = 16;
+
+/// What is shown now.
+#[derive(Debug)]
+pub struct Shown(ArcSwap<CertifiedKey>);
+
+impl ResolvesServerCert for Shown {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.load_full())
+    }
+}
+
+impl Shown {
+    /// Shows this.
+    pub fn new(first: CertifiedKey) -> Arc<Self> {
+        Arc::new(Self(ArcSwap::from_pointee(first)))
+    }
+
+    /// TLS 1.2 and 1.3 with the suites of Mozilla's intermediate profile, which are those of the provider (S-64). Nobody is
+    /// asked for a certificate, and no session is resumed.
+    pub fn config(self: &Arc<Self>) -> Result<ServerConfig, EndpointError> {
+        let mut config = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+            .with_no_client_auth()
+            .with_cert_resolver(self.clone());
+        config.send_tls13_tickets = 0;
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(config)
+    }
+
+    /// Looks at the files, `every` so often, until it is dropped.
+    pub async fn follow(self: Arc<Self>, files: WebFiles, every: Duration) {
+        // What was read at the start may have changed since.
+        let mut taken = None;
+        let mut last = look(&files).await;
+        loop {
+            tokio::time::sleep(every).await;
+            let now = look(&files).await;
+            let settled = now == last;
+            last.clone_from(&now);
+            if !settled || taken.as_ref() == Some(&now) {
+                continue;
+            }
+            let reading = files.clone();
+            let Ok(read) = spawn_blocking(move || read(&reading)).await else {
+                continue;
+            };
+            if look(&files).await != now {
+                // Written once more while it was read.
+                continue;
+            }
+            taken = Some(now);
+            if read.as_ref().is_ok_and(|key| key.cert == self.0.load().cert) {
+                continue;
+            }
+            match read.and_then(|key| living(key, &files, SystemTime::now())) {
+                Ok(key) => {
+                    self.0.store(Arc::new(key));
+                    tracing::info!(file = %files.certificate.display(), "the bundle endpoint shows its new certificate");
+                }
+                Err(error) => tracing::error!(
+                    %error,
+                    hint = error.hint(),
+                    "the bundle endpoint's changed certificate was refused; the one before stays"
+                ),
+            }
+        }
+    }
+
+    /// Renews the endpoint's own SVID at half life, and whenever the roots change, until it is dropped.
+    pub async fn renew(self: Arc<Self>, id: SpiffeId, issuer: Arc<dyn Issuer>, mut until: SystemTime) {
+        let mut trust = issuer.trust();
+        let mut roots = trust.borrow_and_update().roots.clone();
+        loop {
+            let wait = until.duration_since(SystemTime::now()).unwrap_or_default();
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                changed = trust.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    if trust.borrow_and_update().roots == roots {
+                        continue;
+                    }
+                }
+            }
+            match own(&id, issuer.as_ref(), SystemTime::now()).await {
+                Ok((key, renewal)) => {
+                    self.0.store(Arc::new(key));
+                    roots.clone_from(&trust.borrow().roots);
+                    until = renewal;
+                    tracing::debug!(%id, "the bundle endpoint renewed its SVID");
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the bundle endpoint's SVID could not be renewed; the one before stays");
+                    until = SystemTime::now() + AGAIN;
+                }
+            }
+        }
+    }
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+/// An SVID for the endpoint itself, and when to renew it.
+pub async fn own(
+    id: &SpiffeId,
+    issuer: &dyn Issuer,
+    now: SystemTime,
+) -> Result<(CertifiedKey, SystemTime), EndpointError> {
+    let svid = issuer.issue(id, now).await?;
+    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(svid.key.to_vec()));
+    let certified = CertifiedKey::from_der(svid.chain.clone(), key, &provider())?;
+    Ok((certified, rotate_at(svid.issued_at, svid.not_after, 0.0)))
+}
+
+/// Reads the files of a server certificate.
+pub fn read(files: &WebFiles) -> Result<CertifiedKey, EndpointError> {
+    let chain = CertificateDer::pem_slice_iter(&bytes(&files.certificate)?)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| bad(&files.certificate, format!("bad PEM: {error}")))?;
+    if chain.is_empty() || chain.len() > MAX_CHAIN {
+        let problem = format!("{} certificates in it, not 1 to {MAX_CHAIN}", chain.len());
+        return Err(bad(&files.certificate, problem));
+    }
+    let mode = std::fs::metadata(&files.key).map_or(0, |found| found.permissions().mode() & 0o7777);
+    if mode & 0o007 != 0 {
+        let problem = format!("holds a secret, but other users have rights to it (mode {mode:04o})");
+        return Err(bad(&files.key, problem));
+    }
+    let key = PrivateKeyDer::from_pem_slice(&bytes(&files.key)?)
+        .map_err(|error| bad(&files.key, format!("holds no private key in PEM form: {error}")))?;
+    CertifiedKey::from_der(chain, key, &provider()).map_err(|error| match error {
+        rustls::Error::InconsistentKeys(_) => {
+            let of = files.certificate.display();
+            bad(
+                &files.key,
+                format!("it is not the key of the first certificate in `{of}`"),
+            )
+        }
+        other => bad(&files.key, other.to_string()),
+    })
+}
+
+/// A changed certificate that has ended is worse than the one before.
+fn living(key: CertifiedKey, files: &WebFiles, now: SystemTime) -> Result<CertifiedKey, EndpointError> {
+    match ends(&key) {
+        Some(end) if end > now => Ok(key),
+        _ => Err(bad(&files.certificate, "the certificate has ended".to_owned())),
+    }
+}
+
+/// When the certificate ends.
+pub fn ends(key: &CertifiedKey) -> Option<SystemTime> {
+    let (_, parsed) = X509Certificate::from_der(key.cert.first()?).ok()?;
+    let seconds = u64::try_from(parsed.validity().not_after.timestamp()).ok()?;
+    Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
+}
+
+fn bad(file: &Path, problem: String) -> EndpointError {
+    EndpointError::File {
+        file: file.to_owned(),
+        problem,
+    }
+}
+
+fn bytes(file: &Path) -> Result<Zeroizing<Vec<u8>>, EndpointError> {
+    let io = |error: std::io::Error| bad(file, error.to_string());
+    let found = std::fs::metadata(file).map_err(io)?;
+    if !found.is_file() || found.len() > MAX_FILE {
+        return Err(bad(
+            file,
+            format!("it is not a plain file of at most {MAX_FILE} bytes"),
+        ));
+    }
+    std::fs::read(file).map(Zeroizing::new).map_err(io)
+}
+
+/// What tells one state of the files from another: device, inode, size and time of each, behind its links.
+type Look = [Option<(u64, u64, u64, i64, i64)>; 2];
+
+async fn look(files: &WebFiles) -> Look {
+    let files = files.clone();
+    let one = |file: &Path| {
+        let found = std::fs::metadata(file).ok()?;
+        Some((
+            found.dev(),
+            found.ino(),
+            found.size(),
+            found.mtime(),
+            found.mtime_nsec(),
+        ))
+    };
+    spawn_blocking(move || [one(&files.certificate), one(&files.key)])
+        .await
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

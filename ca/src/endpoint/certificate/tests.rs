@@ -1,0 +1,244 @@
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rcgen::{CertificateParams, KeyPair};
+use spiffe::TrustDomain;
+use tokio::sync::watch;
+
+use super::*;
+use crate::authority::{Authority, Svid, Trust};
+use crate::keys::{Disk, Signer};
+use crate::workload::{Issue, IssueError, IssueJwt};
+
+/// Between two looks; nothing that is refused can be waited for, so a test waits for many looks.
+const EVERY: Duration = Duration::from_millis(10);
+
+struct Pair {
+    dir: tempfile::TempDir,
+}
+
+impl Pair {
+    fn new() -> Self {
+        let pair = Self {
+            dir: tempfile::tempdir().unwrap(),
+        };
+        pair.write(2100);
+        pair
+    }
+
+    fn files(&self) -> WebFiles {
+        let file = |name: &str| self.dir.path().join(name);
+        WebFiles {
+            certificate: file("c.pem"),
+            key: file("k.pem"),
+        }
+    }
+
+    /// A new pair; what is answered is its certificate.
+    fn write(&self, ends: i32) -> Vec<u8> {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        params.not_after = rcgen::date_time_ymd(ends, 1, 1);
+        let made = params.self_signed(&key).unwrap();
+        self.put("k.pem", &key.serialize_pem());
+        self.put("c.pem", &made.pem());
+        made.der().to_vec()
+    }
+
+    /// As certbot does it: a new file takes the place of the old.
+    fn put(&self, name: &str, text: &str) {
+        let new = self.dir.path().join("new");
+        std::fs::write(&new, text).unwrap();
+        std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o600)).unwrap();
+        std::fs::rename(new, self.dir.path().join(name)).unwrap();
+    }
+}
+
+fn shows(shown: &Shown) -> Vec<u8> {
+    shown.0.load().cert[0].to_vec()
+}
+
+async fn until(what: &str, mut probe: impl FnMut() -> bool) {
+    for _ in 0..3000 {
+        if probe() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("never: {what}");
+}
+
+#[test]
+fn what_is_wrong_with_a_pair_is_said_with_its_file() {
+    let (one, other) = (Pair::new(), Pair::new());
+    one.files().check().unwrap();
+    let says = |certificate: &PathBuf, key: &PathBuf, file: &PathBuf, word: &str| {
+        let files = WebFiles {
+            certificate: certificate.clone(),
+            key: key.clone(),
+        };
+        let error = files.check().unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.contains(word) && text.contains(file.to_str().unwrap()),
+            "{text}"
+        );
+        assert!(!error.hint().is_empty());
+    };
+    let (files, others) = (one.files(), other.files());
+    says(&files.certificate, &others.key, &others.key, "not the key of");
+    says(&files.key, &files.key, &files.key, "0 certificates");
+    says(
+        &files.certificate,
+        &files.certificate,
+        &files.certificate,
+        "no private key",
+    );
+    let missing = one.dir.path().join("no");
+    says(&missing, &files.key, &missing, "No such file");
+    says(&files.certificate, &missing, &missing, "No such file");
+    std::fs::set_permissions(&files.key, std::fs::Permissions::from_mode(0o644)).unwrap();
+    says(&files.certificate, &files.key, &files.key, "other users");
+}
+
+#[tokio::test]
+async fn a_changed_pair_is_shown_and_a_bad_one_changes_nothing() {
+    let pair = Pair::new();
+    let shown = Shown::new(read(&pair.files()).unwrap());
+    let task = tokio::spawn(shown.clone().follow(pair.files(), EVERY));
+    let second = pair.write(2100);
+    until("the second", || shows(&shown) == second).await;
+    // A pair that has ended, a key of another, rubbish: none is shown; the next good one is.
+    pair.write(2001);
+    tokio::time::sleep(EVERY * 20).await;
+    pair.put("k.pem", &KeyPair::generate().unwrap().serialize_pem());
+    tokio::time::sleep(EVERY * 20).await;
+    pair.put("c.pem", "rubbish");
+    tokio::time::sleep(EVERY * 20).await;
+    assert_eq!(shows(&shown), second);
+    let last = pair.write(2100);
+    until("the last", || shows(&shown) == last).await;
+    task.abort();
+}
+
+struct Ours {
+    authority: Authority,
+    trust: watch::Sender<Arc<Trust>>,
+    issued: AtomicU64,
+    broken: std::sync::atomic::AtomicBool,
+    ttl: Duration,
+}
+
+impl Issuer for Ours {
+    fn issue<'a>(&'a self, id: &'a SpiffeId, now: SystemTime) -> Issue<'a> {
+        Box::pin(async move {
+            if self.broken.load(Ordering::Relaxed) {
+                return Err(IssueError("the disk is full".to_owned()));
+            }
+            self.issued.fetch_add(1, Ordering::Relaxed);
+            let svid: Svid = self.authority.issue(id, self.ttl, now).unwrap();
+            Ok(Arc::new(svid))
+        })
+    }
+
+    fn issue_jwt<'a>(&'a self, _: &'a SpiffeId, _: &'a [String], _: SystemTime) -> IssueJwt<'a> {
+        Box::pin(async { Err(IssueError("no".to_owned())) })
+    }
+
+    fn trust(&self) -> watch::Receiver<Arc<Trust>> {
+        self.trust.subscribe()
+    }
+}
+
+fn ours(ttl: Duration) -> Arc<Ours> {
+    let dir = tempfile::tempdir().unwrap();
+    let signer: Arc<dyn Signer> = Disk::new(dir.path()).create("root").unwrap();
+    let domain = TrustDomain::new("td").unwrap();
+    let now = SystemTime::now();
+    let root = Authority::create(&domain, &signer, Duration::from_secs(86_400), now).unwrap();
+    let trust = Trust {
+        domain: domain.clone(),
+        roots: vec![root.clone()],
+        jwt_keys: vec![],
+        crls: vec![],
+        sequence: 1,
+        refresh_hint: Duration::from_secs(1),
+    };
+    Arc::new(Ours {
+        authority: Authority::open(&domain, &root, signer, now).unwrap(),
+        trust: watch::Sender::new(Arc::new(trust)),
+        issued: AtomicU64::new(0),
+        broken: false.into(),
+        ttl,
+    })
+}
+
+#[tokio::test]
+async fn the_own_svid_is_renewed_at_half_life_and_when_the_roots_change() {
+    let id = SpiffeId::new("spiffe://td/e").unwrap();
+    let short = ours(Duration::from_secs(2));
+    let (first, renewal) = own(&id, short.as_ref(), SystemTime::now()).await.unwrap();
+    let shown = Shown::new(first);
+    let before = shows(&shown);
+    let task = tokio::spawn(shown.clone().renew(id.clone(), short.clone(), renewal));
+    until("renewed by time", || shows(&shown) != before).await;
+    task.abort();
+
+    let long = ours(Duration::from_secs(3600));
+    let (first, renewal) = own(&id, long.as_ref(), SystemTime::now()).await.unwrap();
+    let shown = Shown::new(first);
+    let before = shows(&shown);
+    let task = tokio::spawn(shown.clone().renew(id, long.clone(), renewal));
+    until("it listens", || long.trust.receiver_count() == 1).await;
+    // Another sequence alone is no reason; other roots are. While the store is broken, the one before stays.
+    long.trust.send_modify(|trust| {
+        let same = Trust {
+            sequence: 2,
+            ..(**trust).clone()
+        };
+        *trust = Arc::new(same);
+    });
+    long.broken.store(true, Ordering::Relaxed);
+    long.trust.send_modify(|trust| {
+        let mut changed = (**trust).clone();
+        changed.roots.push(CertificateDer::from(vec![0]));
+        *trust = Arc::new(changed);
+    });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(shows(&shown), before);
+    long.broken.store(false, Ordering::Relaxed);
+    until("renewed by change", || shows(&shown) != before).await;
+    assert_eq!(long.issued.load(Ordering::Relaxed), 2, "the first and this one");
+    task.abort();
+}
+
+#[test]
+fn the_suites_are_those_of_mozillas_intermediate_profile() {
+    // S-64; https://ssl-config.mozilla.org/guidelines/6.0.json, "intermediate", without the DHE suites, which no client of today
+    // needs.
+    let mozilla = [
+        "TLS13_AES_128_GCM_SHA256",
+        "TLS13_AES_256_GCM_SHA384",
+        "TLS13_CHACHA20_POLY1305_SHA256",
+        "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256",
+        "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",
+        "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384",
+        "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384",
+        "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256",
+        "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
+    ];
+    let pair = Pair::new();
+    let config = Shown::new(read(&pair.files()).unwrap()).config().unwrap();
+    let mut suites: Vec<String> = config
+        .crypto_provider()
+        .cipher_suites
+        .iter()
+        .map(|suite| format!("{:?}", suite.suite()))
+        .collect();
+    let mut mozilla = mozilla.map(str::to_owned);
+    suites.sort();
+    mozilla.sort();
+    assert_eq!(suites, mozilla);
+    assert_eq!(config.alpn_protocols, [b"http/1.1".to_vec()]);
+    assert_eq!((config.send_tls13_tickets, config.max_early_data_size), (0, 0));
+}

@@ -1,0 +1,76 @@
+//! What operators ask for is written to the audit log before it is done, and how it ended after.
+
+use serde_json::Value;
+
+use crate::admin::{Refused, Request};
+use crate::audit::{Audit, Event};
+
+/// A longer text in a request is told by its length.
+const MAX_TEXT: usize = 256;
+
+/// The request as the log has it; nothing for one that only reads.
+pub fn of(request: &Request, uid: u32) -> Option<Event> {
+    match request {
+        Request::Status
+        | Request::Revoked
+        | Request::EntryList
+        | Request::EntryShow { .. }
+        | Request::EntryPlan { .. }
+        | Request::EntrySettled { .. }
+        | Request::Why { .. } => return None,
+        Request::Backup
+        | Request::IssueSvid { .. }
+        | Request::Rotate { .. }
+        | Request::Revoke(_)
+        | Request::Csr
+        | Request::Import { .. } => {}
+    }
+    let mut detail = serde_json::to_value(request).unwrap_or_default();
+    shorten(&mut detail);
+    Some(Event {
+        uid: Some(uid),
+        detail: Some(detail),
+        ..Event::new("operator", "asked")
+    })
+}
+
+/// Writes that it will be done.
+///
+/// # Errors
+/// When it cannot be written: then it is not done.
+pub async fn before(audit: &Audit, event: Option<&Event>) -> Result<(), Refused> {
+    let Some(event) = event else { return Ok(()) };
+    let written = audit.record(event).await;
+    written.map_err(|error| Refused {
+        internal: true,
+        ..Refused::new(error.to_string(), error.hint())
+    })
+}
+
+/// Writes how it ended.
+pub async fn after(audit: &Audit, event: Option<Event>, answer: &Result<Value, Refused>) {
+    let Some(event) = event else { return };
+    let event = match answer {
+        Ok(_) => Event {
+            outcome: "done",
+            ..event
+        },
+        Err(refused) => Event {
+            outcome: if refused.internal { "failed" } else { "refused" },
+            ..event
+        }
+        .because(refused),
+    };
+    if let Err(error) = audit.record(&event).await {
+        tracing::error!(%error, "how it ended is missing in the audit log");
+    }
+}
+
+fn shorten(value: &mut Value) {
+    match value {
+        Value::String(text) if text.len() > MAX_TEXT => *text = format!("({} bytes)", text.len()),
+        Value::Array(values) => values.iter_mut().for_each(shorten),
+        Value::Object(members) => members.values_mut().for_each(shorten),
+        _ => {}
+    }
+}

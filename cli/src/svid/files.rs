@@ -1,0 +1,145 @@
+//! Certificates and keys in files: PEM and DER are read, PEM is written, and a new file takes the place of an old one whole.
+
+use std::fs::OpenOptions;
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
+use zeroize::Zeroizing;
+
+/// A chain is a few KiB.
+const MAX_INPUT: u64 = 1 << 20;
+const MAX_CHAIN: usize = 64;
+
+/// A whole file, or stdin for `-`.
+pub fn read(file: &Path) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    if file == Path::new("-") {
+        std::io::stdin().take(MAX_INPUT + 1).read_to_end(&mut bytes)?;
+    } else {
+        std::fs::File::open(file)?
+            .take(MAX_INPUT + 1)
+            .read_to_end(&mut bytes)?;
+    }
+    if bytes.len() as u64 > MAX_INPUT {
+        return Err(std::io::Error::other(format!(
+            "it is larger than {MAX_INPUT} bytes"
+        )));
+    }
+    Ok(bytes)
+}
+
+/// All certificates of a PEM file (other sections are passed over), or DER one after the other.
+pub fn chain(bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let pem = bytes.windows(11).any(|window| window == b"-----BEGIN ");
+    let chain = if pem {
+        let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(bytes).collect();
+        read.map_err(|error| format!("bad PEM: {error}"))?
+    } else {
+        concatenated(bytes)?
+    };
+    match chain.len() {
+        0 => Err("there is no certificate in it".to_owned()),
+        count if count > MAX_CHAIN => Err(format!("more than {MAX_CHAIN} certificates are no chain")),
+        _ => Ok(chain),
+    }
+}
+
+fn concatenated(mut bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let mut chain = Vec::new();
+    while !bytes.is_empty() && chain.len() <= MAX_CHAIN {
+        let (rest, _) =
+            X509Certificate::from_der(bytes).map_err(|_| "neither PEM nor DER certificates".to_owned())?;
+        let (one, _) = bytes.split_at(bytes.len() - rest.len());
+        chain.push(CertificateDer::from(one.to_vec()));
+        bytes = rest;
+    }
+    Ok(chain)
+}
+
+/// A new file takes the place of an old one whole, and has its mode from the start.
+pub fn replace(path: &Path, mode: u32, bytes: &[u8]) -> std::io::Result<()> {
+    let temporary = path.with_extension(format!("new-{}", std::process::id()));
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(&temporary)?;
+    let done = file
+        .write_all(bytes)
+        .and_then(|()| file.sync_all())
+        .and_then(|()| std::fs::rename(&temporary, path));
+    if done.is_err() {
+        let _left = std::fs::remove_file(&temporary);
+    }
+    done
+}
+
+/// A chain as PEM.
+pub fn certificates(chain: &[CertificateDer<'_>]) -> String {
+    chain.iter().map(|der| pem("CERTIFICATE", der)).collect()
+}
+
+/// RFC 7468: 64 characters a line.
+pub fn pem(label: &str, der: &[u8]) -> String {
+    let text = Zeroizing::new(STANDARD.encode(der));
+    let mut pem = String::with_capacity(text.len() + text.len() / 32 + 128);
+    pem.push_str(&format!("-----BEGIN {label}-----\n"));
+    for (at, character) in text.chars().enumerate() {
+        if at > 0 && at % 64 == 0 {
+            pem.push('\n');
+        }
+        pem.push(character);
+    }
+    pem.push_str(&format!("\n-----END {label}-----\n"));
+    pem
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn certificate(name: &str) -> CertificateDer<'static> {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.self_signed(&key).unwrap().der().clone()
+    }
+
+    #[test]
+    fn a_chain_is_read_from_pem_and_from_der() {
+        let (first, second) = (certificate("a"), certificate("b"));
+        let both = vec![first.clone(), second.clone()];
+        assert_eq!(
+            chain(&[first.to_vec(), second.to_vec()].concat()),
+            Ok(both.clone())
+        );
+        let text = format!(
+            "note\n{}{}{}",
+            pem("PRIVATE KEY", b"x"),
+            pem("CERTIFICATE", &first),
+            pem("CERTIFICATE", &second)
+        );
+        assert_eq!(chain(text.as_bytes()), Ok(both));
+        for bad in [
+            &b""[..],
+            b"garbage",
+            b"-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n",
+        ] {
+            assert!(chain(bad).is_err());
+        }
+        assert!(chain(&first.repeat(65)).is_err());
+    }
+
+    #[test]
+    fn pem_has_lines_of_64_characters() {
+        let text = pem("CERTIFICATE", &[7; 100]);
+        assert!(text.lines().all(|line| line.len() <= 64));
+        assert!(text.ends_with("\n-----END CERTIFICATE-----\n"));
+    }
+}

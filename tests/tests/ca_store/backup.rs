@@ -1,0 +1,171 @@
+//! A backup of a running authority, and one of an authority that is gone, bring it back; nothing is overwritten.
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::PathBuf;
+
+use hopguard_tests::hopguard;
+
+use crate::*;
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+fn roots(authority: &Authority) -> Value {
+    Client::start(&["fetch", &authority.endpoint()]).next()["roots"].clone()
+}
+
+fn back_up(authority: &Authority, name: &str) -> (PathBuf, Value) {
+    let file = authority.path(name);
+    let config = authority.path("ca.toml");
+    let said = done(&["ca", "backup", text(&file), "--config", text(&config)]);
+    (file, said)
+}
+
+#[test]
+fn a_backup_taken_under_load_restores_the_same_authority() {
+    let mut first = authority(&for_us("a"), "");
+    first.run(hopguard());
+    let log = first.path("serials");
+    let load = clients(
+        &first,
+        &["--mode", "calls", "--seconds", "3600", "--log", text(&log)],
+    );
+    let loaded = hopguard_tests::eventually(DEADLINE, || {
+        if lines(&log).len() > 100 {
+            Ok(())
+        } else {
+            Err("no load")
+        }
+    });
+    loaded.unwrap();
+    let before = lines(&log);
+    let (file, said) = back_up(&first, "backup");
+    drop(load);
+    assert_eq!(std::fs::metadata(&file).unwrap().mode() & 0o7777, 0o600);
+    assert_eq!(said["backup"]["trust_domain"], "mesh.local");
+    assert!(said["backup"]["keys"].as_u64().unwrap() >= 2);
+    let left: Vec<_> = std::fs::read_dir(first.path("data"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.starts_with("backup"))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+    let trusted = roots(&first);
+
+    let mut second = authority(&for_us("a"), "");
+    let config = second.path("ca.toml");
+    let restored = done(&["ca", "restore", text(&file), "--config", text(&config)]);
+    assert_eq!(restored["backup"]["trust_domain"], "mesh.local");
+    let state = second.path("data/state.sqlite");
+    assert_eq!(std::fs::metadata(&state).unwrap().mode() & 0o7777, 0o600);
+    assert_eq!(
+        sql(
+            &state,
+            "SELECT count(*) FROM sqlite_schema WHERE name LIKE 'backup%'"
+        ),
+        ["0"]
+    );
+    let stored = sql(&state, "SELECT serial FROM issued");
+    let missing = before.iter().filter(|serial| !stored.contains(serial)).count();
+    assert_eq!(
+        missing,
+        0,
+        "of {} that were received before the backup",
+        before.len()
+    );
+    second.run(hopguard());
+    assert_eq!(roots(&second), trusted, "the same root");
+
+    let (code, error) = fails(&["ca", "restore", text(&file), "--config", text(&config)]);
+    assert_eq!(code, 4);
+    assert!(
+        error.contains("not empty") && error.contains("nothing is overwritten"),
+        "{error}"
+    );
+    let (code, error) = fails(&[
+        "ca",
+        "backup",
+        text(&file),
+        "--config",
+        text(&first.path("ca.toml")),
+    ]);
+    assert_eq!(code, 4);
+    assert!(error.contains("is not overwritten"), "{error}");
+}
+
+#[test]
+fn an_authority_that_is_gone_is_backed_up_too_and_to_standard_output() {
+    let mut first = authority(&for_us("a"), "");
+    first.run(hopguard());
+    let trusted = roots(&first);
+    first.kill_9();
+    let output = run(&["ca", "backup", "-", "--config", text(&first.path("ca.toml"))]);
+    assert!(output.status.success(), "{output:?}");
+    assert!(output.stdout.starts_with(b"SQLite format 3\0"));
+    let file = first.path("piped");
+    std::fs::write(&file, &output.stdout).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+
+    let mut second = authority(&for_us("a"), "");
+    let output = run(&[
+        "ca",
+        "restore",
+        text(&file),
+        "--config",
+        text(&second.path("ca.toml")),
+    ]);
+    assert!(output.status.success(), "{output:?}");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("others may have read"), "{said}");
+    second.run(hopguard());
+    assert_eq!(roots(&second), trusted);
+}
+
+#[test]
+fn what_is_damaged_foreign_or_no_backup_restores_nothing() {
+    let mut first = authority(&for_us("a"), "");
+    first.run(hopguard());
+    let (file, _) = back_up(&first, "backup");
+    let second = authority(&for_us("a"), "");
+    let config = second.path("ca.toml");
+    let refused = |file: &Path, why: &str| {
+        let (code, error) = fails(&["ca", "restore", text(file), "--config", text(&config)]);
+        assert_eq!(code, 3, "{error}");
+        assert!(error.contains(why), "{error}");
+        let left = std::fs::read_dir(second.path("data")).map_or(0, Iterator::count);
+        assert_eq!(left, 0, "{why}");
+    };
+    let whole = std::fs::read(&file).unwrap();
+    let damaged = first.path("damaged");
+    let mut bytes = whole.clone();
+    for at in (4096..bytes.len()).step_by(97) {
+        bytes[at] ^= 0x55;
+    }
+    std::fs::write(&damaged, bytes).unwrap();
+    refused(&damaged, "");
+    std::fs::write(&damaged, &whole[..whole.len() / 2]).unwrap();
+    refused(&damaged, "");
+    std::fs::write(&damaged, "Dear all").unwrap();
+    refused(&damaged, "not a database");
+    first.terminate();
+    refused(&first.path("data/state.sqlite"), "no backup");
+
+    let other = std::fs::read_to_string(&config)
+        .unwrap()
+        .replace("mesh.local", "other.local");
+    std::fs::write(second.path("other.toml"), other).unwrap();
+    std::fs::write(second.path("entries.toml"), "").unwrap();
+    let (code, error) = fails(&[
+        "ca",
+        "restore",
+        text(&file),
+        "--config",
+        text(&second.path("other.toml")),
+    ]);
+    assert_eq!(code, 3, "{error}");
+    assert!(
+        error.contains("mesh.local") && error.contains("other.local"),
+        "{error}"
+    );
+}

@@ -1,0 +1,98 @@
+//! The disk is full, or cannot be written: no SVID leaves, and the authority recovers by itself.
+
+use std::process::Command;
+
+use hopguard_tests::{eventually, hopguard_bin};
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+
+use crate::*;
+
+/// An authority that is told of a file that may not grow instead of being ended by it.
+fn limited() -> Command {
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "trap '' XFSZ; exec \"$@\"", "sh"])
+        .arg(hopguard_bin());
+    command
+}
+
+/// Files of the authority may not grow past this.
+fn limit(authority: &Authority, bytes: Option<u64>) {
+    let limit = Rlimit {
+        current: bytes,
+        maximum: None,
+    };
+    prlimit(Pid::from_raw(pid(authority)), Resource::Fsize, limit).unwrap();
+}
+
+fn refused_then_served(authority: &Authority, bytes: u64) {
+    assert_eq!(first(authority, &[])["ids"][0], "spiffe://mesh.local/a");
+    let state = authority.path("data/state.sqlite");
+    limit(authority, Some(bytes));
+    for _ in 0..3 {
+        let said = first(authority, &[]);
+        assert_eq!(said["status"], "UNAVAILABLE", "{said}");
+    }
+    limit(authority, None);
+    let served = eventually(DEADLINE, || {
+        let said = first(authority, &[]);
+        if said["ids"][0] == "spiffe://mesh.local/a" {
+            Ok(())
+        } else {
+            Err(said)
+        }
+    });
+    served.unwrap();
+    assert_eq!(sql(&state, "PRAGMA integrity_check"), ["ok"]);
+}
+
+#[test]
+fn with_a_full_disk_nobody_gets_an_svid_and_afterwards_everybody() {
+    let mut authority = authority(&for_us("a"), "");
+    authority.run(limited());
+    // Nothing can be written any more, the authority's own log included.
+    refused_then_served(&authority, 0);
+    let log = authority.path("audit.log");
+    let verified = done(&["ca", "audit", "verify", log.to_str().unwrap()]);
+    assert!(verified["records"].as_u64().unwrap() >= 3);
+}
+
+/// A log that is large already, so that it alone cannot grow.
+fn large_log(authority: &Authority) {
+    let mut log = vec![b'\n'; 20 << 20];
+    log.extend_from_slice(format!("{{\"seq\":1,\"prev\":\"{}\"}}\n", "0".repeat(64)).as_bytes());
+    std::fs::write(authority.path("audit.log"), log).unwrap();
+}
+
+#[test]
+fn without_an_audit_log_nobody_gets_an_svid() {
+    let mut authority = authority(&for_us("a"), "");
+    large_log(&authority);
+    authority.run(limited());
+    refused_then_served(&authority, 10 << 20);
+    authority.logged(&["the audit log cannot be written"]);
+    authority.logged(&["no SVID could be issued", "audit log"]);
+    authority.logged(&["the audit log is written again"]);
+    let log = std::fs::read_to_string(authority.path("audit.log")).unwrap();
+    assert!(log.contains("\"lost\""), "how many are missing is in it");
+}
+
+#[test]
+fn where_the_audit_log_is_not_required_its_loss_is_told_and_counted() {
+    let mut authority = authority(&for_us("a"), "audit_required = false\n");
+    large_log(&authority);
+    authority.run(limited());
+    first(&authority, &[]);
+    limit(&authority, Some(10 << 20));
+    assert_eq!(first(&authority, &[])["ids"][0], "spiffe://mesh.local/a");
+    authority.logged(&["the audit log cannot be written"]);
+    limit(&authority, None);
+    assert_eq!(first(&authority, &[])["ids"][0], "spiffe://mesh.local/a");
+    let told = eventually(DEADLINE, || {
+        let log = std::fs::read_to_string(authority.path("audit.log")).unwrap();
+        let lost = log.lines().find(|line| line.contains("\"lost\""));
+        lost.map(str::to_owned).ok_or("nothing is told")
+    });
+    let told: Value = serde_json::from_str(&told.unwrap()).unwrap();
+    assert_eq!(told["untold"], 1);
+}
