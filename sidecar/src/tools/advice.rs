@@ -11,11 +11,25 @@ pub fn advice(code: &str) -> Option<&'static str> {
 
 fn of_token(code: &str) -> Option<&'static str> {
     Some(match code {
-        "malformed" | "bad_header" | "bad_claim" | "oversized" => {
+        "bad_claim" => {
+            "a claim that is needed (`sub`, `aud`, `exp`) is missing from the token, or one is not of its type: the detail names \
+             it; let the issuer set it"
+        }
+        "bad_header" => {
+            "answered with 401, the header of the token is not one that an issuer of JWTs makes; with 400, a header line of \
+             the request is not `name: value`"
+        }
+        "malformed" | "oversized" => {
             "the token is not one that an issuer of JWTs makes: look at what the client sends, `hopguard can --token FILE` \
              says where it breaks the rules"
         }
         "not_bearer" => "send `authorization: Bearer TOKEN`: no other scheme is a user's token here",
+        "two_tokens" => {
+            "send one token in one place: beside the header, a cookie or a query parameter carried one too"
+        }
+        "inactive" => {
+            "the token's issuer says that it is no longer active (expired, withdrawn, or another environment's): get a new one"
+        }
         "two_headers" => "send one `authorization` header: with two, nobody can say whose request it is",
         "bad_alg" => {
             "the token is signed by an algorithm that `algorithms` of the issuer in mesh.toml does not allow"
@@ -39,9 +53,44 @@ fn of_token(code: &str) -> Option<&'static str> {
             "the issuer's keys could not be fetched (yet): `GET /issuers` on the administration socket says why"
         }
         "token_expired" => "what was open ended with its user's token: reconnect with a new one",
-        "token_revoked" | "issuer_changed" => {
-            "the token's key or its issuer is gone, or configured anew: reconnect with a new token"
+        "token_revoked" => {
+            "what was open ended because its user's token is taken no more (its issuer says so, or its key is gone): reconnect \
+             with a new one"
         }
+        "issuer_changed" | "introspection_due" => {
+            "the token's issuer is gone, was configured anew, or could not be asked again in time: reconnect with a token"
+        }
+        _ => return of_binding(code),
+    })
+}
+
+/// Of tokens that are good, but not their sender's.
+fn of_binding(code: &str) -> Option<&'static str> {
+    Some(match code {
+        "not_bound_to_caller" => {
+            "the token is good, but was issued to another client than this caller (`azp`, `client_id`, `act`): with \
+             `bind = \"caller\"` the caller exchanges it for one of its own (RFC 8693)"
+        }
+        "not_bound_to_certificate" => {
+            "the token names another certificate in `cnf`, or none and the port wants one: use it over the connection that it \
+             was issued for"
+        }
+        "not_bound_to_key" | "wrong_key" => {
+            "the token belongs to another key than the one that the DPoP proof was made with: sign proofs by the key that the \
+             token was asked for with"
+        }
+        "dpop_required" => "send `authorization: DPoP TOKEN` with a proof in the header `dpop` (RFC 9449)",
+        "dpop_not_accepted" => {
+            "send `authorization: Bearer TOKEN`: `dpop` is not switched on for this port in mesh.toml"
+        }
+        "use_dpop_nonce" => {
+            "make a new proof with the `nonce` that the answer's `dpop-nonce` header carries, and send the request again"
+        }
+        "invalid_dpop_proof" => {
+            "the DPoP proof does not fit this request: `htm`, `htu` (`public_url` of the port), `ath`, `iat`, or it came once \
+             already; the detail says which"
+        }
+        "too_many_proofs" => "more proofs came than can be remembered: try again in a moment",
         _ => return None,
     })
 }
@@ -58,6 +107,9 @@ fn of_identity(code: &str) -> Option<&'static str> {
         }
         "peer_distrusted" => {
             "the trust bundle or the own identity changed: the caller reconnects with a new certificate"
+        }
+        "revoked" => {
+            "the authority took the certificate of the other side back: `hopguard ca revoke --list` says when and why"
         }
         "no_identity" => {
             "the sidecar has no identity: `hopguard doctor --config FILE` asks the Workload API why"
@@ -87,6 +139,14 @@ fn of_request(code: &str) -> Option<&'static str> {
         }
         "head_too_large" | "too_many_headers" | "target_too_long" => {
             "the request is over a bound: see `[limits]` of sidecar.toml"
+        }
+        "head_timeout" => {
+            "the head of the request did not come whole in time: look at the client, or raise `head_timeout` of sidecar.toml"
+        }
+        "connect_not_allowed" => "an http port is no proxy: call the service itself, without CONNECT",
+        "header_repeated" | "header_not_utf8" | "header_spelling" => {
+            "policies read this header, so it comes once (or is declared with `list = true` in mesh.toml), in UTF-8, and in its \
+             one spelling"
         }
         "not_http" => "the port speaks HTTP: for anything else it needs `protocol = \"opaque\"` in mesh.toml",
         _ => return None,
@@ -161,6 +221,37 @@ mod tests {
         ] {
             assert!(advice(label).is_some(), "{label}");
         }
+    }
+
+    /// Every label of the binding of a token to its sender, of proofs, and of what comes before a token is looked at.
+    #[test]
+    fn what_is_wrong_with_a_sender_is_not_told_as_malformed_http() {
+        let mut told = std::collections::BTreeSet::new();
+        for label in [
+            "not_bound_to_caller",
+            "not_bound_to_certificate",
+            "not_bound_to_key",
+            "inactive",
+            "two_tokens",
+            "use_dpop_nonce",
+            "invalid_dpop_proof",
+            "dpop_required",
+            "dpop_not_accepted",
+            "bad_claim",
+            "token_revoked",
+            "introspection_due",
+            "head_timeout",
+            "connect_not_allowed",
+            "header_repeated",
+        ] {
+            assert!(
+                told.insert(advice(label).unwrap_or_else(|| panic!("{label}"))),
+                "{label} has advice of its own"
+            );
+        }
+        assert!(!advice("bad_claim").unwrap().contains("makes"));
+        assert!(!advice("token_revoked").unwrap().starts_with("the token's key"));
+        assert_eq!(advice("wrong_key"), advice("not_bound_to_key"));
     }
 
     #[test]

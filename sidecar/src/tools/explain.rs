@@ -160,7 +160,8 @@ fn hint(explained: &Explained, record: &Value) -> String {
         return format!("nearest is `{rule}`: {text}");
     }
     match explained.status {
-        Some(400..=499) => {
+        // Only what the reading of requests refuses: a token or a policy is told above, by its own label.
+        Some(400 | 408 | 413..=431) => {
             "the request can be read in two ways, or breaks a rule of HTTP: send it as the detail says; \
              docs/request-attacks.md lists what is refused, and why"
                 .to_owned()
