@@ -103,8 +103,6 @@ const CA: &[(&str, &[&str])] = &[
         "config",
         &["problem", "registration", "workload", "keys", "audit", "endpoint"],
     ),
-    // Where the passphrase of the keys lies is a value of theirs.
-    ("config", &["problem", "registration", "workload", "keys"]),
     ("server", ALL),
 ];
 

@@ -203,8 +203,18 @@ fn cut(mesh: &Mesh, why: &str, count: usize) -> Vec<Value> {
     .unwrap()
 }
 
-/// The user and the peer that a record tells of.
+/// The user and the peer that a record tells of, and what went on until it was cut.
 fn tells_of(records: &[Value], user: &str) {
+    for (status, upgraded) in [(200, false), (101, true)] {
+        let told = records.iter().any(|record| {
+            let (http, flags) = (&record["http"], record["flags"].to_string());
+            http["status"] == status
+                && flags.contains("upgraded") == upgraded
+                && (upgraded || http["resp_bytes"].as_u64() > Some(0))
+                && record["timing"]["ttfb"].is_number()
+        });
+        assert!(told, "{status}: {records:?}");
+    }
     for record in records {
         assert!(record["user"].to_string().contains(user), "{record}");
         assert_eq!(

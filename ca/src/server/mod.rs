@@ -22,7 +22,7 @@ use crate::datadir::{DataDir, DataDirError};
 use crate::endpoint::{Endpoint, EndpointError};
 use crate::keys::KeyError;
 use crate::problem::Problem;
-use crate::registration::{self, Entries};
+use crate::registration::{self, Entries, Entry};
 use crate::store::{Sqlite, Store, StoreError};
 use crate::workload::{Bound, Shared, SocketError, serve as serve_workloads};
 pub use backup::{BackupError, Summary, offline, restore};
@@ -340,20 +340,20 @@ async fn tell_of_changes(mut entries: watch::Receiver<Arc<Entries>>, audit: Audi
     let mut before = entries.borrow_and_update().clone();
     while entries.changed().await.is_ok() {
         let now = entries.borrow_and_update().clone();
-        let only_in = |some: &Entries, others: &Entries| -> Vec<String> {
-            let mut only: Vec<String> = some
-                .iter()
-                .filter(|entry| !others.iter().any(|other| other == *entry))
+        let difference = before.difference(&now);
+        let named = |entries: &mut dyn Iterator<Item = &Entry>| -> Vec<String> {
+            entries
+                .take(MOST_TOLD)
                 .map(|entry| entry.id.to_string())
-                .collect();
-            only.truncate(MOST_TOLD);
-            only
+                .collect()
         };
         let event = Event {
             detail: Some(serde_json::json!({
                 "entries": now.len(),
-                "added": only_in(&now, &before),
-                "removed": only_in(&before, &now),
+                "added": named(&mut difference.added.iter().copied()),
+                "removed": named(&mut difference.removed.iter().copied()),
+                "changed": named(&mut difference.changed.iter().map(|(_, after)| *after)),
+                "reordered": difference.reordered,
             })),
             ..Event::new("entries", "changed")
         };

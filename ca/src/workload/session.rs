@@ -158,7 +158,6 @@ impl Session {
             }
             if matching.grants.is_empty() {
                 self.tell_denied("no entry matches", unlogged);
-                self.refused(None, &"no entry matches", unlogged);
             }
         }
         if matching.grants.is_empty() {
@@ -188,6 +187,7 @@ impl Session {
             hint = ask(&self.peer),
             "permission denied"
         );
+        self.refused(None, &reason, unlogged);
     }
 
     fn nobody(&self, error: &AttestError) -> Status {

@@ -68,12 +68,13 @@ pub fn run(backup: &Backup, ui: &Ui) -> Result<Exit, Failure> {
     } else if ui.is_json() {
         ui.json(&json!({"file": backup.file, "bytes": bytes, "sha256": sha256, "backup": summary}));
     } else {
+        let said = |key: &str| summary.get(key).cloned().unwrap_or_default();
         ui.line(format!(
             "{}: {bytes} bytes, trust domain {}, {} authorities, {} private keys",
             backup.file.display(),
-            summary["trust_domain"].as_str().unwrap_or_default(),
-            summary["authorities"],
-            summary["keys"],
+            said("trust_domain").as_str().unwrap_or_default(),
+            said("authorities"),
+            said("keys"),
         ));
         ui.note("  it holds private keys: keep it as you keep `data_dir`");
     }
@@ -113,10 +114,11 @@ async fn running(config: &Config) -> Result<(Temporary, Value), Failure> {
             };
             Failure::new(error.to_string()).hint(hint).exit(Exit::NotHere)
         })?;
-    let file = answer["file"]
-        .as_str()
+    let file = answer
+        .get("file")
+        .and_then(Value::as_str)
         .ok_or_else(|| Failure::new("the authority made no file"))?;
-    Ok((Temporary(file.into()), answer["summary"].clone()))
+    Ok((Temporary(file.into()), answer.get("summary").cloned().unwrap_or_default()))
 }
 
 pub fn refused(error: &BackupError) -> Failure {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use hopguard_jose::{Algorithms, Recipient, Rules, Times, Token, TokenError, TokenTypes, Verified};
 
+use super::access::is_access_token;
 use super::claim_path::ClaimPath;
 use super::counts::TokenCounts;
 use super::error::AuthnError;
@@ -91,6 +92,8 @@ impl Issuer {
         let verified: Verified = token.verify(&held.keys, &self.rules, now)?;
         if self.options.kind == IssuerKind::JwtSvid {
             self.is_spiffe_id(&verified.claims.subject)?;
+        } else {
+            is_access_token(&verified.claims.all)?;
         }
         let times = verified.claims.times;
         let proof = Proof {

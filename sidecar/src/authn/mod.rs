@@ -15,6 +15,7 @@
 //! What it never does: take a token without a key that was fetched from its issuer, let an empty or bad answer replace
 //! good keys, use keys past their hard limit, fall back to any built-in key, or keep a bearer token in memory.
 
+mod access;
 mod authenticator;
 mod binding;
 mod bundles;

@@ -140,6 +140,18 @@ pub(super) struct No {
     pub(super) extra: Vec<(&'static str, String)>,
 }
 
+impl No {
+    /// What the client is told. Why something behind us failed (addresses, paths, the words of an identity provider) is for
+    /// the record and for `explain`: whoever asks may be nobody to tell.
+    pub(super) fn told(&self) -> &str {
+        match (self.status, self.code) {
+            (500.., "issuer_unavailable") => "the token cannot be judged now",
+            (500.., _) => self.detail.split(": ").next().unwrap_or_default(),
+            _ => &self.detail,
+        }
+    }
+}
+
 impl From<Refusal> for No {
     fn from(refusal: Refusal) -> Self {
         Self {
@@ -370,5 +382,36 @@ fn as_claim(value: &ClaimValue) -> authz::ClaimValue {
         ClaimValue::Strings(texts) => authz::ClaimValue::Strings(texts.clone()),
         ClaimValue::Long(number) => authz::ClaimValue::Long(*number),
         ClaimValue::Bool(truth) => authz::ClaimValue::Bool(*truth),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_is_not_told_what_lies_behind_us() {
+        let told = |status, code, detail: &str| {
+            let (detail, extra) = (detail.to_owned(), vec![]);
+            let no = No {
+                status,
+                code,
+                detail,
+                extra,
+            };
+            no.told().to_owned()
+        };
+        let why = "issuer `mine` cannot be asked for the token: POST http://127.0.0.1:9/introspect: no answer in time";
+        assert_eq!(
+            told(503, "issuer_unavailable", why),
+            "the token cannot be judged now"
+        );
+        let why = "the application does not answer: 10.0.0.7:8080: Connection refused (os error 111)";
+        assert_eq!(
+            told(503, "connect_refused", why),
+            "the application does not answer"
+        );
+        // What the client did is its own business, and told whole.
+        assert_eq!(told(401, "expired", "exp: it has ended"), "exp: it has ended");
     }
 }

@@ -171,13 +171,16 @@ where
             };
             return self.refuse(asked, story, no).await;
         }
-        match self.forwarded(asked, &allowed).await {
+        let progress = Progress::default();
+        match self.forwarded(asked, &allowed, &progress).await {
             Ok(exchange) => {
                 open.carried(exchange.request_bytes, exchange.response_bytes);
                 self.after(asked, story, exchange).await
             }
             Err(Unforwarded::Cut(end)) => {
-                story.cut(self.out(), &end, &asked.id);
+                let (up, down) = progress.counts();
+                open.carried(up, down);
+                story.cut(self.out(), (&end, &progress), &asked.id);
                 Then::Abort
             }
             Err(Unforwarded::NoApp(error)) => {
@@ -228,7 +231,12 @@ where
         }
     }
 
-    async fn forwarded(&mut self, asked: &Asked<'_>, allowed: &Allowed) -> Result<Exchange, Unforwarded> {
+    async fn forwarded(
+        &mut self,
+        asked: &Asked<'_>,
+        allowed: &Allowed,
+        progress: &Progress,
+    ) -> Result<Exchange, Unforwarded> {
         let (ctx, secured) = (self.ctx, self.secured);
         let bytes = rewritten(asked, allowed);
         let again = |snapshot: &Snapshot, user: Option<&authz::User>| {
@@ -245,7 +253,6 @@ where
             .nonce
             .as_deref()
             .map(|nonce| ("dpop-nonce", nonce));
-        let progress = Progress::default();
         let exchanging = async {
             loop {
                 let kept = self.upstream.take().and_then(still_open);
@@ -271,7 +278,7 @@ where
                         body_idle: ctx.options.idle_timeout,
                         upgraded_idle: ctx.options.opaque_idle,
                     },
-                    progress: &progress,
+                    progress,
                 };
                 let done = exchange(&mut self.client, app, outgoing).await;
                 if reused && done.retryable {
@@ -319,7 +326,7 @@ where
         let bytes = error_response(&ErrorAnswer {
             status: no.status,
             code: no.code,
-            detail: &no.detail,
+            detail: no.told(),
             id: Some(id),
             headers: &headers,
             close,

@@ -197,11 +197,14 @@ impl Connection {
             Ok(allowed) => allowed,
             Err((story, no)) => return self.refuse(&asked, &mut stream, (story, no)).await,
         };
-        match self.forwarded(&asked, &allowed, &mut stream).await {
+        let progress = Progress::default();
+        match self.forwarded(&asked, &allowed, &mut stream, &progress).await {
             Ok(exchange) => self.after(&asked, &mut stream, (story, exchange)).await,
             Err(Unforwarded::Cut(end)) => {
                 stream.reset(Reason::CANCEL);
-                self.told(|out| story.cut(out, &end, &asked.id));
+                let (up, down) = progress.counts();
+                self.open.carried(up, down);
+                self.told(|out| story.cut(out, (&end, &progress), &asked.id));
                 false
             }
             Err(Unforwarded::NoApp(error)) => {
@@ -254,6 +257,7 @@ impl Connection {
         asked: &Asked<'_>,
         allowed: &Allowed,
         stream: &mut Stream,
+        progress: &Progress,
     ) -> Result<Exchange, Unforwarded> {
         let (ctx, secured) = (&*self.ctx, &self.secured);
         let head = passed_on(asked, allowed);
@@ -268,7 +272,6 @@ impl Connection {
             decided: allowed.snapshot.generation,
             user: asked.user(&allowed.read),
         };
-        let progress = Progress::default();
         let outgoing = Outgoing {
             head: &head,
             add: &add,
@@ -278,7 +281,7 @@ impl Connection {
                 body_idle: ctx.options.idle_timeout,
                 quiet: ctx.options.opaque_idle,
             },
-            progress: &progress,
+            progress,
         };
         // Outlives the exchange: when that is cut, the connection that it used must be aborted.
         let mut app = None;
@@ -400,7 +403,7 @@ async fn say(stream: &mut Stream, no: &No, id: &str, head: Option<&Head>) -> boo
     let error = ErrorAnswer {
         status: no.status,
         code: no.code,
-        detail: &no.detail,
+        detail: no.told(),
         id: Some(id),
         headers: &headers,
         close: false,

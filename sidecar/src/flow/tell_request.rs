@@ -10,6 +10,7 @@ use super::tell::{as_decided, decision_labels, own_side, protection, source, und
 use super::{Context, Secured};
 use crate::authn::VerifiedUser;
 use crate::authz;
+use crate::forward::Progress;
 use crate::forward::http1::Exchange;
 use crate::observe::{
     Destination, Direction, Http, Kind, Label, Proven, Record, RequestLabels, RequestMeter, Text,
@@ -180,10 +181,19 @@ impl RequestStory {
         self.end(out, id);
     }
 
-    /// Ended by us in its middle.
-    pub(super) fn cut(mut self, out: Out<'_>, end: &End, id: &Arc<str>) {
+    /// Ended by us in its middle; what went on until then is told as of any other.
+    pub(super) fn cut(mut self, out: Out<'_>, (end, progress): (&End, &Progress), id: &Arc<str>) {
         self.record.error = Some(end.label());
         self.record.by_us = true;
+        let answer = progress.answer();
+        if let Some(http) = &mut self.record.http {
+            http.status = answer.map(|(status, _)| status);
+            (http.req_bytes, http.resp_bytes) = progress.counts();
+        }
+        self.record.timing.ttfb = answer.map(|(_, ttfb)| ttfb);
+        if let Some((101, _)) = answer {
+            self.record.flags.push("upgraded");
+        }
         if let End::Denied(decision) = end {
             self.record.decision = Some(as_decided(decision, &out.ctx.current.load()));
         }

@@ -4,6 +4,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -13,16 +14,30 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::scratch;
 use super::timer::IdleTimer;
 
-/// Bytes moved so far, for whoever watches a connection while it lives, or ends it.
+/// What happened so far, for whoever watches a connection while it lives, or ends it.
 #[derive(Debug, Default)]
 pub struct Progress {
     /// From the first stream to the second: from the client up.
     pub a_to_b: AtomicU64,
     /// From the second to the first: down to the client.
     pub b_to_a: AtomicU64,
+    /// How the application answered: status of the final head, and how long it took. Never set on an opaque connection.
+    answered: OnceLock<(u16, Duration)>,
 }
 
 impl Progress {
+    /// The final head came.
+    pub(super) fn answered(&self, status: u16, after: Duration) {
+        // The first counts: there is one final head.
+        let _known = self.answered.set((status, after));
+    }
+
+    /// The status of the final head, and the time until it, as far as one came.
+    #[must_use]
+    pub fn answer(&self) -> Option<(u16, Duration)> {
+        self.answered.get().copied()
+    }
+
     /// Both counts: up, down.
     #[must_use]
     pub fn counts(&self) -> (u64, u64) {

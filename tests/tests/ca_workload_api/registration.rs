@@ -314,3 +314,27 @@ fn without_an_authority_the_command_says_so() {
     assert!(told["hint"].as_str().unwrap().contains("running"), "{told}");
     assert!(!Path::new(&authority.path("data")).exists());
 }
+
+#[test]
+fn a_change_of_the_entries_is_in_the_audit_log() {
+    let mut authority = Authority::files(&for_us("a"), "1h", "");
+    let ca = std::fs::read_to_string(authority.path("ca.toml")).unwrap();
+    std::fs::write(authority.path("ca.toml"), format!("audit = \"audit.log\"\n{ca}")).unwrap();
+    authority.run(hopguard_tests::hopguard());
+    authority.write_entries(&for_us("b"));
+    let change = hopguard_tests::eventually(DEADLINE, || {
+        let log = std::fs::read_to_string(authority.path("audit.log")).unwrap();
+        let lines = log
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let mut changes = lines.filter(|line| line["event"] == "entries");
+        changes.next().ok_or(log.clone())
+    });
+    let detail = &change.unwrap()["detail"];
+    let told = [&detail["added"], &detail["removed"], &detail["changed"]];
+    assert_eq!(
+        told,
+        [&json!([id("b")]), &json!([id("a")]), &json!([])],
+        "{detail}"
+    );
+}

@@ -91,6 +91,8 @@ fn a_call_ends_with_its_token() {
         (&"HTTP/2".into(), &"spiffe://mesh.local/ns/shop/sa/orders".into()),
         "{record}"
     );
+    assert_eq!(record["http"]["status"], 200, "{record}");
+    assert!(record["http"]["resp_bytes"].as_u64() > Some(0), "{record}");
     assert!(chat.ended(1).is_none());
     chat.goes_on(1);
 }

@@ -1,8 +1,9 @@
 //! An answer of an introspection endpoint (RFC 7662 section 2.2, pure): bytes enter, claims leave that hold by the same
 //! rules as those of a JWT, and until when they are believed; or why the token proves nobody.
 
-use hopguard_jose::{Claims, Json, JsonObject, Rules, TokenError};
+use hopguard_jose::{Claims, Json, Rules, TokenError};
 
+use crate::authn::access::is_access_token;
 use crate::authn::options::IntrospectionOptions;
 
 /// A token that is what it must be.
@@ -66,39 +67,6 @@ pub(in crate::authn) fn read(
         claims,
         until,
     })
-}
-
-/// Endpoints answer for refresh tokens and ID tokens too: those are active, and no proof of anything to us.
-fn is_access_token(all: &JsonObject) -> Result<(), TokenError> {
-    // RFC 7662 section 2.2 names `token_type`; `typ` and `token_use` are what large providers tell them apart by.
-    for (name, access, why) in [
-        (
-            "token_type",
-            &["bearer", "dpop", "access_token"][..],
-            "token_type is not that of an access token",
-        ),
-        (
-            "typ",
-            &["bearer", "dpop", "jwt", "at+jwt", "application/at+jwt"][..],
-            "typ is not that of an access token",
-        ),
-        (
-            "token_use",
-            &["access", "access_token"][..],
-            "token_use is not that of an access token",
-        ),
-    ] {
-        let fits = match all.get(name) {
-            None | Some(Json::Null) => true,
-            Some(value) => value
-                .as_str()
-                .is_some_and(|text| access.iter().any(|known| known.eq_ignore_ascii_case(text))),
-        };
-        if !fits {
-            return Err(TokenError::Claim(why));
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -231,6 +199,7 @@ mod tests {
             r#""typ":"ID""#,
             r#""token_use":"refresh_token","token_type":"Bearer""#,
             r#""token_use":"id""#,
+            r#""token_type":"DPoP""#,
         ] {
             assert!(matches!(no(&with(bad)), No::Token(TokenError::Claim(_))), "{bad}");
         }

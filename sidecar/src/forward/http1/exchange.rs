@@ -44,7 +44,7 @@ pub struct Outgoing<'a> {
     pub limits: &'a Limits,
     /// How long it may stand still.
     pub times: Times,
-    /// Body bytes, counted as they move.
+    /// Body bytes and the answer, noted as they move.
     pub progress: &'a Progress,
 }
 
@@ -207,9 +207,11 @@ where
         let polled = self
             .down
             .poll(cx, streams, &self.asked, (sent, &self.progress.b_to_a));
-        if awaited && self.down.status.is_some() {
+        if awaited && let Some(status) = self.down.status {
             self.moved_at = Instant::now();
-            self.ttfb = Some(self.moved_at.saturating_duration_since(self.began));
+            let ttfb = self.moved_at.saturating_duration_since(self.began);
+            self.ttfb = Some(ttfb);
+            self.progress.answered(status, ttfb);
         }
         match polled {
             Poll::Ready(Err(failure)) => Err(failure),

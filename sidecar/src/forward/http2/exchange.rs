@@ -47,7 +47,7 @@ pub struct Outgoing<'a> {
     pub limits: &'a Limits,
     /// How long it may stand still.
     pub times: Times,
-    /// Body bytes, counted as they move.
+    /// Body bytes and the answer, noted as they move.
     pub progress: &'a Progress,
 }
 
@@ -298,8 +298,9 @@ impl<'a> Down<'a> {
         }
         let sent = self.respond.send_response(response, end);
         self.send = Some(sent.map_err(|_| ExchangeFailure::ClientClosed)?);
-        self.status = Some(status);
-        self.ttfb = Some(self.began.elapsed());
+        let ttfb = self.began.elapsed();
+        (self.status, self.ttfb) = (Some(status), Some(ttfb));
+        self.shared.progress.answered(status, ttfb);
         Ok(())
     }
 
