@@ -10,7 +10,8 @@ const SIDECAR: &[(&str, &[&str])] = &[
     ("detect", &[]),
     ("identity", &[]),
     ("request", &[]),
-    ("authz", &[]),
+    // Tests beside policies are read as requests are: a second reading would prove something else.
+    ("authz", &["request"]),
     ("runtime", &[]),
     // Every socket that we open carries the same options; who opens one must not need another room for it.
     ("dial", &[]),

@@ -3,6 +3,7 @@
 //! would pass for protection.
 
 mod reading;
+mod request;
 mod text;
 
 use std::net::IpAddr;
@@ -58,13 +59,22 @@ struct Http {
     method: String,
     path: String,
     host: String,
+    /// The path as an application reads it that cuts `;parameters` off.
+    bare: Option<String>,
     headers: Vec<(String, Vec<String>)>,
     user: Option<User>,
 }
 
 impl Case {
-    /// The facts as the sidecar would have them.
-    pub(super) fn facts(&self) -> Facts<'_> {
+    /// The facts as the sidecar would have them: one for each path that an application may take it for. All must be allowed.
+    pub(super) fn readings(&self) -> impl Iterator<Item = Facts<'_>> {
+        let http = self.ask.http.as_ref();
+        let bare = http.and_then(|http| http.bare.as_deref());
+        let path = http.map_or("", |http| &http.path);
+        std::iter::once(path).chain(bare).map(|path| self.facts(path))
+    }
+
+    fn facts<'a>(&'a self, path: &'a str) -> Facts<'a> {
         Facts {
             principal: self
                 .peer
@@ -78,7 +88,7 @@ impl Case {
                 None => What::Connect,
                 Some(http) => What::Http(HttpFacts {
                     method: &http.method,
-                    path: &http.path,
+                    path,
                     host: &http.host,
                     headers: &http.headers,
                     user: http.user.as_ref(),

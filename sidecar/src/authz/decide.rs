@@ -17,7 +17,7 @@ use super::facts::{Decision, Facts, Needs, Principal, Reason, Verdict, What, Wou
 use super::index::{ActionKey, Index, Origin, PrincipalKey, Rule, Slice};
 use super::kept::{KeptSlices, KeptUsers, Prepared};
 use super::problem::PolicyProblem;
-use super::route::{Router, canonical_escapes};
+use super::route::{Router, canonical_escapes, param};
 use super::scopes::Scopes;
 use super::tally::Tally;
 use super::world::{World, method_action};
@@ -412,7 +412,8 @@ impl Actions {
             return self.asked(*self.bare.get(method_action(http.method))?, None);
         };
         let (_, names) = self.all.get(found.route)?.route.as_ref()?;
-        let values = found.values.into_iter().map(string);
+        let values: Option<Vec<_>> = found.values.into_iter().map(param).collect();
+        let values = values?.into_iter().map(|value| string(&value));
         let params = record(names.iter().map(String::as_str).zip(values)).ok()?;
         self.asked(found.route, Some(params))
     }

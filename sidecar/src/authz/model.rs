@@ -3,6 +3,8 @@
 
 use spiffe::SpiffeId;
 
+use crate::request::Spellings;
+
 /// The mesh as policies see it; filled from `mesh.toml`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Model {
@@ -25,6 +27,10 @@ pub struct ServiceModel {
     pub name: String,
     /// Its ports and what is spoken on them.
     pub ports: Vec<(u16, PortKind)>,
+    /// Those that take mutual TLS alone.
+    pub strict: Vec<u16>,
+    /// The hosts that a request to it may name.
+    pub hosts: Vec<String>,
     /// Its declared routes.
     pub routes: Vec<RouteModel>,
     /// The identities that it is expected to prove.
@@ -49,6 +55,8 @@ pub struct RouteModel {
     pub methods: Vec<String>,
     /// Its template: `/tenants/{tenant}/orders/{id}`; a last `{**}` is the rest of the path, also nothing.
     pub path: String,
+    /// What it lets into a path that is refused elsewhere.
+    pub spellings: Spellings,
 }
 
 /// A named set of workloads.
@@ -65,6 +73,10 @@ pub struct GroupModel {
 pub struct IssuerModel {
     /// Its short name; holds no `|`.
     pub alias: String,
+    /// `iss` of its tokens.
+    pub issuer: String,
+    /// The audiences of which a token must name one.
+    pub audiences: Vec<String>,
     /// The roles that policies may name.
     pub role_names: Vec<String>,
     /// The claims that policies may read, by the name that policies use.
@@ -89,6 +101,10 @@ pub enum ClaimKind {
 pub struct HeaderModel {
     /// The name in policies.
     pub name: String,
+    /// The name on the wire.
+    pub wire: String,
+    /// Whether one value is a list with commas.
+    pub list: bool,
 }
 
 /// The model itself is wrong: what `mesh.toml` says cannot be turned into a schema.

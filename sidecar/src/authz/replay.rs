@@ -10,7 +10,7 @@ use super::facts::{Decision, Facts, What};
 use super::inputs::{Inputs, Reading};
 use super::kept::Prepared;
 use super::names::Names;
-use super::route::canonical_escapes;
+use super::route::{canonical_escapes, param};
 
 /// Why inputs cannot be decided on.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -101,7 +101,8 @@ impl Set {
         let path = canonical_escapes(http.path);
         let found = self.actions.router.find(http.method, &path);
         let values = found.into_iter().flat_map(|found| found.values);
-        names.iter().cloned().zip(values.map(str::to_owned)).collect()
+        let values = values.map(|value| param(value).unwrap_or_default().into_owned());
+        names.iter().cloned().zip(values).collect()
     }
 
     /// Does something with the facts of inputs, resolved as they were.

@@ -210,6 +210,12 @@ pub(super) fn canonical_escapes(text: &str) -> std::borrow::Cow<'_, str> {
     out.into()
 }
 
+/// The text of a segment, decoded once: what an application that has such a parameter gets. `None` when it is no UTF-8,
+/// which no request that was read can hold.
+pub(super) fn param(segment: &str) -> Option<std::borrow::Cow<'_, str>> {
+    percent_encoding::percent_decode_str(segment).decode_utf8().ok()
+}
+
 /// Letters, digits and `_`, not a digit first: what Cedar takes for an attribute without quotes.
 pub(super) fn is_identifier(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')

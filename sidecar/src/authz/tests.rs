@@ -31,6 +31,8 @@ fn mesh() -> Model {
     ];
     let header = |name: &str| HeaderModel {
         name: name.to_owned(),
+        wire: name.replace('_', "-"),
+        list: false,
     };
     Model {
         trust_domain: "mesh.local".to_owned(),
@@ -53,6 +55,8 @@ fn service(name: &str, ports: &[(u16, PortKind)], routes: Vec<RouteModel>) -> Se
     ServiceModel {
         name: name.to_owned(),
         ports: ports.to_vec(),
+        strict: Vec::new(),
+        hosts: vec![name.split('/').rev().collect::<Vec<_>>().join(".")],
         routes,
         spiffe_ids: vec![id(&format!(
             "spiffe://mesh.local/ns/{}",
@@ -70,6 +74,7 @@ fn route(name: &str, methods: &[&str], path: &str) -> RouteModel {
         name: name.to_owned(),
         methods: owned(methods),
         path: path.to_owned(),
+        ..RouteModel::default()
     }
 }
 
@@ -83,6 +88,8 @@ fn group(name: &str, patterns: &[&str]) -> GroupModel {
 fn issuer(alias: &str) -> IssuerModel {
     IssuerModel {
         alias: alias.to_owned(),
+        issuer: format!("https://{alias}"),
+        audiences: Vec::new(),
         role_names: owned(&["clerk", "admin"]),
         claims: vec![
             ("tenant".to_owned(), ClaimKind::String),

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::cases::{self, Case};
 use super::compile::compile;
 use super::decide::Policies;
-use super::facts::{Decision, Verdict};
+use super::facts::{Decision, Reason, Verdict};
 use super::load::Mesh;
 use super::model::Model;
 use super::parse::{Parsings, Source};
@@ -170,7 +170,12 @@ fn outcomes(
 
 fn outcome(case: &Case, policies: &Policies, source: &Source<'_>) -> Outcome {
     let began = Instant::now();
-    let decision = policies.decide(&case.facts());
+    let mut readings = case.readings().map(|facts| policies.decide(&facts));
+    let first = readings
+        .next()
+        .unwrap_or_else(|| Decision::deny(Reason::PolicyError));
+    let other = readings.find(|other| other.verdict == Verdict::Deny);
+    let decision = other.filter(|_| first.verdict == Verdict::Allow).unwrap_or(first);
     let micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
     let decided_by: BTreeSet<&Arc<str>> = decision.rules.iter().chain(&decision.shadow).collect();
     let (file, line) = source.place(case.file, case.span);

@@ -10,7 +10,7 @@ use crate::authz::{
     ServiceModel,
 };
 use crate::request::DeclaredHeader;
-use crate::services::Protocol;
+use crate::services::{Mode, Protocol};
 
 impl Mesh {
     /// The mesh as policies see it.
@@ -32,6 +32,8 @@ impl Mesh {
                 .iter()
                 .map(|header| HeaderModel {
                     name: header.cedar_name.clone(),
+                    wire: header.name.clone(),
+                    list: header.list,
                 })
                 .collect(),
         }
@@ -129,15 +131,25 @@ fn service_model(service: &super::MeshService) -> ServiceModel {
                 name: route.name.clone(),
                 methods: route.methods.clone(),
                 path: route.path.clone(),
+                spellings: route.spellings,
             })
             .collect(),
         spiffe_ids: service.spiffe_ids.clone(),
+        strict: service
+            .ports
+            .iter()
+            .filter(|port| port.mode == Mode::Strict)
+            .map(|port| port.port)
+            .collect(),
+        hosts: service.hosts.clone(),
     }
 }
 
 fn issuer_model(issuer: &MeshIssuer) -> IssuerModel {
     IssuerModel {
         alias: issuer.alias.clone(),
+        issuer: issuer.issuer.clone(),
+        audiences: issuer.audiences.clone(),
         role_names: issuer.role_names.clone(),
         claims: issuer
             .claims

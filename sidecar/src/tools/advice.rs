@@ -59,9 +59,6 @@ fn of_identity(code: &str) -> Option<&'static str> {
         "peer_distrusted" => {
             "the trust bundle or the own identity changed: the caller reconnects with a new certificate"
         }
-        "revoked" => {
-            "the authority took the certificate of the other side back: `hopguard ca revoke --list` says when and why"
-        }
         "no_identity" => {
             "the sidecar has no identity: `hopguard doctor --config FILE` asks the Workload API why"
         }

@@ -138,7 +138,7 @@ forbid(principal, action in Action::"GET", resource == Service::"shop/orders")
 when { ["/merged/secret", "/servlet/secret", "/percent/%2541"].contains(context.path) };
 @id("secret-files")
 forbid(principal, action == Action::"shop/orders#files", resource == Service::"shop/orders")
-when { context.params.name == "secret%2Fplan" };
+when { context.params.name == "secret/plan" };
 @id("admins-alone-other")
 forbid(principal, action == Action::"OTHER", resource == Service::"shop/orders")
 when { context.path == "/admin" || context.path like "/admin/*" };

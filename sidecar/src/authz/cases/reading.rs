@@ -15,7 +15,7 @@ use super::super::parse::{Parsings, Source, Wrong};
 use super::super::problem::{Problems, Span};
 use super::super::rules::nearest;
 use super::text::{CaseText, ConnectText, FileText, RequestText, UserRef, UserText, Words};
-use super::{Ask, Case, Expect, Http};
+use super::{Ask, Case, Expect};
 
 /// When a test happens that does not say when: 2026-01-01T00:00:00Z. A test that depends on the day it runs on would refuse
 /// tomorrow what it took today.
@@ -107,7 +107,7 @@ impl Reading<'_, '_, '_> {
         }
     }
 
-    fn service(&mut self, name: &Spanned<String>) -> Option<&ServiceModel> {
+    pub(super) fn service(&mut self, name: &Spanned<String>) -> Option<&ServiceModel> {
         let model = self.model;
         let found = model
             .services
@@ -134,42 +134,21 @@ impl Reading<'_, '_, '_> {
     ) -> Option<(String, Ask)> {
         let port = self.port(&text.service, PortKind::Http, text.port)?;
         let now_millis = self.time(text.time.as_ref())?;
-        if let Some(problem) = unlike_a_path(text.path.get_ref()) {
-            let hint = "write it as it is decided: normalized, without the query; what is ambiguous is refused before any policy";
-            self.wrong(
-                text.path.span(),
-                format!("the path {problem}"),
-                Some(hint.to_owned()),
-            );
-            return None;
-        }
-        let mut headers = Vec::new();
-        for (name, values) in text.headers {
-            if !self.model.headers.iter().any(|header| header.name == name) {
-                let all: Vec<&str> = self.model.headers.iter().map(|h| h.name.as_str()).collect();
-                let message = format!("header `{name}` is not declared in the mesh file");
-                self.wrong(values.span(), message, nearest(&name, &all));
-                return None;
-            }
-            headers.push((name, values.into_inner().0));
-        }
-        let service = text.service.into_inner();
-        let host = text.host.unwrap_or_else(|| usual_host(&service));
-        let http = Http {
-            method: text.method.map_or_else(|| "GET".to_owned(), Spanned::into_inner),
-            path: text.path.into_inner(),
-            host,
-            headers,
-            user: match user {
-                Some(user) => Some(self.user_ref(user, users, now_millis)?),
-                None => None,
-            },
+        self.mode(&text.service, port, (peer, text.tls))?;
+        let user = match user {
+            Some(user) => Some(self.user_ref(user, users, now_millis)?),
+            None => None,
         };
+        let (tls, src_ip) = (
+            text.tls.unwrap_or(peer.is_some()),
+            self.address(text.src_ip.as_ref())?,
+        );
+        let (service, http) = self.http(text, user)?;
         let ask = Ask {
             http: Some(http),
             port,
-            tls: text.tls.unwrap_or(peer.is_some()),
-            src_ip: self.address(text.src_ip.as_ref())?,
+            tls,
+            src_ip,
             now_millis,
         };
         Some((service, ask))
@@ -186,9 +165,11 @@ impl Reading<'_, '_, '_> {
             self.wrong(user.span(), message, Some("take `user` away".to_owned()));
             return None;
         }
+        let port = self.port(&text.service, PortKind::Opaque, text.port)?;
+        self.mode(&text.service, port, (peer, text.tls))?;
         let ask = Ask {
             http: None,
-            port: self.port(&text.service, PortKind::Opaque, text.port)?,
+            port,
             tls: text.tls.unwrap_or(peer.is_some()),
             src_ip: self.address(text.src_ip.as_ref())?,
             now_millis: self.time(text.time.as_ref())?,
@@ -224,7 +205,7 @@ impl Reading<'_, '_, '_> {
     }
 
     /// A time in milliseconds since 1970.
-    fn time(&mut self, value: Option<&Spanned<Value>>) -> Option<i64> {
+    pub(super) fn time(&mut self, value: Option<&Spanned<Value>>) -> Option<i64> {
         let Some(value) = value else {
             return Some(NOW_MILLIS);
         };
@@ -275,6 +256,7 @@ impl Reading<'_, '_, '_> {
             self.wrong(text.issuer.span(), message, nearest(alias, &all));
             return None;
         };
+        self.like_a_token(text, issuer, now_millis)?;
         let mut claims = Vec::new();
         for (name, value) in &text.claims {
             let Some((_, kind)) = issuer.claims.iter().find(|(declared, _)| declared == name) else {
@@ -301,9 +283,13 @@ impl Reading<'_, '_, '_> {
         };
         Some(User {
             alias: alias.clone(),
-            issuer: text.iss.clone().unwrap_or_else(|| format!("https://{alias}")),
+            issuer: issuer.issuer.clone(),
             subject: text.sub.clone().unwrap_or_else(|| "test".to_owned()),
-            audience: text.aud.0.clone(),
+            // A token that was taken names one of them.
+            audience: match text.aud.0.as_slice() {
+                [] => issuer.audiences.iter().take(1).cloned().collect(),
+                named => named.to_vec(),
+            },
             scope: text
                 .scope
                 .0
@@ -388,34 +374,6 @@ fn span(range: Range<usize>) -> Span {
         start: range.start,
         end: range.end,
     }
-}
-
-/// `orders.shop` for `shop/orders`.
-fn usual_host(service: &str) -> String {
-    match service.split_once('/') {
-        Some((namespace, name)) => format!("{name}.{namespace}"),
-        None => service.to_owned(),
-    }
-}
-
-/// Why a path never reaches a policy, if it does not.
-fn unlike_a_path(path: &str) -> Option<&'static str> {
-    if path == "*" {
-        return None;
-    }
-    if !path.starts_with('/') {
-        return Some("does not begin with `/`");
-    }
-    if path.contains(['?', '#', '\\']) || path.chars().any(|c| c.is_control() || c == ' ') {
-        return Some("holds a query, or a character that no path holds");
-    }
-    let mut segments = path.split('/').skip(1).peekable();
-    while let Some(segment) = segments.next() {
-        if segment == "." || segment == ".." || (segment.is_empty() && segments.peek().is_some()) {
-            return Some("has an empty segment or one of dots");
-        }
-    }
-    None
 }
 
 fn claim(kind: ClaimKind, value: &Value) -> Option<ClaimValue> {

@@ -26,11 +26,15 @@ fn shop() -> Model {
         groups: vec![group("monitoring", &["spiffe://mesh.local/ns/monitoring/sa/*"])],
         issuers: vec![IssuerModel {
             alias: "corp".to_owned(),
+            issuer: "https://idp.example.org".to_owned(),
+            audiences: owned(&["shop"]),
             role_names: owned(&["clerk", "auditor"]),
             claims: vec![("tenant".to_owned(), ClaimKind::String)],
         }],
         headers: vec![HeaderModel {
             name: "x_region".to_owned(),
+            wire: "x-region".to_owned(),
+            list: false,
         }],
         ..mesh()
     }

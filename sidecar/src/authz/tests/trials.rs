@@ -338,3 +338,69 @@ fn a_shadow_set_watches_and_never_decides() {
         "the reason of a forbid is told"
     );
 }
+
+#[test]
+fn a_test_sees_the_parameter_that_the_application_gets() {
+    let policies = "@id(\"all\") permit(principal, action, resource);\n\
+        @id(\"no-cafe\") forbid(principal, action in Action::\"shop/orders#getOrder\", resource)\n\
+        when { context.params.tenant == \"café\" };\n\
+        @id(\"no-other\") forbid(principal, action, resource) when { context has user && context.user.issuer == \"https://corp\" };\n";
+    let mut files = file(policies);
+    for (at, path) in ["/tenants/café/orders/7", "/tenants/caf%c3%a9/orders/7"]
+        .iter()
+        .enumerate()
+    {
+        let text = format!(
+            "request = {{ service = \"shop/orders\", path = \"{path}\" }}\nexpect = \"deny\"\nrule = \"no-cafe\""
+        );
+        files.push((
+            PathBuf::from(format!("{at}.test.toml")),
+            one_test("shop/web", &text),
+        ));
+    }
+    let issuer = "user = { issuer = \"corp\" }\nrequest = { service = \"shop/orders\", path = \"/x\" }\nexpect = \"deny\"\nrule = \"no-other\"";
+    files.push((PathBuf::from("c.test.toml"), one_test("shop/web", issuer)));
+    let set = load(&mesh(), &files, "shop/orders").unwrap_or_else(|problems| panic!("{}", shown(&problems)));
+    // The live form of the path, and a user whose claim is the text itself.
+    let live = Ask::new(WEB, "GET", "/tenants/caf%C3%A9/orders/7").of(&set);
+    assert_eq!(ids(&live.rules), ["no-cafe"]);
+    let replayed = set.replay(live.inputs.as_deref().unwrap()).unwrap();
+    assert_eq!(ids(&replayed.rules), ["no-cafe"]);
+}
+
+#[test]
+fn what_a_sidecar_would_refuse_is_no_test() {
+    let mut strict = mesh();
+    strict.services[2].strict = vec![8080];
+    let ask = |rest: &str| format!("request = {{ service = \"shop/orders\", {rest} }}\nexpect = \"deny\"");
+    let user = |rest: &str| format!("user = {{ issuer = \"corp\", {rest} }}\n{}", ask("path = \"/\""));
+    for (peer, rest, words) in [
+        ("shop/web", ask("path = \"/a;b\""), "path_parameter"),
+        ("shop/web", ask("path = \"/a b\""), "refuses"),
+        (
+            "shop/web",
+            ask("path = \"/\", host = \"elsewhere\""),
+            "never comes",
+        ),
+        ("shop/web", ask("path = \"/\", method = \"CONNECT\""), "refuses"),
+        ("shop/web", ask("path = \"/\", tls = false"), "by TLS"),
+        (
+            "shop/web",
+            ask("path = \"/\", headers = { x_region = [\"a\", \"b\"] }"),
+            "header_repeated",
+        ),
+        (
+            "plaintext",
+            "request = { service = \"shop/payments\", path = \"/\" }\nexpect = \"deny\"".to_owned(),
+            "is strict",
+        ),
+        ("shop/web", user("roles = [\"clerc\"]"), "did you mean `clerk`?"),
+        ("shop/web", user("iss = \"https://evil\""), "no token of issuer"),
+        ("shop/web", user("exp = \"2020-01-01T00:00:00Z\""), "expired"),
+    ] {
+        let problems = load(&strict, &with(&one_test(peer, &rest)), "shop/orders").expect_err(words);
+        let text = shown(&problems);
+        assert!(text.contains(words), "{words}: {text}");
+        assert_eq!(problems[0].file, PathBuf::from("policies/a.test.toml"));
+    }
+}
