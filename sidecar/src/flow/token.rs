@@ -36,6 +36,13 @@ pub(super) struct Refused {
     pub(super) named: Option<Arc<VerifiedUser>>,
 }
 
+impl Refused {
+    fn naming(user: &Arc<VerifiedUser>, no: No) -> Self {
+        let named = Some(Arc::clone(user));
+        Self { no, named }
+    }
+}
+
 impl From<No> for Refused {
     fn from(no: No) -> Self {
         Self { no, named: None }
@@ -117,12 +124,8 @@ pub(super) async fn token(ctx: &Context, asked: &Asked<'_>, snapshot: &Snapshot)
         None
     };
     let key = proven.as_ref().map(|proof| proof.key);
-    if let Err(rejection) = bound(&verified.binding, &place, asked.secured, key) {
-        return Err(Refused {
-            no: refused(rejection),
-            named: Some(verified),
-        });
-    }
+    let unbound = |rejection| Refused::naming(&verified, refused(rejection));
+    bound(&verified.binding, &place, asked.secured, key).map_err(unbound)?;
     let mut nonce = None;
     if let Some(proof) = proven {
         let now = unix(asked.at);
