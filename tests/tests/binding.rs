@@ -115,9 +115,17 @@ fn a_token_counts_for_the_workload_that_it_names_and_for_no_other() {
             ],
         );
     }
-    record(&MESH, "orders", |record| {
+    let told = record(&MESH, "orders", |record| {
         record["decision"]["reason"] == "not_bound_to_caller" && record["src"]["spiffe_id"] == id("payments")
     });
+    // Both identities are told: who sent it, and whom and what the token names. The user counts as none.
+    assert!(told["user"].to_string().contains("alice"), "{told}");
+    assert_eq!(told["user"]["client_id"], id("web"), "{told}");
+    assert_eq!(
+        (&told["identity_state"], &told["flags"]),
+        (&"mtls".into(), &json!(["user_not_bound"])),
+        "{told}"
+    );
     // Exchanged by payments: its own now, and web's no more.
     let exchanged = MESH
         .token_with("alice", &json!({"act": {"sub": id("payments")}}))

@@ -52,9 +52,9 @@ pub struct Event {
     /// Through which socket.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub socket: Option<Arc<str>>,
-    /// What was proven about the caller and asked for by the entry.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub selectors: Vec<String>,
+    /// What the entry asked of the caller, and was proven: its selectors, and its template where it has one.
+    #[serde(skip_serializing_if = "nothing")]
+    pub selectors: Arc<[String]>,
     /// Whose identity it is about.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spiffe_id: Option<String>,
@@ -79,6 +79,10 @@ pub struct Event {
     /// More, where a verb has more to say.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<Value>,
+}
+
+fn nothing(selectors: &Arc<[String]>) -> bool {
+    selectors.is_empty()
 }
 
 fn is_zero(count: &u64) -> bool {

@@ -27,6 +27,8 @@ pub struct Entry {
     pub id: Template,
     /// All of them must hold; empty only where the identity itself depends on the caller.
     pub selectors: Vec<Selector>,
+    /// What is asked of a caller, for the audit log: the selectors, and the template where the identity depends on the caller.
+    pub asked: Arc<[String]>,
     /// Told to the workload, to tell its identities apart.
     pub hint: Option<Arc<str>>,
     /// Where it begins in its file.
@@ -171,7 +173,10 @@ impl Reader<'_> {
             );
             return None;
         }
+        let template = id.bounds_the_caller().then(|| id.to_string());
+        let asked = selectors.iter().map(ToString::to_string).chain(template);
         Some(Entry {
+            asked: asked.collect(),
             id,
             selectors,
             hint: hint?,

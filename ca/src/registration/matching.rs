@@ -13,13 +13,24 @@ use super::selector::Selector;
 use super::template::{Expanded, Template, Variable};
 
 /// An identity that a caller may have.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Grant {
     /// The identity.
     pub id: SpiffeId,
     /// Unique among the grants of one caller (S-48).
     pub hint: Option<Arc<str>>,
+    /// What the entry asked of the caller, for the audit log.
+    pub by: Arc<[String]>,
 }
+
+/// How it came about is no part of what is granted.
+impl PartialEq for Grant {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id && self.hint == other.hint
+    }
+}
+
+impl Eq for Grant {}
 
 /// An entry that matched as far as could be proven, and was refused because the rest could not be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,7 +96,8 @@ impl Entries {
                 Judgement::Match(id) => {
                     if ids.insert(id.clone()) {
                         let hint = entry.hint.clone().filter(|hint| hints.insert(hint.clone()));
-                        matching.grants.push(Grant { id, hint });
+                        let by = entry.asked.clone();
+                        matching.grants.push(Grant { id, hint, by });
                     }
                 }
                 Judgement::Mismatch(_) => {}

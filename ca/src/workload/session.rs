@@ -257,6 +257,7 @@ impl Session {
         if self.shared.audit.is_on() {
             let event = Event {
                 spiffe_id: Some(svid.id.to_string()),
+                selectors: grant.by.clone(),
                 serial: Some(svid.serial.clone()),
                 authority: Some(svid.authority.to_string()),
                 not_after: since_1970(svid.not_after),

@@ -118,7 +118,10 @@ async fn running(config: &Config) -> Result<(Temporary, Value), Failure> {
         .get("file")
         .and_then(Value::as_str)
         .ok_or_else(|| Failure::new("the authority made no file"))?;
-    Ok((Temporary(file.into()), answer.get("summary").cloned().unwrap_or_default()))
+    Ok((
+        Temporary(file.into()),
+        answer.get("summary").cloned().unwrap_or_default(),
+    ))
 }
 
 pub fn refused(error: &BackupError) -> Failure {

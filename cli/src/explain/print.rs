@@ -77,7 +77,19 @@ fn user(explained: &Explained) -> String {
     };
     let text = |field: &str| user.get(field).and_then(Value::as_str);
     let name = text("sub").or_else(|| text("hash")).unwrap_or("?");
-    format!("{name} of {}", text("iss").unwrap_or("?"))
+    let mut said = format!("{name} of {}", text("iss").unwrap_or("?"));
+    if let Some(client) = text("client_id") {
+        said.push_str(&format!(", through {client}"));
+    }
+    let actors = user.get("act").and_then(Value::as_array);
+    for actor in actors.into_iter().flatten() {
+        let field = |name: &str| actor.get(name).and_then(Value::as_str);
+        said.push_str(&format!(
+            ", acted for by {}",
+            field("sub").or_else(|| field("hash")).unwrap_or("?")
+        ));
+    }
+    said
 }
 
 /// A decision, policy by policy, the nearest first.

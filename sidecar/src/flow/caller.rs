@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::inbound::principal;
 use super::spelled::spelled;
 use super::tell::millis;
-use super::token::{Kept, Shown, still_bound, token};
+use super::token::{Kept, Refused, Shown, still_bound, token};
 use super::{Context, Secured};
 use crate::assertion;
 use crate::authn::{ClaimValue, VerifiedUser, renewable};
@@ -195,7 +195,7 @@ impl Asked<'_> {
     }
 }
 
-pub(super) async fn read(ctx: &Context, asked: &Asked<'_>, snapshot: &Snapshot) -> Result<Read, No> {
+pub(super) async fn read(ctx: &Context, asked: &Asked<'_>, snapshot: &Snapshot) -> Result<Read, Refused> {
     if !asked.secured.still_admitted(ctx) {
         let detail = "the port is not declared any more, or takes no such connection any more".to_owned();
         return Err(No {
@@ -203,7 +203,8 @@ pub(super) async fn read(ctx: &Context, asked: &Asked<'_>, snapshot: &Snapshot) 
             code: "port_changed",
             detail,
             extra: vec![],
-        });
+        }
+        .into());
     }
     if let Err(fallen) = asked.secured.still_trusted(snapshot, asked.at) {
         return Err(No {
@@ -211,7 +212,8 @@ pub(super) async fn read(ctx: &Context, asked: &Asked<'_>, snapshot: &Snapshot) 
             code: fallen.label(),
             detail: fallen.to_string(),
             extra: vec![],
-        });
+        }
+        .into());
     }
     if !fronts(ctx, asked, snapshot) {
         let detail = "this sidecar does not stand before a service of that host".to_owned();
@@ -220,7 +222,8 @@ pub(super) async fn read(ctx: &Context, asked: &Asked<'_>, snapshot: &Snapshot) 
             code: "unknown_host",
             detail,
             extra: vec![],
-        });
+        }
+        .into());
     }
     // Again: the route may allow less in this snapshot than in the one that the head was judged by.
     spelled(ctx, &asked.head, snapshot).map_err(No::from)?;

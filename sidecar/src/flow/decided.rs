@@ -15,7 +15,7 @@ pub(super) async fn decided(
     let snapshot = ctx.current.load();
     let read = match read(ctx, asked, &snapshot).await {
         Ok(read) => read,
-        Err(no) => return Err((story, no)),
+        Err(refused) => return Err((story.named(ctx, refused.named.as_deref()), refused.no)),
     };
     let token = asked.started.elapsed();
     let decision = asked.decide(&snapshot.policies, asked.at, read.user.as_ref(), &read.headers);

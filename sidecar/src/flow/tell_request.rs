@@ -96,6 +96,17 @@ impl RequestStory {
         self
     }
 
+    /// Whom a token names that is not its sender's: shown as a user is, and counted as none.
+    pub(super) fn named(self, ctx: &Context, user: Option<&VerifiedUser>) -> Self {
+        let proven = self.record.identity_state;
+        let mut story = self.user(ctx, user);
+        story.record.identity_state = proven;
+        if user.is_some() {
+            story.record.flags.push("user_not_bound");
+        }
+        story
+    }
+
     pub(super) fn decision(mut self, decision: &authz::Decision, snapshot: &Snapshot) -> Self {
         self.record.decision = Some(as_decided(decision, snapshot));
         if let (Some(http), Some(route)) = (&mut self.record.http, &decision.route) {

@@ -29,6 +29,26 @@ pub(super) struct Shown {
     pub(super) asks: Asks,
 }
 
+/// A request that is answered by us before it is decided.
+pub(super) struct Refused {
+    pub(super) no: No,
+    /// Whom a good token names that is not its sender's: for the record, and proof of nothing.
+    pub(super) named: Option<Arc<VerifiedUser>>,
+}
+
+impl Refused {
+    fn naming(user: &Arc<VerifiedUser>, no: No) -> Self {
+        let named = Some(Arc::clone(user));
+        Self { no, named }
+    }
+}
+
+impl From<No> for Refused {
+    fn from(no: No) -> Self {
+        Self { no, named: None }
+    }
+}
+
 /// Where a request's token is judged: its port, and the routes that it is of or near to.
 struct Place<'a> {
     port: &'a Arc<PortTokens>,
@@ -63,14 +83,15 @@ impl<'a> Place<'a> {
 ///
 /// # Errors
 /// The answer: 401, or 503 when nobody can say.
-pub(super) async fn token(ctx: &Context, asked: &Asked<'_>, snapshot: &Snapshot) -> Result<Shown, No> {
+pub(super) async fn token(ctx: &Context, asked: &Asked<'_>, snapshot: &Snapshot) -> Result<Shown, Refused> {
     let Some(place) = Place::of(ctx, asked.secured, &asked.head, snapshot) else {
         return Err(No {
             status: 404,
             code: "unknown_host",
             detail: "the own service is not in the mesh file".to_owned(),
             extra: vec![],
-        });
+        }
+        .into());
     };
     let asks = Asks {
         dpop: place.demands().dpop(),
@@ -85,13 +106,15 @@ pub(super) async fn token(ctx: &Context, asked: &Asked<'_>, snapshot: &Snapshot)
     };
     let (token, proof) = match asked.head.presented(&place.port.places) {
         Presented::Absent => return Ok(shown),
-        Presented::Bad(reason) => return Err(shown.asks.invalid(false, reason, Bearer::words(reason))),
+        Presented::Bad(reason) => {
+            return Err(shown.asks.invalid(false, reason, Bearer::words(reason)).into());
+        }
         Presented::Bearer(token) => (token, false),
         Presented::Dpop(token) => (token.into(), true),
     };
     if proof && shown.asks.dpop == Dpop::Off {
         let detail = "tokens with a DPoP proof are not taken here";
-        return Err(shown.asks.invalid(false, "dpop_not_accepted", detail));
+        return Err(shown.asks.invalid(false, "dpop_not_accepted", detail).into());
     }
     let refused = |rejection| shown.asks.rejected(proof, rejection);
     let verified = ctx.authn.verify(&token, asked.at).await.map_err(refused)?;
@@ -101,7 +124,8 @@ pub(super) async fn token(ctx: &Context, asked: &Asked<'_>, snapshot: &Snapshot)
         None
     };
     let key = proven.as_ref().map(|proof| proof.key);
-    bound(&verified.binding, &place, asked.secured, key).map_err(refused)?;
+    let unbound = |rejection| Refused::naming(&verified, refused(rejection));
+    bound(&verified.binding, &place, asked.secured, key).map_err(unbound)?;
     let mut nonce = None;
     if let Some(proof) = proven {
         let now = unix(asked.at);

@@ -32,6 +32,10 @@ fn what_was_issued_refused_and_asked_by_operators_is_in_it_with_who_and_why() {
     assert_eq!(issued["uid"], nix_uid());
     assert_eq!(issued["spiffe_id"], "spiffe://mesh.local/a");
     assert_eq!(issued["socket"], "default");
+    assert_eq!(
+        issued["selectors"],
+        serde_json::json!([format!("unix:uid:{}", nix_uid())])
+    );
     assert!(issued["pid"].as_i64().unwrap() > 0 && issued["not_after"].as_i64().unwrap() > 0);
     let state = authority.path("data/state.sqlite");
     assert_eq!(

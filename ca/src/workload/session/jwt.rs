@@ -68,7 +68,7 @@ impl Session {
                     .issuer
                     .issue_jwt(&grant.id, &wanted.audience, SystemTime::now());
                 let svid = signed.await.map_err(|error| self.none_issued(grant, &error))?;
-                self.audit_jwt(&svid, &wanted.audience)
+                self.audit_jwt(grant, &svid, &wanted.audience)
                     .await
                     .map_err(|error| self.none_issued(grant, &error))?;
                 svids.push(Jwtsvid {
@@ -92,9 +92,10 @@ impl Session {
     }
 
     /// In the audit log before it leaves; the token itself never is.
-    async fn audit_jwt(&self, svid: &JwtSvid, audience: &[String]) -> Result<(), IssueError> {
+    async fn audit_jwt(&self, grant: &Grant, svid: &JwtSvid, audience: &[String]) -> Result<(), IssueError> {
         let event = Event {
             spiffe_id: Some(svid.id.to_string()),
+            selectors: grant.by.clone(),
             audience: audience.to_vec(),
             not_after: since_1970(svid.not_after),
             ..self.event("jwt_svid", "issued")
