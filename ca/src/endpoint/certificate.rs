@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
+use rustix::io::Errno;
 use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
@@ -24,12 +25,18 @@ use crate::authority::rotate_at;
 use crate::workload::Issuer;
 
 /// Time between two looks at the files. Two that agree make a change: certificate and key are seldom written at one moment.
-pub const LOOK: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_secs(1);
 /// Before an SVID that could not be issued is asked for again.
 const AGAIN: Duration = Duration::from_secs(5);
 /// A chain and a key have some KiB.
 const MAX_FILE: u64 = 1 << 20;
 const MAX_CHAIN: usize = 16;
+/// No file may be opened now, or there is no memory.
+const SHORT: [i32; 3] = [
+    Errno::MFILE.raw_os_error(),
+    Errno::NFILE.raw_os_error(),
+    Errno::NOMEM.raw_os_error(),
+];
 
 /// What is shown now.
 #[derive(Debug)]
@@ -60,42 +67,12 @@ impl Shown {
         Ok(config)
     }
 
-    /// Looks at the files, `every` so often, until it is dropped.
-    pub async fn follow(self: Arc<Self>, files: WebFiles, every: Duration) {
-        // What was read at the start may have changed since.
-        let mut taken = None;
-        let mut last = look(&files).await;
+    /// Looks at the files, [`LOOK`] after [`LOOK`], until it is dropped.
+    pub async fn follow(self: Arc<Self>, files: WebFiles) {
+        let mut follower = Follower::new(files).await;
         loop {
-            tokio::time::sleep(every).await;
-            let now = look(&files).await;
-            let settled = now == last;
-            last.clone_from(&now);
-            if !settled || taken.as_ref() == Some(&now) {
-                continue;
-            }
-            let reading = files.clone();
-            let Ok(read) = spawn_blocking(move || read(&reading)).await else {
-                continue;
-            };
-            if look(&files).await != now {
-                // Written once more while it was read.
-                continue;
-            }
-            taken = Some(now);
-            if read.as_ref().is_ok_and(|key| key.cert == self.0.load().cert) {
-                continue;
-            }
-            match read.and_then(|key| living(key, &files, SystemTime::now())) {
-                Ok(key) => {
-                    self.0.store(Arc::new(key));
-                    tracing::info!(file = %files.certificate.display(), "the bundle endpoint shows its new certificate");
-                }
-                Err(error) => tracing::error!(
-                    %error,
-                    hint = error.hint(),
-                    "the bundle endpoint's changed certificate was refused; the one before stays"
-                ),
-            }
+            tokio::time::sleep(LOOK).await;
+            follower.look(&self).await;
         }
     }
 
@@ -127,6 +104,79 @@ impl Shown {
                     tracing::error!(%error, "the bundle endpoint's SVID could not be renewed; the one before stays");
                     until = SystemTime::now() + AGAIN;
                 }
+            }
+        }
+    }
+}
+
+/// Files that are looked at now and then.
+struct Follower {
+    files: WebFiles,
+    /// The state that was read last; what was read at the start may have changed since.
+    taken: Option<Look>,
+    last: Look,
+}
+
+/// What a look at the files came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Looked {
+    /// Nothing is new, or not for long enough.
+    Same,
+    /// The new pair is shown.
+    Taken,
+    /// The new pair cannot be used.
+    Refused,
+    /// The machine cannot read it now.
+    Later,
+}
+
+impl Follower {
+    async fn new(files: WebFiles) -> Self {
+        let last = look(&files).await;
+        Self {
+            files,
+            taken: None,
+            last,
+        }
+    }
+
+    async fn look(&mut self, shown: &Shown) -> Looked {
+        let now = look(&self.files).await;
+        let settled = now == self.last;
+        self.last.clone_from(&now);
+        if !settled || self.taken.as_ref() == Some(&now) {
+            return Looked::Same;
+        }
+        let reading = self.files.clone();
+        let Ok(read) = spawn_blocking(move || read(&reading)).await else {
+            return Looked::Later;
+        };
+        if look(&self.files).await != now {
+            // Written once more while it was read.
+            return Looked::Same;
+        }
+        if let Err(error @ EndpointError::Shortage { .. }) = &read {
+            tracing::warn!(%error, "the bundle endpoint's certificate is read again later; the one before stays");
+            return Looked::Later;
+        }
+        self.taken = Some(now);
+        if read.as_ref().is_ok_and(|key| key.cert == shown.0.load().cert) {
+            return Looked::Same;
+        }
+        match read.and_then(|key| living(key, &self.files, SystemTime::now())) {
+            Ok(key) => {
+                shown.0.store(Arc::new(key));
+                let file = self.files.certificate.display();
+                tracing::info!(%file, "the bundle endpoint shows its new certificate");
+                Looked::Taken
+            }
+            Err(error) => {
+                tracing::error!(
+                    %error,
+                    hint = error.hint(),
+                    "the bundle endpoint's changed certificate was refused; the one before stays"
+                );
+                Looked::Refused
             }
         }
     }
@@ -199,7 +249,14 @@ fn bad(file: &Path, problem: String) -> EndpointError {
 }
 
 fn bytes(file: &Path) -> Result<Zeroizing<Vec<u8>>, EndpointError> {
-    let io = |error: std::io::Error| bad(file, error.to_string());
+    let io = |error: std::io::Error| match error.raw_os_error() {
+        // The machine's trouble, not the file's.
+        Some(code) if SHORT.contains(&code) => EndpointError::Shortage {
+            file: file.to_owned(),
+            source: error,
+        },
+        _ => bad(file, error.to_string()),
+    };
     let found = std::fs::metadata(file).map_err(io)?;
     if !found.is_file() || found.len() > MAX_FILE {
         return Err(bad(

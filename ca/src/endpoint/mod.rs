@@ -117,6 +117,14 @@ pub enum EndpointError {
         /// What is wrong with it.
         problem: String,
     },
+    /// A file of the server certificate cannot be read for now.
+    #[error("`{file}` cannot be read for now: {source}")]
+    Shortage {
+        /// The file.
+        file: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// The endpoint's own SVID could not be issued.
     #[error("the bundle endpoint's own SVID: {0}")]
     Issue(#[from] IssueError),
@@ -140,6 +148,7 @@ impl EndpointError {
             }
             Self::Listen { .. } => "`listen` must be an address of this machine".to_owned(),
             Self::Socket(error) => error.hint(),
+            Self::Shortage { .. } => "raise the limit of open files (LimitNOFILE under systemd)".to_owned(),
             Self::File { .. } => {
                 "put a certificate chain, leaf first, and its unencrypted key in place, both PEM; the key for its owner \
                  alone or with a group of its own (chmod 0640)"

@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
-use super::certificate::{self, LOOK, Shown};
+use super::certificate::{self, Shown};
 use super::site::{Plan, Site};
 use super::turnstile::Turnstile;
 use super::{EndpointError, OpenId, Options, Plain, Profile};
@@ -133,7 +133,7 @@ impl Endpoint {
         }) = self.keeper
         {
             match profile {
-                Profile::Web(files) => work.spawn(shown.follow(files, LOOK)),
+                Profile::Web(files) => work.spawn(shown.follow(files)),
                 Profile::Spiffe(id) => work.spawn(shown.renew(id, self.issuer, renewal)),
             };
         }

@@ -10,9 +10,6 @@ use crate::authority::{Authority, Svid, Trust};
 use crate::keys::{Disk, Signer};
 use crate::workload::{Issue, IssueError, IssueJwt};
 
-/// Between two looks; nothing that is refused can be waited for, so a test waits for many looks.
-const EVERY: Duration = Duration::from_millis(10);
-
 struct Pair {
     dir: tempfile::TempDir,
 }
@@ -105,25 +102,30 @@ fn what_is_wrong_with_a_pair_is_said_with_its_file() {
 async fn a_changed_pair_is_shown_and_a_bad_one_changes_nothing() {
     let pair = Pair::new();
     let shown = Shown::new(read(&pair.files()).unwrap());
-    let task = tokio::spawn(shown.clone().follow(pair.files(), EVERY));
+    let mut follower = Follower::new(pair.files()).await;
     let second = pair.write(2100);
-    until("the second", || shows(&shown) == second).await;
-    // A pair that has ended, a key of another, rubbish: none is shown; the next good one is.
+    // The first look sees a change, the second that it goes on no more.
+    let mut looks = async || [follower.look(&shown).await, follower.look(&shown).await];
+    assert_eq!(looks().await, [Looked::Same, Looked::Taken]);
+    assert_eq!(shows(&shown), second);
+    // A pair that has ended, a key of another, rubbish: each is refused once, and the one before stays.
     pair.write(2001);
-    tokio::time::sleep(EVERY * 20).await;
+    assert_eq!(looks().await, [Looked::Same, Looked::Refused]);
     pair.put("k.pem", &KeyPair::generate().unwrap().serialize_pem());
-    tokio::time::sleep(EVERY * 20).await;
+    assert_eq!(looks().await, [Looked::Same, Looked::Refused]);
     pair.put("c.pem", "rubbish");
-    tokio::time::sleep(EVERY * 20).await;
+    assert_eq!(looks().await, [Looked::Same, Looked::Refused]);
+    assert_eq!(looks().await, [Looked::Same, Looked::Same]);
     assert_eq!(shows(&shown), second);
     let last = pair.write(2100);
-    until("the last", || shows(&shown) == last).await;
-    task.abort();
+    assert_eq!(looks().await, [Looked::Same, Looked::Taken]);
+    assert_eq!(shows(&shown), last);
 }
 
 struct Ours {
     authority: Authority,
     trust: watch::Sender<Arc<Trust>>,
+    asked: AtomicU64,
     issued: AtomicU64,
     broken: std::sync::atomic::AtomicBool,
     ttl: Duration,
@@ -132,6 +134,7 @@ struct Ours {
 impl Issuer for Ours {
     fn issue<'a>(&'a self, id: &'a SpiffeId, now: SystemTime) -> Issue<'a> {
         Box::pin(async move {
+            self.asked.fetch_add(1, Ordering::Relaxed);
             if self.broken.load(Ordering::Relaxed) {
                 return Err(IssueError("the disk is full".to_owned()));
             }
@@ -167,6 +170,7 @@ fn ours(ttl: Duration) -> Arc<Ours> {
     Arc::new(Ours {
         authority: Authority::open(&domain, &root, signer, now).unwrap(),
         trust: watch::Sender::new(Arc::new(trust)),
+        asked: AtomicU64::new(0),
         issued: AtomicU64::new(0),
         broken: false.into(),
         ttl,
@@ -204,7 +208,10 @@ async fn the_own_svid_is_renewed_at_half_life_and_when_the_roots_change() {
         changed.roots.push(CertificateDer::from(vec![0]));
         *trust = Arc::new(changed);
     });
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    until("it was asked for, in vain", || {
+        long.asked.load(Ordering::Relaxed) == 2
+    })
+    .await;
     assert_eq!(shows(&shown), before);
     long.broken.store(false, Ordering::Relaxed);
     until("renewed by change", || shows(&shown) != before).await;
