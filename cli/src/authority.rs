@@ -12,31 +12,38 @@ use crate::ui::{Exit, Failure};
 /// How long an answer may take: readings of hostile processes are cut after seconds.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The administration socket: the one that is named, else that of the configuration.
-pub fn socket(named: Option<&Path>, config: &Path) -> Result<PathBuf, Failure> {
+/// The administration socket: the one that is named by `flag`, else that of the configuration.
+pub fn socket(named: Option<&Path>, config: &Path, flag: &str) -> Result<PathBuf, Failure> {
     if let Some(socket) = named {
         return Ok(socket.to_owned());
     }
     let config = hopguard_ca::config::load(config).map_err(|problems| {
         let error = CaError::Files(problems);
-        let hint = format!(
-            "{} (or name the administration socket by --admin-socket)",
-            error.hint()
-        );
+        let hint = format!("{} (or name the administration socket by {flag})", error.hint());
         Failure::new(error.to_string()).hint(hint).exit(Exit::BadFile)
     })?;
     Ok(config.admin_socket)
 }
 
-/// Asks.
-pub fn ask(socket: &Path, request: &Request) -> Result<Value, Failure> {
+/// Asks; without `patience` as long as it takes.
+pub fn ask_with(
+    socket: &Path,
+    request: &Request,
+    patience: Option<Duration>,
+    progress: impl FnMut(&Value),
+) -> Result<Value, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::new(format!("the runtime cannot be started: {error}")))?;
     runtime
-        .block_on(admin::ask(socket, request, Some(PATIENCE), |_| ()))
+        .block_on(admin::ask(socket, request, patience, progress))
         .map_err(failure)
+}
+
+/// Asks for what is answered at once.
+pub fn ask(socket: &Path, request: &Request) -> Result<Value, Failure> {
+    ask_with(socket, request, Some(PATIENCE), |_| ())
 }
 
 fn failure(error: AdminError) -> Failure {
@@ -46,7 +53,7 @@ fn failure(error: AdminError) -> Failure {
         AdminError::Unreachable { source, .. } => {
             let hint = match source.kind() {
                 std::io::ErrorKind::NotFound => {
-                    "is the authority running? name its file by --config, or its socket by --admin-socket"
+                    "is the authority running? name its file by --config, or its administration socket (--help)"
                 }
                 std::io::ErrorKind::ConnectionRefused => "no authority listens there any more: start it",
                 std::io::ErrorKind::PermissionDenied => {

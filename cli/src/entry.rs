@@ -79,7 +79,7 @@ struct Apply {
 
 /// Runs the verb.
 pub fn run(args: Args, ui: &Ui) -> Result<Exit, Failure> {
-    let socket = authority::socket(args.admin_socket.as_deref(), &args.config)?;
+    let socket = authority::socket(args.admin_socket.as_deref(), &args.config, "--admin-socket")?;
     match args.what {
         What::List => {
             let told = ask(&socket, &Request::EntryList)?;

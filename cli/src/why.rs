@@ -38,7 +38,7 @@ asked.";
 
 /// Runs the verb.
 pub fn run(args: &Args, ui: &Ui) -> Result<Exit, Failure> {
-    let socket = authority::socket(args.admin_socket.as_deref(), &args.config)?;
+    let socket = authority::socket(args.admin_socket.as_deref(), &args.config, "--admin-socket")?;
     let request = Request::Why {
         pid: args.pid,
         socket: args.socket.clone(),
