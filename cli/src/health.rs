@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use hopguard_sidecar::config::Sidecar;
 use serde::Deserialize;
 
 use crate::ui::{Exit, Failure, Ui};
@@ -17,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Between two questions.
 const PAUSE: Duration = Duration::from_millis(100);
 /// The largest answer, in bytes.
-const MOST: u64 = 64 << 10;
+const MOST: usize = 64 << 10;
 
 /// Which sidecar is meant, and how long is waited.
 #[derive(Clone, Debug, clap::Args)]
@@ -38,29 +39,29 @@ struct Readiness {
     reasons: Vec<String>,
 }
 
-/// The addresses at which a sidecar answers: those of this machine when it listens on all.
+/// Reads the file of a sidecar.
 ///
 /// # Errors
-/// When the file is wrong.
-pub fn addresses(which: &Which, config: Option<&Path>) -> Result<Vec<SocketAddr>, Failure> {
-    let listens = match (which.health, config) {
-        (Some(address), _) => address,
-        (None, Some(file)) => {
-            hopguard_sidecar::config::load_sidecar(file)
-                .map_err(|problems| crate::sidecar::wrong(&problems, false))?
-                .health
-        }
-        (None, None) => (Ipv6Addr::UNSPECIFIED, PORT).into(),
-    };
+/// When it is wrong.
+pub fn load(file: &Path) -> Result<Sidecar, Failure> {
+    hopguard_sidecar::config::load_sidecar(file).map_err(|problems| crate::sidecar::wrong(&problems, false))
+}
+
+/// The addresses at which a sidecar answers: those of this machine when it listens on all.
+pub fn addresses(which: &Which, config: Option<&Sidecar>) -> Vec<SocketAddr> {
+    let listens = which
+        .health
+        .or(config.map(|file| file.health))
+        .unwrap_or((Ipv6Addr::UNSPECIFIED, PORT).into());
     let at = |ip: IpAddr| SocketAddr::new(ip, listens.port());
-    Ok(match listens.ip() {
+    match listens.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => vec![at(Ipv4Addr::LOCALHOST.into())],
         // Without IPv6 a sidecar listens on IPv4 instead.
         IpAddr::V6(ip) if ip.is_unspecified() => {
             vec![at(Ipv4Addr::LOCALHOST.into()), at(Ipv6Addr::LOCALHOST.into())]
         }
         ip => vec![at(ip)],
-    })
+    }
 }
 
 /// The address at which one answers now, ready or not.
@@ -119,12 +120,30 @@ fn ask_any(addresses: &[SocketAddr]) -> Result<Readiness, String> {
 }
 
 fn ask(address: SocketAddr) -> io::Result<Readiness> {
+    let until = Instant::now() + PATIENCE;
+    let left = || match until.saturating_duration_since(Instant::now()) {
+        Duration::ZERO => Err(io::Error::from(io::ErrorKind::TimedOut)),
+        left => Ok(left),
+    };
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(left()?))?;
     stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: health\r\nconnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.take(MOST).read_to_string(&mut answer)?;
-    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-    serde_json::from_str(body).map_err(|_| io::Error::other("what answers there is no sidecar"))
+    let mut answer = Vec::new();
+    let mut piece = [0; 4096];
+    // The whole answer in that time, not each piece of it.
+    loop {
+        stream.set_read_timeout(Some(left()?))?;
+        let read = stream.read(&mut piece)?;
+        answer.extend_from_slice(piece.get(..read).unwrap_or_default());
+        if read == 0 || answer.len() > MOST {
+            break;
+        }
+    }
+    let answer = String::from_utf8_lossy(&answer);
+    let strange = || io::Error::other("what answers there is no sidecar");
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(strange)?;
+    if !matches!(head.split(' ').nth(1), Some("200" | "503")) {
+        return Err(strange());
+    }
+    serde_json::from_str(body).map_err(|_| strange())
 }

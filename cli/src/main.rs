@@ -93,37 +93,24 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
-    let exit = match Cli::try_parse() {
+    let code = match Cli::try_parse() {
         Ok(cli) => {
             let ui = Ui::new(cli.output);
-            let verb = match cli.verb {
-                Verb::Run(args) => return run_command(&args, &ui),
-                verb => verb,
-            };
-            let exit = run(verb, &ui).unwrap_or_else(|failure| {
+            run(cli.verb, &ui).unwrap_or_else(|failure| {
                 ui.failure(&failure);
-                failure.exit
-            });
-            ui.ended(exit)
+                ui.ended(failure.exit) as u8
+            })
         }
-        Err(error) => usage::tell(&error, std::env::args_os()),
+        Err(error) => usage::tell(&error, std::env::args_os()) as u8,
     };
-    ExitCode::from(exit as u8)
+    ExitCode::from(code)
 }
 
-/// The one verb whose exit code is another program's.
-fn run_command(args: &run::Args, ui: &Ui) -> ExitCode {
-    match run::run(args, ui) {
-        Ok(code) => ExitCode::from(code),
-        Err(failure) => {
-            ui.failure(&failure);
-            ExitCode::from(failure.exit as u8)
-        }
-    }
-}
-
-fn run(verb: Verb, ui: &Ui) -> Result<Exit, Failure> {
-    match verb {
+/// Runs a verb; answers the exit code of the process.
+fn run(verb: Verb, ui: &Ui) -> Result<u8, Failure> {
+    let exit = match verb {
+        // The one verb whose exit code is another program's.
+        Verb::Run(args) => return run::run(&args, ui),
         Verb::Ca(args) => ca::run(args, ui),
         Verb::Entry(args) => entry::run(args, ui),
         Verb::Why(args) => why::run(&args, ui),
@@ -137,10 +124,10 @@ fn run(verb: Verb, ui: &Ui) -> Result<Exit, Failure> {
         Verb::Explain(args) => explain::run(args, ui),
         Verb::Config(args) => config::run(args, ui),
         Verb::Wait(args) => wait::run(&args, ui),
-        Verb::Run(args) => Ok(Exit::of_code(Some(run::run(&args, ui)?.into()))),
         Verb::Demo(args) => demo::run(args, ui),
         Verb::Doctor(args) => doctor::run(args, ui),
         Verb::Completions(args) => shell::completions(&args, Cli::command(), ui),
         Verb::Man(args) => shell::man(&args, Cli::command(), ui),
-    }
+    }?;
+    Ok(ui.ended(exit) as u8)
 }

@@ -35,9 +35,9 @@ pub struct Args {
     /// Who runs the command (name or UID, `:GROUP` may follow); needs root
     #[arg(long, value_name = "USER[:GROUP]")]
     user: Option<String>,
-    /// How long the sidecar may drain at the end, before it is killed
-    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(0..=3600))]
-    drain: u64,
+    /// How long the sidecar may drain at the end, before it is killed (else 5 s more than its own `[drain]` allows)
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=3600))]
+    drain: Option<u64>,
     #[command(flatten)]
     which: Which,
     /// The command and its arguments
@@ -50,6 +50,9 @@ pub struct Args {
     command: Vec<OsString>,
 }
 
+/// What a sidecar may take beyond its drain, to leave its last records.
+const LEFT_TO_DRAIN: Duration = Duration::from_secs(5);
+
 /// A user that something is run as.
 #[derive(Clone, Copy, Debug)]
 struct As {
@@ -61,7 +64,8 @@ struct As {
 pub fn run(args: &Args, ui: &Ui) -> Result<u8, Failure> {
     let as_command = args.user.as_deref().map(user).transpose()?;
     let as_sidecar = args.sidecar_user.as_deref().map(user).transpose()?;
-    let addresses = health::addresses(&args.which, args.config.as_deref())?;
+    let sidecar_file = args.config.as_deref().map(health::load).transpose()?;
+    let addresses = health::addresses(&args.which, sidecar_file.as_ref());
     let mut children = Children::new()?;
     let sidecar = match &args.config {
         Some(file) => {
@@ -71,18 +75,24 @@ pub fn run(args: &Args, ui: &Ui) -> Result<u8, Failure> {
                 let hint = "leave out --config to use that one, or stop it";
                 return Err(Failure::new(message).hint(hint).exit(Exit::NotHere));
             }
-            Some(start_sidecar(file, as_sidecar)?)
+            let sidecar = start_sidecar(file, as_sidecar)?;
+            children.started(sidecar);
+            Some(sidecar)
         }
         None => None,
     };
     let patience = Duration::from_secs(args.which.timeout);
     let waited = health::wait(&addresses, patience, ui, || early_end(&mut children, sidecar));
     let outcome = match waited {
-        Ok(_) => start(args, as_command).map(|command| watch(&mut children, command, sidecar, ui)),
+        Ok(_) => start(args, as_command).map(|command| {
+            children.started(command);
+            watch(&mut children, command, sidecar, ui)
+        }),
         Err(failure) => Err(failure),
     };
     if let Some(sidecar) = sidecar {
-        children.stop(sidecar, Duration::from_secs(args.drain), ui);
+        let own = sidecar_file.map_or(LEFT_TO_DRAIN, |file| file.drain_timeout + LEFT_TO_DRAIN);
+        children.stop(sidecar, args.drain.map_or(own, Duration::from_secs), ui);
     }
     outcome
 }
@@ -169,13 +179,16 @@ fn user(text: &str) -> Result<As, Failure> {
         Some((name, group)) => (name, Some(group)),
         None => (text, None),
     };
+    let failed = |error: nix::errno::Errno| {
+        Failure::new(format!("users and groups cannot be looked up: {error}")).exit(Exit::NotHere)
+    };
     let (uid, own) = match name.parse() {
-        Ok(uid) => (
-            Uid::from_raw(uid),
-            User::from_uid(Uid::from_raw(uid)).ok().flatten(),
-        ),
+        Ok(uid) => {
+            let uid = Uid::from_raw(uid);
+            (uid, User::from_uid(uid).map_err(failed)?)
+        }
         Err(_) => {
-            let user = User::from_name(name).ok().flatten();
+            let user = User::from_name(name).map_err(failed)?;
             let user = user.ok_or_else(|| unknown("user", name))?;
             (user.uid, Some(user))
         }
@@ -183,11 +196,8 @@ fn user(text: &str) -> Result<As, Failure> {
     let gid = match group.map(|group| (group, group.parse())) {
         Some((_, Ok(gid))) => Gid::from_raw(gid),
         Some((group, Err(_))) => {
-            Group::from_name(group)
-                .ok()
-                .flatten()
-                .ok_or_else(|| unknown("group", group))?
-                .gid
+            let found = Group::from_name(group).map_err(failed)?;
+            found.ok_or_else(|| unknown("group", group))?.gid
         }
         None => own.map_or(Gid::from_raw(uid.as_raw()), |user| user.gid),
     };
@@ -208,7 +218,10 @@ impl std::fmt::Display for Ended {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Exited(code) => write!(f, "ended with exit code {code}"),
-            Self::Killed(signal) => write!(f, "was ended by {signal}"),
+            Self::Killed(number) => match Signal::try_from(*number) {
+                Ok(signal) => write!(f, "was ended by {signal}"),
+                Err(_) => write!(f, "was ended by signal {number}"),
+            },
         }
     }
 }

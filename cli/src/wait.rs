@@ -22,7 +22,8 @@ pub struct Args {
 
 /// Runs it.
 pub fn run(args: &Args, ui: &Ui) -> Result<Exit, Failure> {
-    let addresses = health::addresses(&args.which, args.config.as_deref())?;
+    let config = args.config.as_deref().map(health::load).transpose()?;
+    let addresses = health::addresses(&args.which, config.as_ref());
     let waited = health::wait(&addresses, Duration::from_secs(args.which.timeout), ui, || None)?;
     if ui.is_json() {
         ui.json(&serde_json::json!({"ready": true, "waited_seconds": waited.as_secs_f64()}));

@@ -201,3 +201,45 @@ fn waiting_has_an_end_and_says_what_was_missing() {
         "{out}"
     );
 }
+
+#[test]
+fn a_signal_without_a_name_ends_it_too_and_an_ignored_one_stays_ignored() {
+    let out = said(
+        r#"authority
+        "$H" sidecar --config d/sidecar.toml >/dev/null 2>&1 &
+        "$H" wait 2>/dev/null
+        "$H" run -- bash -c 'kill -s RTMIN+1 $$' 2>/dev/null; echo "code $?"
+        # As `nohup` does it: the command is not to hear of the hangup, whoever sends it.
+        (trap '' HUP; "$H" run -- bash -c 'kill -HUP $PPID; kill -HUP $$; echo lived' 2>/dev/null); echo "code $?""#,
+    );
+    assert_eq!(out, "ready\ncode 163\nlived\ncode 0");
+}
+
+#[test]
+fn whatever_holds_the_health_port_cannot_keep_it_waiting_or_say_that_it_is_ready() {
+    let out = said(
+        r#"cat > holder.py <<'END'
+import socket, sys, time
+server = socket.create_server(("127.0.0.1", 7777))
+print("up", flush=True)
+for _ in range(2):
+    peer, _ = server.accept()
+    try:
+        if sys.argv[1] == "slow":
+            for byte in b"HTTP/1.1 200 OK\r\n\r\n" * 40:
+                peer.sendall(bytes([byte])); time.sleep(0.5)
+        else:
+            peer.sendall(b"HTTP/1.1 404 Not Found\r\n\r\n{\"ready\":true}")
+        peer.close()
+    except OSError:
+        pass
+END
+        for kind in slow wrong; do
+          python3 holder.py $kind > up & holder=$!
+          until [ -s up ]; do sleep 0.05; done
+          timeout 30 "$H" wait --health 127.0.0.1:7777 --timeout 1 2>/dev/null; echo "code $?"
+          kill $holder; wait $holder 2>/dev/null; rm up
+        done"#,
+    );
+    assert_eq!(out, "code 1\ncode 1");
+}

@@ -4,10 +4,10 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getpgrp, getpid, tcgetpgrp};
+use rustix::io::Errno;
+use rustix::process::{WaitOptions, wait};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -23,8 +23,8 @@ const LOOK: Duration = Duration::from_secs(1);
 pub enum Ended {
     /// By itself.
     Exited(u8),
-    /// By a signal.
-    Killed(Signal),
+    /// By a signal, which may be one that has a number only.
+    Killed(i32),
 }
 
 impl Ended {
@@ -32,7 +32,7 @@ impl Ended {
     pub fn code(self) -> u8 {
         match self {
             Self::Exited(code) => code,
-            Self::Killed(signal) => 128_u8.saturating_add(u8::try_from(signal as i32).unwrap_or(u8::MAX)),
+            Self::Killed(signal) => 128_u8.saturating_add(u8::try_from(signal).unwrap_or(u8::MAX)),
         }
     }
 }
@@ -49,10 +49,9 @@ enum Event {
 pub struct Children {
     runtime: Runtime,
     events: mpsc::UnboundedReceiver<Event>,
-    ended: HashMap<i32, Ended>,
+    /// Our own children and how they ended; nothing of those that were merely inherited is kept.
+    ours: HashMap<i32, Option<Ended>>,
     told: Option<Signal>,
-    /// Whether a terminal sends its signals to the command as well.
-    terminal: bool,
 }
 
 impl Children {
@@ -69,19 +68,27 @@ impl Children {
         let mut ends = signal(SignalKind::child()).map_err(cannot)?;
         let told = sender.clone();
         runtime.spawn(async move { while ends.recv().await.is_some() && told.send(Event::Child).is_ok() {} });
+        let ignored = ignored();
         for one in PASSED_ON {
+            // Whoever started us wants it ignored (`nohup`), by the command too.
+            if ignored & (1 << (one as i32 - 1)) != 0 {
+                continue;
+            }
             let stream = signal(SignalKind::from_raw(one as i32)).map_err(cannot)?;
             runtime.spawn(pass(stream, one, sender.clone()));
         }
         drop(entered);
-        let terminal = std::io::IsTerminal::is_terminal(&std::io::stdin());
         Ok(Self {
             runtime,
             events,
-            ended: HashMap::new(),
+            ours: HashMap::new(),
             told: None,
-            terminal,
         })
+    }
+
+    /// A child of ours, from its start on.
+    pub fn started(&mut self, pid: Pid) {
+        self.ours.insert(pid.as_raw(), None);
     }
 
     /// The signal that told us to end, when one came before there was a command for it.
@@ -101,7 +108,7 @@ impl Children {
     /// How a process ended, once it has.
     pub fn ended(&mut self, pid: Pid) -> Option<Ended> {
         self.reap();
-        self.ended.get(&pid.as_raw()).copied()
+        self.ours.get(&pid.as_raw()).copied().flatten()
     }
 
     /// Waits for something to happen, and passes signals on to `command`; how it ended, when it has.
@@ -113,8 +120,7 @@ impl Children {
             .runtime
             .block_on(async { tokio::time::timeout(LOOK, self.events.recv()).await });
         if let Ok(Some(Event::Signal(signal))) = event {
-            // The terminal has sent these to the whole group already.
-            let heard = self.terminal && matches!(signal, Signal::SIGINT | Signal::SIGQUIT);
+            let heard = matches!(signal, Signal::SIGINT | Signal::SIGQUIT) && the_terminal_tells_all();
             if !heard {
                 let _ended_meanwhile = kill(command, signal);
             }
@@ -143,26 +149,42 @@ impl Children {
             patience.as_secs()
         ));
         let _ended_meanwhile = kill(pid, Signal::SIGKILL);
-        let _taken_up = waitpid(pid, None);
+        let pid = rustix::process::Pid::from_raw(pid.as_raw());
+        let _taken_up = rustix::process::waitpid(pid, WaitOptions::empty());
     }
 
     fn reap(&mut self) {
         loop {
-            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::Exited(pid, code)) => {
-                    let code = u8::try_from(code & 0xff).unwrap_or(u8::MAX);
-                    self.ended.insert(pid.as_raw(), Ended::Exited(code));
-                }
-                Ok(WaitStatus::Signaled(pid, signal, _)) => {
-                    self.ended.insert(pid.as_raw(), Ended::Killed(signal));
-                }
-                Err(Errno::EINTR) => {}
+            let (pid, status) = match wait(WaitOptions::NOHANG) {
+                Ok(Some(ended)) => ended,
+                Err(Errno::INTR) => continue,
                 // Nobody ended, or nobody is there.
-                Ok(WaitStatus::StillAlive) | Err(_) => return,
-                Ok(_) => {}
+                Ok(None) | Err(_) => return,
+            };
+            let ended = match (status.exit_status(), status.terminating_signal()) {
+                (Some(code), _) => Ended::Exited(u8::try_from(code & 0xff).unwrap_or(u8::MAX)),
+                (None, Some(signal)) => Ended::Killed(signal),
+                (None, None) => continue,
+            };
+            if let Some(ours) = self.ours.get_mut(&pid.as_raw_nonzero().get()) {
+                *ours = Some(ended);
             }
         }
     }
+}
+
+/// Whether a key of the terminal reaches the command as well: we are in the group that it tells. A first process of a
+/// container is told by its engine, also where it has a terminal.
+fn the_terminal_tells_all() -> bool {
+    getpid().as_raw() != 1 && tcgetpgrp(std::io::stdin()).is_ok_and(|group| group == getpgrp())
+}
+
+/// The signals that were ignored when we were started, a bit each; nothing where /proc does not tell.
+fn ignored() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or_default()
 }
 
 async fn pass(mut stream: Stream, signal: Signal, told: mpsc::UnboundedSender<Event>) {
