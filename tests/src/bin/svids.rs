@@ -321,7 +321,7 @@ fn note(tally: &Shared, message: &[u8], start: Instant) -> Result<(), Failure> {
     Ok(())
 }
 
-/// SEQUENCE { SEQUENCE { [0] { INTEGER 2 }, INTEGER serial, ...: the head of every certificate of ours.
+/// `SEQUENCE { SEQUENCE { [0] { INTEGER 2 }, INTEGER serial, ...`: the head of every certificate of ours.
 fn serial(der: &[u8]) -> Option<u128> {
     let version = [0xa0, 3, 2, 1, 2, 2];
     let at = der
