@@ -12,7 +12,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::process::geteuid;
 use rustls_pki_types::CertificateDer;
 
-use super::files::{certificates, pem, replace};
+use super::files::{certificates, key_pem, replace};
 
 const DATA: &str = "..data";
 /// The names, with the mode of each.
@@ -93,7 +93,7 @@ impl Folder {
     }
 
     fn fill(&self, place: &Path, set: &Set<'_>) -> io::Result<()> {
-        let key = zeroize::Zeroizing::new(pem("PRIVATE KEY", set.key));
+        let key = key_pem(set.key);
         let (chain, roots) = (certificates(set.chain), certificates(set.roots));
         let texts = [chain.as_str(), key.as_str(), roots.as_str()];
         for ((name, mode), text) in NAMES.into_iter().zip(texts) {
