@@ -1,6 +1,7 @@
 //! A trust bundle, read from any of its forms: a SPIFFE bundle document (SPIFFE Trust Domain and Bundle, section 4), PEM or
 //! DER. What cannot be used is not trusted, and told (S-34, S-61).
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -108,6 +109,14 @@ impl Bundle {
             .then_some(first)
     }
 
+    /// The trust domains that its roots name, each once; a root need not name one.
+    pub fn named(&self) -> BTreeSet<&TrustDomain> {
+        self.roots
+            .iter()
+            .filter_map(|root| root.domain.as_ref())
+            .collect()
+    }
+
     /// Nobody is trusted with it (S-61).
     pub fn is_empty(&self) -> bool {
         self.roots.is_empty() && self.kids.is_empty()
@@ -123,14 +132,7 @@ impl Bundle {
             }
             Err(problem) => self.problems.push(problem),
         }
-        let named: Vec<_> = self
-            .roots
-            .iter()
-            .filter_map(|root| root.domain.as_ref())
-            .collect();
-        let mixed = named
-            .first()
-            .is_some_and(|first| named.iter().any(|other| other != first));
+        let mixed = self.named().len() > 1;
         let problem = "its roots are of several trust domains";
         if mixed && !self.problems.iter().any(|known| known == problem) {
             self.problems.push(problem.to_owned());
