@@ -162,24 +162,6 @@ fn served(authority: &Authority, web: &Web) -> std::path::PathBuf {
     file
 }
 
-/// The JWK of a root with this ID, made for the test.
-fn x509_key(place: &std::path::Path, id: &str) -> serde_json::Value {
-    let mut params = rcgen::CertificateParams::default();
-    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    params.subject_alt_names = vec![rcgen::SanType::URI(id.try_into().unwrap())];
-    let root = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
-    let pem = place.with_extension("pem");
-    std::fs::write(&pem, root.pem()).unwrap();
-    let shown = json(&run(&[
-        "bundle",
-        "show",
-        pem.to_str().unwrap(),
-        "--format",
-        "spiffe",
-    ]));
-    shown["keys"][0].clone()
-}
-
 #[test]
 fn a_jwt_svid_is_issued_to_an_operator_and_verified() {
     let web = Web::new();
@@ -222,7 +204,7 @@ fn a_jwt_svid_is_issued_to_an_operator_and_verified() {
         let mut document: serde_json::Value = serde_json::from_str(&text).unwrap();
         let keys = document["keys"].as_array_mut().unwrap();
         keys.retain(|key| key["use"] == "jwt-svid");
-        keys.extend(root.map(|root| x509_key(&authority.path(name), root)));
+        keys.extend(root.map(|root| root_jwk(&authority.path(name), Some(root))));
         let file = authority.path(name);
         std::fs::write(&file, document.to_string()).unwrap();
         file.to_str().unwrap().to_owned()
