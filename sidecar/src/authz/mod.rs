@@ -25,6 +25,7 @@ mod lint;
 mod load;
 mod model;
 mod names;
+mod nearest;
 mod parse;
 mod problem;
 mod quick;
