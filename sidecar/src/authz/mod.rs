@@ -22,6 +22,7 @@ mod index;
 mod inputs;
 mod kept;
 mod lint;
+mod literals;
 mod load;
 mod model;
 mod names;
