@@ -71,11 +71,12 @@ pub struct Args {
 
 const AFTER_HELP: &str = "\
 Examples: hopguard can --from orders --user-claims alice.json POST payments/charge
-          hopguard can --from web --token token.txt --jwks keys.json GET orders:8080/tenants/acme/orders/7
-          hopguard can --from plaintext --tls --header x-region=eu --at 2026-12-31T12:00:00Z GET web/
+          hopguard can --from web --token token.txt --jwks keys.json GET orders:8080/orders/7
+          hopguard can --from plaintext --tls --header x-region=eu GET web/
+          hopguard can --from web --at 2026-12-31T12:00:00Z GET orders/orders/7
           hopguard can --from payments connect ledger:5432
           hopguard can --from web OPTIONS 'orders*'
-where alice.json is as the claims of her token: {\"iss\": \"https://idp.example.org\", \"sub\": \"alice\", \"roles\": [\"clerk\"]}
+where alice.json holds the claims of her token: {\"iss\": \"https://idp.example.org\", \"sub\": \"alice\"}
 
 What a token is bound to is looked at as on a request (`bind`, `cnf`, DPoP). Where the caller would have to prove it, the
 answer says what, and is `denied` unless --proven says that it does.
