@@ -163,7 +163,9 @@ fn a_bundle_is_followed_by_a_newer_one_of_its_own_trust_domain() {
     let of = |roots: &[&CertificateDer<'static>], sequence: Option<u64>| {
         let keys: Vec<Value> = roots.iter().map(|root| root_jwk(root).unwrap()).collect();
         let mut document = json!({ "keys": keys });
-        sequence.map(|sequence| document["spiffe_sequence"] = json!(sequence));
+        if let Some(sequence) = sequence {
+            document["spiffe_sequence"] = json!(sequence);
+        }
         parse(&document).unwrap()
     };
     let keys = |kid: &str| parse(&json!({"keys": [jwt_key(Some(kid))]})).unwrap();
