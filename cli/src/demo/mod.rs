@@ -57,6 +57,9 @@ pub struct Args {
 #[derive(Subcommand)]
 enum Verb {
     /// Bring the mesh up without telling the story, and say on one JSON line when it is ready
+    ///
+    /// It stays until SIGINT, SIGTERM or SIGHUP, or until its standard input is closed when that is a pipe, a socket or a terminal: so it
+    /// ends with the program that started it, and stays where it was started with none (`< /dev/null`, a service).
     Up(spec::UpArgs),
     /// Run a command in a pod of a running demo, as its application or as the pod's root
     Exec(exec::ExecArgs),

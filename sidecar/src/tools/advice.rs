@@ -19,8 +19,8 @@ fn of_token(code: &str) -> Option<&'static str> {
             "the header of the token (its first part) is not one that an issuer of JWTs makes: look at what the client sends"
         }
         "malformed" | "oversized" => {
-            "the token is not one that an issuer of JWTs makes: look at what the client sends, `hopguard can --token FILE` \
-             says where it breaks the rules"
+            "the token is not one that an issuer of JWTs makes: look at what the client sends, `hopguard token inspect` shows \
+             it; an opaque token is taken where its issuer in mesh.toml has [issuer.introspection]"
         }
         "not_bearer" => "send `authorization: Bearer TOKEN`: no other scheme is a user's token here",
         "two_tokens" => {

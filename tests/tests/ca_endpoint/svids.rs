@@ -198,6 +198,28 @@ fn a_jwt_svid_is_issued_to_an_operator_and_verified() {
         1,
         "key id is unknown",
     );
+    // The same keys in the name of another trust domain, or of none: the token is not theirs.
+    let named = |name: &str, root: Option<&str>| {
+        let text = std::fs::read_to_string(bundle).unwrap();
+        let mut document: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let keys = document["keys"].as_array_mut().unwrap();
+        keys.retain(|key| key["use"] == "jwt-svid");
+        keys.extend(root.map(|root| root_jwk(&authority.path(name), Some(root))));
+        let file = authority.path(name);
+        std::fs::write(&file, document.to_string()).unwrap();
+        file.to_str().unwrap().to_owned()
+    };
+    let other = named("other.json", Some("spiffe://other.local"));
+    fails(&verify(&other, "billing", &[]), 1, "another trust domain");
+    fails(
+        &verify(&other, "billing", &["--trust-domain", "mesh.local"]),
+        1,
+        "the bundle is of the trust domain other.local",
+    );
+    let silent = named("silent.json", None);
+    fails(&verify(&silent, "billing", &[]), 1, "name its trust domain by");
+    stdout(&verify(&silent, "billing", &["--trust-domain", "mesh.local"]));
+    stdout(&verify(&silent, "billing", &["--id", id]));
     // Roots alone verify no token.
     fails(
         &verify(authority.bundle().to_str().unwrap(), "other", &[]),
