@@ -79,6 +79,8 @@ struct Lives {
 /// The authorities, those that are discarded included, the newest last.
 struct Book {
     records: Vec<AuthorityRecord>,
+    /// What is kept is not all published yet: the next one who comes does that first.
+    unpublished: bool,
     /// Authorities that signed before, as long as some request may still be signing with them.
     former: Vec<(String, Weak<dyn Send + Sync>)>,
 }
@@ -101,6 +103,16 @@ impl Keyring {
         data_dir: &Path,
         store: Arc<Sqlite>,
         audit: Audit,
+    ) -> Result<Self, CaError> {
+        Self::open_at(config, data_dir, store, audit, SystemTime::now()).await
+    }
+
+    async fn open_at(
+        config: &Config,
+        data_dir: &Path,
+        store: Arc<Sqlite>,
+        audit: Audit,
+        now: SystemTime,
     ) -> Result<Self, CaError> {
         let path = data_dir.join("state.sqlite");
         let records = store.authorities().await.map_err(|source| CaError::Store {
@@ -144,13 +156,14 @@ impl Keyring {
             records: ArcSwap::from_pointee(records.clone()),
             book: Mutex::new(Book {
                 records,
+                unpublished: false,
                 former: Vec::new(),
             }),
             trust: watch::Sender::new(Arc::new(nothing)),
             streams: OnceLock::new(),
             news: Notify::new(),
         };
-        keyring.start(SystemTime::now()).await?;
+        keyring.start(now).await?;
         Ok(keyring)
     }
 
@@ -199,7 +212,8 @@ impl Keyring {
     /// Writes a record, to the disk first.
     async fn put(&self, book: &mut Book, record: AuthorityRecord) -> Result<(), CaError> {
         let before = book.records.iter().find(|old| old.id == record.id);
-        if before.is_none_or(|before| before.state != record.state) {
+        let moves = before.is_none_or(|before| before.state != record.state);
+        if moves {
             self.audit.record(&changed(&record, now_in(record.state))).await?;
         }
         self.store
@@ -210,6 +224,7 @@ impl Keyring {
             Some(old) => *old = record,
             None => book.records.push(record),
         }
+        book.unpublished |= moves;
         self.records.store(Arc::new(book.records.clone()));
         Ok(())
     }
@@ -268,6 +283,15 @@ impl Keyring {
             record.published = seconds(now);
             record.sequence = sequence;
             self.put(book, record).await?;
+        }
+        book.unpublished = false;
+        Ok(())
+    }
+
+    /// Publishes what an earlier attempt left behind.
+    async fn settle(&self, book: &mut Book, now: SystemTime) -> Result<(), CaError> {
+        if book.unpublished {
+            self.publish(book, now).await?;
         }
         Ok(())
     }
@@ -440,3 +464,6 @@ impl Issuer for Keyring {
         self.trust.subscribe()
     }
 }
+
+#[cfg(test)]
+mod tests;

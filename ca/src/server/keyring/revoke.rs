@@ -54,7 +54,7 @@ impl Keyring {
         self.wake();
         barred.map_err(|source| self.failed(source))?;
         let ended = self.would_revoke(id, now).await?;
-        let Gathered { left_out } = self.list_revoked(&mut book, now).await?;
+        let Gathered { left_out } = self.list_now(&mut book, now).await?;
         Ok(Ended { left_out, ..ended })
     }
 
@@ -84,7 +84,13 @@ impl Keyring {
         let mut book = self.book.lock().await;
         let taken = self.revocation.take_back(one, reason, now).await;
         taken.map_err(|source| self.failed(source))?;
-        self.list_revoked(&mut book, now).await.map(drop)
+        self.list_now(&mut book, now).await.map(drop)
+    }
+
+    /// As [`Self::list_revoked`]; what failed to be published is soon published by the timer.
+    async fn list_now(&self, book: &mut Book, now: SystemTime) -> Result<Gathered, CaError> {
+        let listed = self.list_revoked(book, now).await;
+        listed.inspect_err(|_| self.news.notify_one())
     }
 
     /// Brings the lists up to date: after a change, at the start, and from time to time.
@@ -107,6 +113,10 @@ impl Keyring {
         now: SystemTime,
     ) -> Result<Ended, Refusal> {
         let mut book = self.book.lock().await;
+        if !dry {
+            // One that is discarded may still be published: then it is not gone before this.
+            self.settle(&mut book, now).await?;
+        }
         let record = trusted(&book).find(|record| record.id == id).cloned();
         let record = record.ok_or(Refusal::Nothing("no authority of that name is in the bundle"))?;
         let shared = trusted(&book).any(|other| {
@@ -147,8 +157,10 @@ impl Keyring {
             self.let_sign(&mut book, record.kind, &successor, now).await?;
             ended.successor = Some(successor);
         }
-        self.discard(&mut book, id, now).await?;
+        let done = self.discard(&mut book, id, now).await;
+        // Also of what failed: the timer goes on with it.
         self.news.notify_one();
+        done?;
         Ok(ended)
     }
 
@@ -173,23 +185,20 @@ impl Keyring {
             .cloned()
             .collect();
         let mut failed = None;
-        let mut changed = false;
         for record in authorities {
             let Some(draft) = self.revocation.due(&record.id, now) else {
                 continue;
             };
             // One key that cannot be used must not keep the others from saying what they must.
             match self.signed_list(&record, &draft, now).await {
-                Ok(()) => changed = true,
+                Ok(()) => book.unpublished = true,
                 Err(error) => {
                     tracing::error!(authority = record.id, %error, "the revocation list of an authority could not be signed");
                     failed = Some(error);
                 }
             }
         }
-        if changed {
-            self.publish(book, now).await?;
-        }
+        self.settle(book, now).await?;
         failed.map_or(Ok(gathered), Err)
     }
 

@@ -143,6 +143,8 @@ impl Keyring {
     pub(super) async fn advance(&self, kind: AuthorityKind, now: SystemTime) -> Result<Next, CaError> {
         let mut book = self.book.lock().await;
         book.former.retain(|(_, former)| former.strong_count() > 0);
+        // Before the key and the record of a discarded one go: without them nothing tells that it is published.
+        self.settle(&mut book, now).await?;
         self.sweep(&mut book).await?;
         self.align(&mut book, kind, now).await?;
         let mut next = self.look(&book, kind, now).await?.next;
@@ -260,6 +262,7 @@ impl Keyring {
         now: SystemTime,
     ) -> Result<Vec<String>, Refusal> {
         let mut book = self.book.lock().await;
+        self.settle(&mut book, now).await?;
         let outlook = self.look(&book, kind, now).await?;
         let retired: Vec<&Slot> = outlook
             .slots
@@ -279,24 +282,28 @@ impl Keyring {
         }
         let mut gone = Vec::new();
         for slot in retired {
-            self.discard(&mut book, &slot.id, now).await?;
+            let done = self.discard(&mut book, &slot.id, now).await;
+            // Also of what failed: the timer goes on with it.
+            self.news.notify_one();
+            done?;
             gone.push(slot.id.clone());
         }
-        self.news.notify_one();
         Ok(gone)
     }
 
     /// An operator's: takes the prepared one out of the bundle again. It has signed nothing.
     pub async fn abort(&self, kind: AuthorityKind, now: SystemTime) -> Result<String, Refusal> {
         let mut book = self.book.lock().await;
+        self.settle(&mut book, now).await?;
         let outlook = self.look(&book, kind, now).await?;
         let prepared = slot::prepared(&outlook.slots).ok_or(Refusal::Nothing("no authority is prepared"))?;
         let id = prepared.id.clone();
         if slot::active(&outlook.slots).is_none() {
             return Err(Refusal::Nothing("no other authority could sign"));
         }
-        self.discard(&mut book, &id, now).await?;
+        let done = self.discard(&mut book, &id, now).await;
         self.news.notify_one();
+        done?;
         Ok(id)
     }
 }

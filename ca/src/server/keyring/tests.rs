@@ -1,0 +1,158 @@
+//! The keyring on a real store and real keys; what fails is made to fail in the database itself.
+
+use std::path::PathBuf;
+
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions, Connection};
+use tempfile::TempDir;
+
+use super::*;
+
+/// A keyring in a directory of its own.
+struct Ours {
+    dir: TempDir,
+    config: Config,
+    store: Arc<Sqlite>,
+    keyring: Keyring,
+}
+
+fn id(path: &str) -> SpiffeId {
+    SpiffeId::new(format!("spiffe://td/{path}")).unwrap()
+}
+
+impl Ours {
+    async fn new() -> Self {
+        Self::with(Audit::none(), "").await
+    }
+
+    async fn with(audit: Audit, more: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("ca.toml");
+        let text = format!(
+            "trust_domain = \"td\"\ndata_dir = \"data\"\nentries = \"e\"\nrefresh_hint = \"1s\"\n{more}\n\
+             [[workload_api]]\nsocket = \"s\"\n"
+        );
+        std::fs::write(&file, text).unwrap();
+        std::fs::create_dir(dir.path().join("data")).unwrap();
+        let config = crate::config::load(&file).unwrap();
+        let state = dir.path().join("data/state.sqlite");
+        let store = Arc::new(Sqlite::open(&state).await.unwrap());
+        let data = dir.path().join("data");
+        let keyring = Keyring::open(&config, &data, store.clone(), audit).await.unwrap();
+        Self {
+            dir,
+            config,
+            store,
+            keyring,
+        }
+    }
+
+    /// A process that starts now, or believes that it is another time.
+    async fn again(&self, now: SystemTime) -> Result<Keyring, CaError> {
+        let data = self.dir.path().join("data");
+        Keyring::open_at(&self.config, &data, self.store.clone(), Audit::none(), now).await
+    }
+
+    fn state(&self) -> PathBuf {
+        self.dir.path().join("data/state.sqlite")
+    }
+
+    /// Another program at the same database.
+    async fn sql(&self, statement: &'static str) {
+        let options = SqliteConnectOptions::new().filename(self.state());
+        let mut other = options.connect().await.unwrap();
+        sqlx::query(statement).execute(&mut other).await.unwrap();
+        other.close().await.unwrap();
+    }
+
+    /// No bundle of another content can be published.
+    async fn break_publishing(&self) {
+        self.sql(
+            "CREATE TRIGGER broken BEFORE UPDATE ON bundle WHEN old.content <> new.content \
+             BEGIN SELECT RAISE(FAIL, 'the disk is full'); END",
+        )
+        .await;
+    }
+
+    async fn mend(&self) {
+        self.sql("DROP TRIGGER broken").await;
+    }
+
+    async fn issue(&self, path: &str) -> Arc<Svid> {
+        self.keyring.issue(&id(path), SystemTime::now()).await.unwrap()
+    }
+
+    fn published_roots(&self) -> Vec<String> {
+        let roots = &self.keyring.published().roots;
+        let of = |root: &rustls_pki_types::CertificateDer<'static>| {
+            let records = self.keyring.records.load();
+            let found = records.iter().find(|one| one.certificate == root.as_ref());
+            found.map_or("(forgotten)".to_owned(), |one| one.id.clone())
+        };
+        roots.iter().map(of).collect()
+    }
+
+    fn listed(&self) -> Vec<String> {
+        let crls = &self.keyring.published().crls;
+        let all = crls.iter().flat_map(|list| crate::authority::listed_serials(list));
+        all.collect()
+    }
+}
+
+#[tokio::test]
+async fn a_list_that_was_kept_and_not_published_is_published_by_the_next_attempt() {
+    let ours = Ours::new().await;
+    let svid = ours.issue("a").await;
+    let now = SystemTime::now();
+    ours.break_publishing().await;
+    let failed = ours.keyring.revoke_identity(&id("a"), "stolen", now).await;
+    assert!(failed.is_err(), "{failed:?}");
+    assert!(ours.listed().is_empty());
+    let failed = ours.keyring.revoke_identity(&id("a"), "stolen", now).await;
+    assert!(failed.is_err(), "nothing is published, so nothing has succeeded");
+    ours.mend().await;
+    ours.keyring
+        .revoke_identity(&id("a"), "stolen", now)
+        .await
+        .unwrap();
+    assert_eq!(ours.listed(), [svid.serial.clone()]);
+}
+
+#[tokio::test]
+async fn an_authority_that_was_discarded_and_stayed_in_the_bundle_leaves_it_later() {
+    let ours = Ours::new().await;
+    let svid = ours.issue("a").await;
+    let now = SystemTime::now();
+    ours.keyring
+        .prepare(AuthorityKind::X509, true, now)
+        .await
+        .unwrap();
+    ours.keyring
+        .activate(AuthorityKind::X509, true, now)
+        .await
+        .unwrap();
+    assert_eq!(ours.published_roots().len(), 2);
+    ours.break_publishing().await;
+    let revoked = ours
+        .keyring
+        .revoke_authority(&svid.authority, (false, false), now)
+        .await;
+    assert!(matches!(revoked, Err(Refusal::Failed(_))), "{revoked:?}");
+    assert!(ours.keyring.advance(AuthorityKind::X509, now).await.is_err());
+    assert_eq!(ours.published_roots().len(), 2, "it could not leave yet");
+    let again = ours
+        .keyring
+        .revoke_authority(&svid.authority, (false, false), now)
+        .await;
+    assert!(
+        matches!(again, Err(Refusal::Failed(_))),
+        "it is not said to be gone while it is there: {again:?}"
+    );
+    ours.mend().await;
+    ours.keyring.advance(AuthorityKind::X509, now).await.unwrap();
+    let roots = ours.published_roots();
+    assert_eq!(roots.len(), 1);
+    assert_ne!(roots[0], svid.authority);
+    let keys = Disk::new(&ours.dir.path().join("data")).names().unwrap();
+    assert_eq!(keys.len(), 2, "one for each kind: {keys:?}");
+}
