@@ -119,17 +119,7 @@ impl Keyring {
         }
         let record = trusted(&book).find(|record| record.id == id).cloned();
         let record = record.ok_or(Refusal::Nothing("no authority of that name is in the bundle"))?;
-        let shared = trusted(&book).any(|other| {
-            other.id != id
-                && record.kind == AuthorityKind::X509
-                && shares_anchor(&record.certificate, &other.certificate)
-        });
-        if shared {
-            return Err(Refusal::Nothing(
-                "the root that it was signed by stays in the bundle for another authority, and vouches for it: only the \
-                 organisation can take an intermediate back",
-            ));
-        }
+        refuse_vouched(&book, id, &[id.to_owned()])?;
         let mut ended = self.signed_by(id, now).await?;
         let next = trusted(&book)
             .filter(|other| other.kind == record.kind && other.state == AuthorityState::Prepared)
@@ -157,7 +147,7 @@ impl Keyring {
             self.let_sign(&mut book, record.kind, &successor, now).await?;
             ended.successor = Some(successor);
         }
-        let done = self.discard(&mut book, id, now).await;
+        let done = self.discard(&mut book, &[id.to_owned()], now).await;
         // Also of what failed: the timer goes on with it.
         self.news.notify_one();
         done?;
@@ -254,6 +244,23 @@ impl Keyring {
 fn trusted(book: &Book) -> impl Iterator<Item = &AuthorityRecord> {
     let records = book.records.iter();
     records.filter(|record| record.state != AuthorityState::Discarded)
+}
+
+/// What an intermediate signed is worth nothing only when no root vouches for it any more: as long as one stays in the bundle for
+/// another authority, the intermediate's list must stay too. `going` leave with it.
+pub(super) fn refuse_vouched(book: &Book, id: &str, going: &[String]) -> Result<(), Refusal> {
+    let Some(record) = trusted(book).find(|record| record.id == id && record.kind == AuthorityKind::X509)
+    else {
+        return Ok(());
+    };
+    let stays = |other: &&AuthorityRecord| other.kind == AuthorityKind::X509 && !going.contains(&other.id);
+    if trusted(book)
+        .filter(stays)
+        .any(|other| shares_anchor(&record.certificate, &other.certificate))
+    {
+        return Err(Refusal::Vouched(id.to_owned()));
+    }
+    Ok(())
 }
 
 fn ended(issued: &[Issued]) -> Ended {

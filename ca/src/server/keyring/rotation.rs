@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::import::WAITING;
+use super::revoke::refuse_vouched;
 use super::{Book, Keyring};
 use crate::authority::slot::{self, Next, Place, Reason, Slot, Step};
 use crate::server::{CaError, seconds};
@@ -29,6 +30,8 @@ pub enum Refusal {
     },
     /// There is nothing to do it with.
     Nothing(&'static str),
+    /// The root that this intermediate was signed by stays in the bundle for another authority, and vouches for it.
+    Vouched(String),
     /// We failed.
     Failed(CaError),
 }
@@ -171,7 +174,7 @@ impl Keyring {
                 Ok(())
             }
             Step::Activate(id) => self.let_sign(book, kind, id, now).await,
-            Step::Remove(id) => self.discard(book, id, now).await,
+            Step::Remove(id) => self.discard(book, std::slice::from_ref(id), now).await,
         }
     }
 
@@ -197,15 +200,24 @@ impl Keyring {
         self.align(book, kind, now).await
     }
 
-    pub(super) async fn discard(&self, book: &mut Book, id: &str, now: SystemTime) -> Result<(), CaError> {
-        let Some(mut record) = find(book, id).cloned() else {
-            return Ok(());
-        };
-        record.state = AuthorityState::Discarded;
-        record.since = seconds(now);
-        self.put(book, record).await?;
+    /// Takes authorities out of the bundle, all at once: two that hang on one root leave together with it.
+    pub(super) async fn discard(
+        &self,
+        book: &mut Book,
+        ids: &[String],
+        now: SystemTime,
+    ) -> Result<(), CaError> {
+        for id in ids {
+            if let Some(mut record) = find(book, id).cloned() {
+                record.state = AuthorityState::Discarded;
+                record.since = seconds(now);
+                self.put(book, record).await?;
+            }
+        }
         self.publish(book, now).await?;
-        tracing::info!(authority = id, "the authority was taken out of the bundle");
+        for id in ids {
+            tracing::info!(authority = id, "the authority was taken out of the bundle");
+        }
         self.sweep(book).await
     }
 
@@ -272,6 +284,7 @@ impl Keyring {
         if retired.is_empty() {
             return Err(Refusal::Nothing("no authority is retired"));
         }
+        let going: Vec<String> = retired.iter().map(|slot| slot.id.clone()).collect();
         for slot in &retired {
             let reasons = slot::why_not_remove(slot, &self.policy(kind), &outlook.facts);
             // What is being signed right now would be by a key that no bundle has: that is over in a moment.
@@ -279,16 +292,29 @@ impl Keyring {
                 let id = slot.id.clone();
                 return Err(Refusal::Breaks { id, reasons });
             }
+            if !reasons.is_empty() {
+                refuse_vouched(&book, &slot.id, &going)?;
+            }
         }
-        let mut gone = Vec::new();
-        for slot in retired {
-            let done = self.discard(&mut book, &slot.id, now).await;
-            // Also of what failed: the timer goes on with it.
-            self.news.notify_one();
-            done?;
-            gone.push(slot.id.clone());
-        }
-        Ok(gone)
+        let done = self.discard(&mut book, &going, now).await;
+        // Also of what failed: the timer goes on with it.
+        self.news.notify_one();
+        done?;
+        Ok(going)
+    }
+
+    /// Whether [`Self::retire`] may be forced for one that it would hurt.
+    ///
+    /// # Errors
+    /// [`Refusal::Vouched`].
+    pub async fn may_force(&self, id: &str) -> Result<(), Refusal> {
+        let book = self.book.lock().await;
+        let retired = book
+            .records
+            .iter()
+            .filter(|record| record.state == AuthorityState::Retired);
+        let going: Vec<String> = retired.map(|record| record.id.clone()).collect();
+        refuse_vouched(&book, id, &going)
     }
 
     /// An operator's: takes the prepared one out of the bundle again. It has signed nothing.
@@ -301,7 +327,7 @@ impl Keyring {
         if slot::active(&outlook.slots).is_none() {
             return Err(Refusal::Nothing("no other authority could sign"));
         }
-        let done = self.discard(&mut book, &id, now).await;
+        let done = self.discard(&mut book, std::slice::from_ref(&id), now).await;
         self.news.notify_one();
         done?;
         Ok(id)

@@ -2,6 +2,10 @@
 
 use std::path::PathBuf;
 
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, IsCa, Issuer as Signs, KeyPair,
+    KeyUsagePurpose,
+};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection};
 use tempfile::TempDir;
@@ -97,6 +101,86 @@ impl Ours {
         let all = crls.iter().flat_map(|list| crate::authority::listed_serials(list));
         all.collect()
     }
+}
+
+/// A root that signs authorities of ours.
+struct Organisation {
+    root: Vec<u8>,
+    signs: Signs<'static, KeyPair>,
+}
+
+impl Organisation {
+    fn new() -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let root = params.self_signed(&key).unwrap().der().clone();
+        Self {
+            root: root.to_vec(),
+            signs: Signs::from_ca_cert_der(&root, key).unwrap(),
+        }
+    }
+
+    /// The chain of an authority that lives for so long.
+    fn sign(&self, request: &str, life: Duration) -> Vec<u8> {
+        let mut request = CertificateSigningRequestParams::from_pem(request).unwrap();
+        let (params, now) = (&mut request.params, SystemTime::now());
+        params.not_before = (now - Duration::from_secs(60)).into();
+        params.not_after = (now + life).into();
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let own = request.signed_by(&self.signs).unwrap();
+        [own.der().as_ref(), &self.root].concat()
+    }
+
+    /// Lets an authority below this root sign; its id.
+    async fn take_over(&self, ours: &Ours, life: Duration) -> String {
+        let request = ours.keyring.request().await.unwrap();
+        let now = SystemTime::now();
+        ours.keyring.import(&self.sign(&request, life), now).await.unwrap();
+        ours.keyring
+            .activate(AuthorityKind::X509, true, now)
+            .await
+            .unwrap()
+    }
+}
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+#[tokio::test]
+async fn an_intermediate_does_not_leave_while_another_one_keeps_its_root_in_the_bundle() {
+    let (ours, organisation) = (Ours::new().await, Organisation::new());
+    let now = SystemTime::now();
+    let first = organisation.take_over(&ours, DAY).await;
+    let svid = ours.issue("a").await;
+    ours.keyring
+        .revoke_identity(&id("a"), "stolen", now)
+        .await
+        .unwrap();
+    organisation.take_over(&ours, DAY).await;
+    let retired = ours.keyring.retire(AuthorityKind::X509, true, now).await;
+    assert!(
+        matches!(&retired, Err(Refusal::Vouched(id)) if *id == first),
+        "{retired:?}"
+    );
+    let may = ours.keyring.may_force(&first).await;
+    assert!(matches!(may, Err(Refusal::Vouched(_))), "{may:?}");
+    assert_eq!(ours.listed(), [svid.serial.clone()], "its list stays");
+
+    // With the root itself all that hangs on it leaves.
+    ours.keyring
+        .prepare(AuthorityKind::X509, true, now)
+        .await
+        .unwrap();
+    let active = ours
+        .keyring
+        .activate(AuthorityKind::X509, true, now)
+        .await
+        .unwrap();
+    ours.keyring.may_force(&first).await.unwrap();
+    ours.keyring.retire(AuthorityKind::X509, true, now).await.unwrap();
+    assert_eq!(ours.published_roots(), [active]);
 }
 
 #[tokio::test]
