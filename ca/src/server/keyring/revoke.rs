@@ -1,6 +1,7 @@
 //! Revoking: identities, certificates and authorities, with the lists that say so. An identity is barred before anything
 //! else, so that nothing that is being signed for it at this moment can be forgotten.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
 use spiffe::SpiffeId;
@@ -168,7 +169,8 @@ impl Keyring {
 
     /// Lists what revoked identities hold, signs the lists that are due, and publishes them.
     pub(super) async fn list_revoked(&self, book: &mut Book, now: SystemTime) -> Result<Gathered, CaError> {
-        let gathered = self.revocation.gather(now).await;
+        let known: BTreeSet<&str> = trusted(book).map(|record| record.id.as_str()).collect();
+        let gathered = self.revocation.gather(&known, now).await;
         let gathered = gathered.map_err(|source| self.failed(source))?;
         let authorities: Vec<AuthorityRecord> = trusted(book)
             .filter(|record| record.kind == AuthorityKind::X509 && record.not_after >= seconds(now))
