@@ -215,13 +215,16 @@ impl Store for Sqlite {
         })
     }
 
-    fn issued<'a>(&'a self, spiffe_id: &'a str, now: i64) -> Answer<'a, Vec<Issued>> {
+    fn issued<'a>(&'a self, spiffe_ids: &'a [&'a str], now: i64) -> Answer<'a, Vec<Issued>> {
         Box::pin(async move {
+            let ids =
+                serde_json::to_string(spiffe_ids).map_err(|error| StoreError::Corrupt(error.to_string()))?;
+            // One pass over what lives, however many identities are asked for.
             let rows = sqlx::query(
                 "SELECT serial, spiffe_id, authority, bundle, not_after FROM issued \
-                 WHERE spiffe_id = ? AND not_after >= ? ORDER BY not_after, serial",
+                 WHERE spiffe_id IN (SELECT value FROM json_each(?)) AND not_after >= ? ORDER BY not_after, serial",
             )
-            .bind(spiffe_id)
+            .bind(ids)
             .bind(now)
             .fetch_all(&self.pool)
             .await?;

@@ -35,7 +35,8 @@ impl Keyring {
     /// # Errors
     /// When the store cannot be read.
     pub async fn would_revoke(&self, id: &SpiffeId, now: SystemTime) -> Result<Ended, CaError> {
-        let issued = self.store.issued(&id.to_string(), seconds(now)).await;
+        let name = id.to_string();
+        let issued = self.store.issued(&[&name], seconds(now)).await;
         Ok(ended(&issued.map_err(|source| self.failed(source))?))
     }
 
