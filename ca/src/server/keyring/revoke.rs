@@ -65,6 +65,8 @@ impl Keyring {
     /// # Errors
     /// When that cannot be written.
     pub async fn lift(&self, id: &SpiffeId) -> Result<bool, CaError> {
+        // What is kept and what is in memory must not be changed by two at once.
+        let _book = self.book.lock().await;
         let lifted = self.revocation.lift(id).await;
         lifted.map_err(|source| self.failed(source))
     }

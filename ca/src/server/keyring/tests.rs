@@ -240,3 +240,24 @@ async fn an_authority_that_was_discarded_and_stayed_in_the_bundle_leaves_it_late
     let keys = Disk::new(&ours.dir.path().join("data")).names().unwrap();
     assert_eq!(keys.len(), 2, "one for each kind: {keys:?}");
 }
+
+#[tokio::test]
+async fn who_lifts_and_who_revokes_at_once_leave_memory_and_store_as_one() {
+    let ours = Ours::new().await;
+    let (one, now) = (id("a"), SystemTime::now());
+    for round in 0..20 {
+        ours.keyring.revoke_identity(&one, "", now).await.unwrap();
+        let (lifted, revoked) = tokio::join!(
+            ours.keyring.lift(&one),
+            ours.keyring.revoke_identity(&one, "again", now)
+        );
+        lifted.unwrap();
+        revoked.unwrap();
+        let kept = ours.store.revocations().await.unwrap().identities.len();
+        assert_eq!(
+            ours.keyring.revoked(&one),
+            kept == 1,
+            "round {round}: what a restart would find"
+        );
+    }
+}
