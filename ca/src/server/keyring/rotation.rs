@@ -102,9 +102,19 @@ impl Keyring {
         if let Err(error) = self.list_revoked(&mut book, now).await {
             tracing::error!(%error, "revocation lists are not up to date");
         }
-        match self.x509.load_full() {
-            Some(authority) => self.tell(authority.id(), seconds(authority.not_after()) - seconds(now)),
-            None => return Err(self.failed(StoreError::Corrupt("no active authority".to_owned()))),
+        let active = |record: &&AuthorityRecord| {
+            record.kind == AuthorityKind::X509 && record.state == AuthorityState::Active
+        };
+        match (self.x509.load_full(), book.records.iter().find(active)) {
+            (Some(authority), _) => self.tell(authority.id(), seconds(authority.not_after()) - seconds(now)),
+            // No X.509-SVID is issued; revocations and the bundle go on, and only so can its successor be imported.
+            (None, Some(ended)) if ended.not_after < seconds(now) => tracing::error!(
+                authority = ended.id,
+                ended_seconds_ago = seconds(now) - ended.not_after,
+                hint = "`hopguard ca csr` and `hopguard ca import` renew it, `hopguard ca rotate` makes a root of our own",
+                "the active authority has ended, and somebody else must sign its successor: NO X.509-SVID IS ISSUED"
+            ),
+            (None, _) => return Err(self.failed(StoreError::Corrupt("no active authority".to_owned()))),
         }
         Ok(())
     }

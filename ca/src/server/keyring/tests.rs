@@ -261,3 +261,22 @@ async fn who_lifts_and_who_revokes_at_once_leave_memory_and_store_as_one() {
         );
     }
 }
+
+#[tokio::test]
+async fn an_intermediate_that_ended_does_not_keep_the_authority_from_starting() {
+    let (ours, organisation) = (Ours::new().await, Organisation::new());
+    let ended = organisation.take_over(&ours, DAY).await;
+    let later = SystemTime::now() + DAY + Duration::from_secs(2);
+    let again = ours.again(later).await.unwrap();
+    assert!(again.published().roots.len() >= 1);
+    let failed = again.issue(&id("a"), later).await;
+    assert!(failed.is_err(), "nothing is issued: {failed:?}");
+    again.revoke_identity(&id("a"), "stolen", later).await.unwrap();
+    assert!(again.revoked(&id("a")));
+
+    // An operator can help it.
+    again.prepare(AuthorityKind::X509, false, later).await.unwrap();
+    again.advance(AuthorityKind::X509, later).await.unwrap();
+    let svid = again.issue(&id("b"), later).await.unwrap();
+    assert_ne!(svid.authority, ended);
+}
