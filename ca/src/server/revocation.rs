@@ -216,7 +216,11 @@ impl Revocation {
         };
         due.then(|| Draft {
             authority: authority.to_owned(),
-            number: newest.map_or(1, |newest| newest.kept.number.saturating_add(1)),
+            number: match newest {
+                Some(newest) => newest.kept.number.saturating_add(1),
+                // It may have had lists that a restored backup does not know: theirs began earlier.
+                None => u64::try_from(now).unwrap_or_default().max(1),
+            },
             listed: alive().map(listed).collect(),
         })
     }

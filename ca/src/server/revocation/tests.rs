@@ -78,3 +78,25 @@ async fn what_a_discarded_authority_signed_takes_no_room() {
     assert!(kept.serials.iter().all(|one| one.authority == "new"));
     assert!(revocation.due("old", at(BORN)).is_none());
 }
+
+#[tokio::test]
+async fn the_numbers_of_lists_go_on_also_where_a_restored_backup_knows_of_none() {
+    let number = async |now: u64, lists: u64| {
+        let dir = tempfile::tempdir().unwrap();
+        let (_store, revocation) = revocation(&dir).await;
+        let mut numbers = Vec::new();
+        for list in 0..lists {
+            let more = certificates("one", "a", list..list + 1, i64::MAX);
+            revocation.take_back(&more[0], "", at(now)).await.unwrap();
+            let draft = revocation.due("a", at(now)).unwrap();
+            numbers.push(draft.number);
+            revocation.keep(&draft, Vec::new(), at(now)).await.unwrap();
+        }
+        numbers
+    };
+    let before = number(BORN, 5).await;
+    assert!(before.windows(2).all(|two| two[0] < two[1]), "{before:?}");
+    // From an empty state, a minute later.
+    let after = number(BORN + 60, 1).await;
+    assert!(before[4] < after[0], "{before:?} {after:?}");
+}
