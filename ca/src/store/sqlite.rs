@@ -77,20 +77,11 @@ impl Sqlite {
     /// what was published and handed out since is unknown.
     pub(super) async fn ahead(&self, by: i64, now: i64) -> Result<(), StoreError> {
         let mut all = self.pool.begin().await?;
-        for (table, statement) in [
-            ("bundle", "UPDATE bundle SET sequence = sequence + ?"),
-            (
-                "revocation_list",
-                "UPDATE revocation_list SET number = number + ?",
-            ),
+        for statement in [
+            "UPDATE bundle SET sequence = sequence + ?",
+            "UPDATE revocation_list SET number = number + ?",
         ] {
-            let found = sqlx::query("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?")
-                .bind(table)
-                .fetch_optional(&mut *all)
-                .await?;
-            if found.is_some() {
-                sqlx::query(statement).bind(by).execute(&mut *all).await?;
-            }
+            sqlx::query(statement).bind(by).execute(&mut *all).await?;
         }
         sqlx::query(
             "UPDATE authority SET until = MAX(until, ?1 + 86400), \
