@@ -96,3 +96,45 @@ fn where_the_audit_log_is_not_required_its_loss_is_told_and_counted() {
     let told: Value = serde_json::from_str(&told.unwrap()).unwrap();
     assert_eq!(told["untold"], 1);
 }
+
+#[test]
+fn without_an_audit_log_trust_is_taken_away_and_not_given_back() {
+    const US: &str = "spiffe://mesh.local/a";
+    let mut authority = authority(&for_us("a"), "");
+    large_log(&authority);
+    authority.run(limited());
+    assert_eq!(first(&authority, &[])["ids"][0], US);
+    let config = authority.path("ca.toml");
+    let at = ["--config", config.to_str().unwrap()];
+    let verb = |words: &[&'static str]| [&["ca"][..], words, &at[..]].concat();
+    let active = || {
+        let status = done(&verb(&["status"]));
+        let all = status["authorities"].as_array().unwrap().clone();
+        let active = all
+            .iter()
+            .find(|one| one["kind"] == "x509" && one["state"] == "active");
+        active.unwrap()["id"].as_str().unwrap().to_owned()
+    };
+    limit(&authority, Some(10 << 20));
+
+    done(&verb(&["revoke", "--id", US]));
+    authority.logged(&["A REVOCATION IS MISSING IN THE AUDIT LOG", US]);
+    assert_eq!(first(&authority, &[])["status"], "PERMISSION_DENIED");
+    let (_, error) = fails(&verb(&["revoke", "--id", US, "--lift"]));
+    assert!(error.contains("audit log") && error.contains("hint"), "{error}");
+
+    let (old, force) = (active(), ["--force"]);
+    let revoke = [&["ca", "revoke", "--authority", old.as_str()][..], &force[..], &at[..]].concat();
+    done(&revoke);
+    assert_ne!(active(), old);
+    let (_, error) = fails(&verb(&["rotate", "--step", "prepare"]));
+    assert!(error.contains("audit log"), "nothing else is done: {error}");
+
+    limit(&authority, None);
+    done(&verb(&["revoke", "--id", US, "--lift"]));
+    let served = eventually(DEADLINE, || {
+        let said = first(&authority, &[]);
+        if said["ids"][0] == US { Ok(()) } else { Err(said) }
+    });
+    served.unwrap();
+}

@@ -81,6 +81,8 @@ struct Book {
     records: Vec<AuthorityRecord>,
     /// What is kept is not all published yet: the next one who comes does that first.
     unpublished: bool,
+    /// An authority is being revoked: what that changes is done also where the audit log cannot tell it.
+    revoking: bool,
     /// Authorities that signed before, as long as some request may still be signing with them.
     former: Vec<(String, Weak<dyn Send + Sync>)>,
 }
@@ -157,6 +159,7 @@ impl Keyring {
             book: Mutex::new(Book {
                 records,
                 unpublished: false,
+                revoking: false,
                 former: Vec::new(),
             }),
             trust: watch::Sender::new(Arc::new(nothing)),
@@ -209,12 +212,28 @@ impl Keyring {
         }
     }
 
+    /// Writes to the audit log what is about to be done.
+    async fn told(&self, book: &Book, event: &Event) -> Result<(), CaError> {
+        match self.audit.record(event).await {
+            Err(error) if book.revoking => {
+                let authority = event.authority.as_deref();
+                let outcome = event.outcome;
+                tracing::error!(
+                    %error, authority, outcome,
+                    "A CHANGE OF AN AUTHORITY IS MISSING IN THE AUDIT LOG: a revocation needs it, so it is done all the same"
+                );
+                Ok(())
+            }
+            written => written.map_err(CaError::from),
+        }
+    }
+
     /// Writes a record, to the disk first.
     async fn put(&self, book: &mut Book, record: AuthorityRecord) -> Result<(), CaError> {
         let before = book.records.iter().find(|old| old.id == record.id);
         let moves = before.is_none_or(|before| before.state != record.state);
         if moves {
-            self.audit.record(&changed(&record, now_in(record.state))).await?;
+            self.told(book, &changed(&record, now_in(record.state))).await?;
         }
         self.store
             .put_authority(&record)
@@ -231,7 +250,7 @@ impl Keyring {
 
     async fn forget(&self, book: &mut Book, id: &str) -> Result<(), CaError> {
         if let Some(record) = book.records.iter().find(|record| record.id == id) {
-            self.audit.record(&changed(record, "removed")).await?;
+            self.told(book, &changed(record, "removed")).await?;
         }
         self.store
             .remove_authority(id)

@@ -139,23 +139,38 @@ impl Keyring {
         if dry {
             return Ok(ended);
         }
-        if active {
-            let successor = match next {
+        book.revoking = true;
+        let taken = self.take_out(&mut book, &record, next, now).await;
+        book.revoking = false;
+        // Also of what failed: the timer goes on with it.
+        self.news.notify_one();
+        ended.successor = taken?;
+        Ok(ended)
+    }
+
+    /// Takes an authority out of the bundle; where it signs, this one takes over, or a new one. Answers which.
+    async fn take_out(
+        &self,
+        book: &mut Book,
+        record: &AuthorityRecord,
+        next: Option<String>,
+        now: SystemTime,
+    ) -> Result<Option<String>, CaError> {
+        let mut successor = None;
+        if record.state == AuthorityState::Active {
+            let id = match next {
                 Some(next) => next,
                 None => {
-                    let made = self.make(&mut book, record.kind, false, now).await?;
-                    self.publish(&mut book, now).await?;
+                    let made = self.make(book, record.kind, false, now).await?;
+                    self.publish(book, now).await?;
                     made.id
                 }
             };
-            self.let_sign(&mut book, record.kind, &successor, now).await?;
-            ended.successor = Some(successor);
+            self.let_sign(book, record.kind, &id, now).await?;
+            successor = Some(id);
         }
-        let done = self.discard(&mut book, &[id.to_owned()], now).await;
-        // Also of what failed: the timer goes on with it.
-        self.news.notify_one();
-        done?;
-        Ok(ended)
+        self.discard(book, std::slice::from_ref(&record.id), now).await?;
+        Ok(successor)
     }
 
     /// What an authority signed and is alive.
