@@ -209,8 +209,7 @@ impl Revocation {
                 let missing = alive().any(|one| !newest.serials.contains(&one.serial));
                 // Where the lists are long, what has expired goes at once, so that all of them keep to their size together.
                 let crowded = held.serials.len() > MOST_LISTED;
-                let too_much =
-                    (crowded || age >= of(KEEP_EXPIRED)) && alive().count() < newest.serials.len();
+                let too_much = (crowded || age >= of(KEEP_EXPIRED)) && alive().count() < newest.serials.len();
                 old || missing || too_much
             }
         };

@@ -107,7 +107,10 @@ async fn issued_and_alive(store: &dyn Store) {
         ["1", "2"],
         "all of a batch or nothing of it"
     );
-    assert_eq!(serials(store.issued(&["spiffe://td/a"], 101).await.unwrap()), ["2"]);
+    assert_eq!(
+        serials(store.issued(&["spiffe://td/a"], 101).await.unwrap()),
+        ["2"]
+    );
     assert!(store.issued(&["spiffe://td/b"], 0).await.unwrap().is_empty());
     let other = Issued {
         spiffe_id: "spiffe://td/o'brien?\"x\"".into(),

@@ -88,6 +88,13 @@ impl Keyring {
     pub(super) async fn start(&self, now: SystemTime) -> Result<(), CaError> {
         {
             let mut book = self.book.lock().await;
+            let half_written = self.keys.tidy()?;
+            if half_written > 0 {
+                tracing::warn!(
+                    half_written,
+                    "what was left of keys whose writing was interrupted is removed"
+                );
+            }
             self.warn_of_orphans(&book)?;
             self.sweep(&mut book).await?;
             self.align(&mut book, AuthorityKind::X509, now).await?;

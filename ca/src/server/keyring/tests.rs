@@ -26,23 +26,19 @@ fn id(path: &str) -> SpiffeId {
 
 impl Ours {
     async fn new() -> Self {
-        Self::with(Audit::none(), "").await
-    }
-
-    async fn with(audit: Audit, more: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("ca.toml");
-        let text = format!(
-            "trust_domain = \"td\"\ndata_dir = \"data\"\nentries = \"e\"\nrefresh_hint = \"1s\"\n{more}\n\
-             [[workload_api]]\nsocket = \"s\"\n"
-        );
+        let text =
+            "trust_domain = \"td\"\ndata_dir = \"data\"\nentries = \"e\"\n[[workload_api]]\nsocket = \"s\"\n";
         std::fs::write(&file, text).unwrap();
         std::fs::create_dir(dir.path().join("data")).unwrap();
         let config = crate::config::load(&file).unwrap();
         let state = dir.path().join("data/state.sqlite");
         let store = Arc::new(Sqlite::open(&state).await.unwrap());
         let data = dir.path().join("data");
-        let keyring = Keyring::open(&config, &data, store.clone(), audit).await.unwrap();
+        let keyring = Keyring::open(&config, &data, store.clone(), Audit::none())
+            .await
+            .unwrap();
         Self {
             dir,
             config,
@@ -87,18 +83,21 @@ impl Ours {
     }
 
     fn published_roots(&self) -> Vec<String> {
-        let roots = &self.keyring.published().roots;
+        let trust = self.keyring.published();
         let of = |root: &rustls_pki_types::CertificateDer<'static>| {
             let records = self.keyring.records.load();
-            let found = records.iter().find(|one| one.certificate == root.as_ref());
+            let found = records.iter().find(|one| one.certificate == root.to_vec());
             found.map_or("(forgotten)".to_owned(), |one| one.id.clone())
         };
-        roots.iter().map(of).collect()
+        trust.roots.iter().map(of).collect()
     }
 
     fn listed(&self) -> Vec<String> {
-        let crls = &self.keyring.published().crls;
-        let all = crls.iter().flat_map(|list| crate::authority::listed_serials(list));
+        let trust = self.keyring.published();
+        let all = trust
+            .crls
+            .iter()
+            .flat_map(|list| crate::authority::listed_serials(list));
         all.collect()
     }
 }
@@ -138,7 +137,10 @@ impl Organisation {
     async fn take_over(&self, ours: &Ours, life: Duration) -> String {
         let request = ours.keyring.request().await.unwrap();
         let now = SystemTime::now();
-        ours.keyring.import(&self.sign(&request, life), now).await.unwrap();
+        ours.keyring
+            .import(&self.sign(&request, life), now)
+            .await
+            .unwrap();
         ours.keyring
             .activate(AuthorityKind::X509, true, now)
             .await

@@ -36,7 +36,10 @@ async fn what_has_expired_takes_no_room() {
     let (store, revocation) = revocation(&dir).await;
     let authorities = BTreeSet::from(["a"]);
     let end = i64::try_from(BORN + 60).unwrap();
-    store.record(&certificates("one", "a", 0..MOST, end)).await.unwrap();
+    store
+        .record(&certificates("one", "a", 0..MOST, end))
+        .await
+        .unwrap();
     bar(&revocation, "one").await;
     let gathered = revocation.gather(&authorities, at(BORN)).await.unwrap();
     assert_eq!(gathered.left_out, 0);
