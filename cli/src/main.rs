@@ -12,6 +12,7 @@ mod entry;
 mod explain;
 mod health;
 mod iptables;
+mod pause;
 mod policy;
 mod process;
 mod run;
@@ -84,6 +85,8 @@ enum Verb {
     Wait(wait::Args),
     /// Run a command when the sidecar is ready, pass signals on, and end with its exit code
     Run(run::Args),
+    /// Do nothing until told to end: holds the network of a pod for the containers that join it
+    Pause,
     /// Look for what keeps hopguard from working here
     Doctor(doctor::Args),
     /// Print the completions of this command line for a shell
@@ -123,6 +126,7 @@ fn run(verb: Verb, ui: &Ui) -> Result<u8, Failure> {
         Verb::Can(args) => can::run(args, ui),
         Verb::Explain(args) => explain::run(args, ui),
         Verb::Config(args) => config::run(args, ui),
+        Verb::Pause => pause::run(),
         Verb::Wait(args) => wait::run(&args, ui),
         Verb::Demo(args) => demo::run(args, ui),
         Verb::Doctor(args) => doctor::run(args, ui),
