@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use arc_swap::ArcSwap;
+use arc_swap::ArcSwapOption;
 use rustix::io::Errno;
 use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
@@ -40,18 +40,18 @@ const SHORT: [i32; 3] = [
 
 /// What is shown now.
 #[derive(Debug)]
-pub struct Shown(ArcSwap<CertifiedKey>);
+pub struct Shown(ArcSwapOption<CertifiedKey>);
 
 impl ResolvesServerCert for Shown {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.0.load_full())
+        self.0.load_full()
     }
 }
 
 impl Shown {
-    /// Shows this.
-    pub fn new(first: CertifiedKey) -> Arc<Self> {
-        Arc::new(Self(ArcSwap::from_pointee(first)))
+    /// Shows this; without one every handshake fails.
+    pub fn new(first: Option<CertifiedKey>) -> Arc<Self> {
+        Arc::new(Self(ArcSwapOption::from_pointee(first)))
     }
 
     /// TLS 1.2 and 1.3 with the suites of Mozilla's intermediate profile, which are those of the provider (S-64). Nobody is
@@ -95,13 +95,13 @@ impl Shown {
             }
             match own(&id, issuer.as_ref(), SystemTime::now()).await {
                 Ok((key, renewal)) => {
-                    self.0.store(Arc::new(key));
+                    self.0.store(Some(Arc::new(key)));
                     roots.clone_from(&trust.borrow().roots);
                     until = renewal;
                     tracing::debug!(%id, "the bundle endpoint renewed its SVID");
                 }
                 Err(error) => {
-                    tracing::error!(%error, "the bundle endpoint's SVID could not be renewed; the one before stays");
+                    tracing::error!(%error, "the bundle endpoint's SVID could not be renewed; the one before stays, if there is one");
                     until = SystemTime::now() + AGAIN;
                 }
             }
@@ -160,12 +160,14 @@ impl Follower {
             return Looked::Later;
         }
         self.taken = Some(now);
-        if read.as_ref().is_ok_and(|key| key.cert == shown.0.load().cert) {
+        let before = shown.0.load();
+        let same = |key: &CertifiedKey| before.as_ref().is_some_and(|before| before.cert == key.cert);
+        if read.as_ref().is_ok_and(same) {
             return Looked::Same;
         }
         match read.and_then(|key| living(key, &self.files, SystemTime::now())) {
             Ok(key) => {
-                shown.0.store(Arc::new(key));
+                shown.0.store(Some(Arc::new(key)));
                 let file = self.files.certificate.display();
                 tracing::info!(%file, "the bundle endpoint shows its new certificate");
                 Looked::Taken

@@ -152,9 +152,17 @@ impl Keeper {
                     let file = files.certificate.display();
                     tracing::warn!(%file, "the bundle endpoint's certificate has ended: clients will refuse it");
                 }
-                (key, now)
+                (Some(key), now)
             }
-            Profile::Spiffe(id) => certificate::own(id, issuer, now).await?,
+            Profile::Spiffe(id) => match certificate::own(id, issuer, now).await {
+                Ok((key, renewal)) => (Some(key), renewal),
+                // The authority must come up all the same: by it revocations reach workloads.
+                Err(error @ EndpointError::Issue(_)) => {
+                    tracing::error!(%id, %error, "the bundle endpoint has no SVID: nobody can fetch the bundle until it has one");
+                    (None, now)
+                }
+                Err(other) => return Err(other),
+            },
         };
         Ok(Self {
             shown: Shown::new(first),

@@ -118,6 +118,10 @@ fn an_authority_that_is_gone_is_backed_up_too_and_to_standard_output() {
     assert!(output.status.success(), "{output:?}");
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("others may have read"), "{said}");
+    assert!(
+        said.contains("revoked after the backup") && said.contains("hopguard ca revoke"),
+        "{said}"
+    );
     second.run(hopguard());
     assert_eq!(roots(&second), trusted);
 }

@@ -52,7 +52,8 @@ impl Pair {
 }
 
 fn shows(shown: &Shown) -> Vec<u8> {
-    shown.0.load().cert[0].to_vec()
+    let key = shown.0.load_full();
+    key.map(|key| key.cert[0].to_vec()).unwrap_or_default()
 }
 
 async fn until(what: &str, mut probe: impl FnMut() -> bool) {
@@ -101,7 +102,7 @@ fn what_is_wrong_with_a_pair_is_said_with_its_file() {
 #[tokio::test]
 async fn a_changed_pair_is_shown_and_a_bad_one_changes_nothing() {
     let pair = Pair::new();
-    let shown = Shown::new(read(&pair.files()).unwrap());
+    let shown = Shown::new(Some(read(&pair.files()).unwrap()));
     let mut follower = Follower::new(pair.files()).await;
     let second = pair.write(2100);
     // The first look sees a change, the second that it goes on no more.
@@ -182,7 +183,7 @@ async fn the_own_svid_is_renewed_at_half_life_and_when_the_roots_change() {
     let id = SpiffeId::new("spiffe://td/e").unwrap();
     let short = ours(Duration::from_secs(2));
     let (first, renewal) = own(&id, short.as_ref(), SystemTime::now()).await.unwrap();
-    let shown = Shown::new(first);
+    let shown = Shown::new(Some(first));
     let before = shows(&shown);
     let task = tokio::spawn(shown.clone().renew(id.clone(), short.clone(), renewal));
     until("renewed by time", || shows(&shown) != before).await;
@@ -190,7 +191,7 @@ async fn the_own_svid_is_renewed_at_half_life_and_when_the_roots_change() {
 
     let long = ours(Duration::from_secs(3600));
     let (first, renewal) = own(&id, long.as_ref(), SystemTime::now()).await.unwrap();
-    let shown = Shown::new(first);
+    let shown = Shown::new(Some(first));
     let before = shows(&shown);
     let task = tokio::spawn(shown.clone().renew(id, long.clone(), renewal));
     until("it listens", || long.trust.receiver_count() == 1).await;
@@ -219,6 +220,36 @@ async fn the_own_svid_is_renewed_at_half_life_and_when_the_roots_change() {
     task.abort();
 }
 
+#[tokio::test]
+async fn without_an_svid_at_the_start_the_endpoint_listens_and_shows_one_as_soon_as_it_has_it() {
+    let ours = ours(Duration::from_secs(3600));
+    ours.broken.store(true, Ordering::Relaxed);
+    let options = crate::endpoint::Options {
+        bundle: Some(crate::endpoint::BundleEndpoint {
+            listen: ([127, 0, 0, 1], 0).into(),
+            path: "/".to_owned(),
+            profile: crate::endpoint::Profile::Spiffe(SpiffeId::new("spiffe://td/e").unwrap()),
+        }),
+        openid: None,
+    };
+    let endpoint = crate::endpoint::Endpoint::bind(&options, ours.clone())
+        .await
+        .unwrap();
+    assert_eq!(endpoint.places().len(), 1);
+
+    let id = SpiffeId::new("spiffe://td/e").unwrap();
+    let shown = Shown::new(None);
+    let task = tokio::spawn(shown.clone().renew(id, ours.clone(), SystemTime::now()));
+    until("it was asked for, in vain", || {
+        ours.asked.load(Ordering::Relaxed) == 2
+    })
+    .await;
+    assert!(shows(&shown).is_empty(), "nothing to be shown");
+    ours.broken.store(false, Ordering::Relaxed);
+    until("it has one", || !shows(&shown).is_empty()).await;
+    task.abort();
+}
+
 #[test]
 fn the_suites_are_those_of_mozillas_intermediate_profile() {
     // S-64; https://ssl-config.mozilla.org/guidelines/6.0.json, "intermediate", without the DHE suites, which no client of today
@@ -235,7 +266,7 @@ fn the_suites_are_those_of_mozillas_intermediate_profile() {
         "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
     ];
     let pair = Pair::new();
-    let config = Shown::new(read(&pair.files()).unwrap()).config().unwrap();
+    let config = Shown::new(Some(read(&pair.files()).unwrap())).config().unwrap();
     let mut suites: Vec<String> = config
         .crypto_provider()
         .cipher_suites

@@ -37,14 +37,28 @@ pub fn of(request: &Request, uid: u32) -> Option<Event> {
 /// Writes that it will be done.
 ///
 /// # Errors
-/// When it cannot be written: then it is not done.
-pub async fn before(audit: &Audit, event: Option<&Event>) -> Result<(), Refused> {
+/// When it cannot be written: then it is not done. Taking trust away is: a full disk must not protect a thief.
+pub async fn before(audit: &Audit, request: &Request, event: Option<&Event>) -> Result<(), Refused> {
     let Some(event) = event else { return Ok(()) };
-    let written = audit.record(event).await;
-    written.map_err(|error| Refused {
-        internal: true,
-        ..Refused::new(error.to_string(), error.hint())
-    })
+    match audit.record(event).await {
+        Ok(()) => Ok(()),
+        Err(error) if takes_back(request) => {
+            let asked = event.detail.clone().unwrap_or_default();
+            tracing::error!(
+                %error, uid = event.uid, %asked,
+                "A REVOCATION IS MISSING IN THE AUDIT LOG: it is done all the same"
+            );
+            Ok(())
+        }
+        Err(error) => Err(Refused {
+            internal: true,
+            ..Refused::new(error.to_string(), error.hint())
+        }),
+    }
+}
+
+fn takes_back(request: &Request) -> bool {
+    matches!(request, Request::Revoke(asked) if !asked.lift)
 }
 
 /// Writes how it ended.

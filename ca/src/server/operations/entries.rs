@@ -81,14 +81,10 @@ impl Registry {
             .flat_map(|caller| caller.ids.iter().filter(|one| is_it(one)).cloned())
             .collect();
         ids.extend(id.clone());
-        let mut svids = Vec::new();
-        for one in ids.iter().take(MOST_IDS) {
-            let issued = self
-                .store
-                .issued(&one.to_string(), seconds(SystemTime::now()))
-                .await;
-            svids.extend(issued.map_err(|error| Refused::internal(&error))?);
-        }
+        let texts: Vec<String> = ids.iter().take(MOST_IDS).map(ToString::to_string).collect();
+        let asked: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let svids = self.store.issued(&asked, seconds(SystemTime::now())).await;
+        let svids = svids.map_err(|error| Refused::internal(&error))?;
         if meant.is_empty() && have.is_empty() && svids.is_empty() {
             let message = format!("no entry grants `{wanted}`, and nobody has it");
             return Err(Refused::new(
