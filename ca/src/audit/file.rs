@@ -1,15 +1,15 @@
 //! Where the lines go: a file that is only appended to and that one process at a time writes, or standard error. A batch
 //! is there whole or not at all. What a crash left half is removed, because nobody was told that it was written; a log
-//! that ends before it should is told loudly and goes on behind the gap.
+//! that ends before it should, or is another one, is told loudly and goes on behind the gap.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, OFlags};
 
-use super::chain::Head;
+use super::chain::{Head, Trace};
 use super::{AuditError, Event, Target, chain};
 
 /// Longer than any line of ours.
@@ -40,6 +40,11 @@ pub fn stored_head(path: &Path) -> Option<Head> {
     Some(head)
 }
 
+/// Nothing was noted before the first record.
+fn head_is_known(head: &Head) -> bool {
+    *head != Head::default()
+}
+
 impl Sink {
     pub fn open(target: Target, head: &Path) -> Result<Self, AuditError> {
         let failed = |path: &Path, message: String| AuditError::File {
@@ -63,8 +68,17 @@ impl Sink {
         };
         if let Target::File(path) = &sink.target {
             let (file, last) = open(path).map_err(|message| failed(path, message))?;
+            // Through a second descriptor: ours is at its end.
+            let trace = match last {
+                Some(last) if head_is_known(&stored) && last != stored && last.seq >= stored.seq => {
+                    let log = File::open(path).map_err(|error| failed(path, error.to_string()))?;
+                    chain::trace(BufReader::new(log), &stored)
+                        .map_err(|error| failed(path, error.to_string()))?
+                }
+                _ => Trace::Found,
+            };
             sink.file = Some(file);
-            sink.go_on(last);
+            sink.go_on(last, trace);
         }
         Ok(sink)
     }
@@ -82,27 +96,60 @@ impl Sink {
         }
     }
 
-    /// Goes on after the last line of the file, unless we know of later ones.
-    fn go_on(&mut self, last: Option<Head>) {
-        match last {
-            Some(last) if last.seq >= self.head.seq => self.head = last,
-            Some(last) => {
+    /// Goes on after the last line of the file, unless we know of later ones, or it is not the log that we wrote. What was
+    /// done to it is its next record, in a chain that goes on from what we know: so it is found there for ever.
+    fn go_on(&mut self, last: Option<Head>, trace: Trace) {
+        // Empty: it was moved away while we did not run, or it is the first one.
+        let Some(last) = last else { return };
+        let known = self.head.seq;
+        if last.seq < known {
+            tracing::error!(
+                last = last.seq,
+                known,
+                "the audit log ends before its last record: its end was cut off"
+            );
+            self.tell(
+                "cut",
+                &format!(
+                    "the log ended at record {}, and record {known} had been written",
+                    last.seq
+                ),
+            );
+            return;
+        }
+        match trace {
+            Trace::Found => self.head = last,
+            Trace::Other => {
+                tracing::error!(
+                    known,
+                    "the audit log has another record where its last one was: it was changed or exchanged"
+                );
+                self.tell(
+                    "changed",
+                    &format!("record {known} of the log was not the one that had been written"),
+                );
+            }
+            // As after restoring an older state: nothing speaks against the log, and nothing for it.
+            Trace::Missing => {
                 tracing::error!(
                     last = last.seq,
-                    known = self.head.seq,
-                    "the audit log ends before its last record: its end was cut off"
+                    known,
+                    "the audit log does not hold the record that was noted last: it was exchanged, or the state is an older one"
                 );
-                let cut = Event::new("audit", "cut").because(&format!(
-                    "the log ended at record {}, and record {} had been written",
-                    last.seq, self.head.seq
+                self.head = last;
+                self.tell("changed", &format!(
+                    "the log ended at record {}, and did not hold record {known}, the last that had been noted",
+                    last.seq
                 ));
-                let members = chain::members(&cut, std::time::SystemTime::now());
-                if let Err(error) = self.write(&[&members]) {
-                    tracing::error!(%error, "the audit log cannot be written");
-                }
             }
-            // Empty: it was moved away while we did not run, or it is the first one.
-            None => {}
+        }
+    }
+
+    fn tell(&mut self, outcome: &'static str, reason: &str) {
+        let event = Event::new("audit", outcome).because(&reason);
+        let members = chain::members(&event, std::time::SystemTime::now());
+        if let Err(error) = self.write(&[&members]) {
+            tracing::error!(%error, "the audit log cannot be written");
         }
     }
 

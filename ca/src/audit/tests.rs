@@ -26,7 +26,7 @@ fn text(dir: &Path) -> String {
 }
 
 fn check(text: &str) -> Result<Verified, Broken> {
-    verify(Cursor::new(text), None)
+    verify(Cursor::new(text), None, None)
 }
 
 /// The writer ends some time after its last handle, and the file is locked until then.
@@ -121,7 +121,7 @@ async fn a_log_that_was_moved_away_goes_on_in_a_new_file() {
     let old = std::fs::read_to_string(dir.path().join("log.1")).unwrap();
     let before = check(&old).unwrap();
     assert_eq!(before.records, 3);
-    let both = verify(Cursor::new(text(dir.path())), Some(before)).unwrap();
+    let both = verify(Cursor::new(text(dir.path())), Some(before), None).unwrap();
     assert_eq!((both.records, both.head.seq), (5, 5));
     let alone = check(&text(dir.path())).unwrap();
     assert_eq!((alone.first, alone.records), (4, 2));
@@ -174,6 +174,105 @@ async fn an_end_that_was_cut_is_told_and_half_a_record_is_removed() {
         ),
         "{broken}"
     );
+}
+
+/// A log of another authority, as long and as whole.
+async fn another(count: usize) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    let audit = open(dir.path());
+    write(&audit, count).await;
+    text(dir.path())
+}
+
+#[tokio::test]
+async fn a_log_that_was_exchanged_does_not_lead_through_the_record_that_was_noted() {
+    let dir = tempfile::tempdir().unwrap();
+    let audit = open(dir.path());
+    write(&audit, 4).await;
+    let (own, noted) = (text(dir.path()), stored_head(&dir.path().join("head")));
+    write(&audit, 3).await;
+    let longer = text(dir.path());
+    let check = |text: &str| verify(Cursor::new(text.to_owned()), None, noted);
+    check(&own).unwrap();
+    check(&longer).unwrap();
+    let lines: Vec<String> = longer.lines().map(|line| format!("{line}\n")).collect();
+    check(&lines[4..].concat()).unwrap();
+    for count in [4, 7] {
+        let other = another(count).await;
+        verify(Cursor::new(&other), None, None).unwrap();
+        let broken = check(&other).unwrap_err();
+        assert!(
+            matches!(broken, Broken::Exchanged { line: 4, seq: 4 }),
+            "{broken}"
+        );
+        let rest: String = other.lines().skip(4).map(|line| format!("{line}\n")).collect();
+        let Err(broken) = check(&rest) else {
+            assert!(rest.is_empty());
+            continue;
+        };
+        assert!(
+            matches!(broken, Broken::Exchanged { line: 1, seq: 4 }),
+            "{broken}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_was_exchanged_while_nobody_wrote_is_told_in_it() {
+    // As long as ours, longer, and longer without the record that was noted.
+    for (count, skipped, reason) in [
+        (4, 0, "record 4 of the log was not the one"),
+        (7, 0, "record 4 of the log was not the one"),
+        (9, 6, "did not hold record 4"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let audit = open(dir.path());
+        write(&audit, 4).await;
+        drop(audit);
+        drop(reopened(dir.path()).await);
+        let other = another(count).await;
+        let other: String = other
+            .lines()
+            .skip(skipped)
+            .map(|line| format!("{line}\n"))
+            .collect();
+        std::fs::write(dir.path().join("log"), &other).unwrap();
+        let audit = reopened(dir.path()).await;
+        write(&audit, 1).await;
+        let text = text(dir.path());
+        let added: Vec<Value> = text[other.len()..]
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        assert_eq!(added.len(), 2, "{text}");
+        assert_eq!(
+            (&added[0]["event"], &added[0]["outcome"]),
+            (&"audit".into(), &"changed".into())
+        );
+        assert!(added[0]["reason"].as_str().unwrap().contains(reason), "{text}");
+        assert_eq!(
+            check(&text).is_err(),
+            skipped == 0,
+            "what is known to be another stays broken"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_is_ahead_of_what_was_noted_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let audit = open(dir.path());
+    write(&audit, 2).await;
+    let noted = std::fs::read(dir.path().join("head")).unwrap();
+    write(&audit, 3).await;
+    drop(audit);
+    drop(reopened(dir.path()).await);
+    // As a crash between a record and its note leaves it, or a state that was restored.
+    std::fs::write(dir.path().join("head"), noted).unwrap();
+    let audit = reopened(dir.path()).await;
+    write(&audit, 1).await;
+    let verified = check(&text(dir.path())).unwrap();
+    assert_eq!((verified.records, verified.head.seq), (6, 6));
 }
 
 #[tokio::test]
