@@ -11,7 +11,7 @@ use time::format_description::well_known::Rfc3339;
 use super::Event;
 
 /// A longer line is none of ours.
-const MAX_LINE: u64 = 64 << 10;
+pub const MAX_LINE: u64 = 64 << 10;
 
 /// Number and hash of a log's last line; the next line goes on from it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -9,11 +9,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, OFlags};
 
-use super::chain::{Head, Trace};
+use super::chain::{Head, MAX_LINE, Trace};
 use super::{AuditError, Event, Target, chain};
-
-/// Longer than any line of ours.
-const MAX_LINE: u64 = 64 << 10;
 
 pub struct Sink {
     target: Target,
@@ -221,10 +218,12 @@ fn open(path: &PathBuf) -> Result<(File, Option<Head>), String> {
         Err(errno) => return Err(errno.to_string()),
     }
     let last = last(&mut file, found.len()).map_err(|error| error.to_string())?;
-    if last.is_none() && file.metadata().map_err(|error| error.to_string())?.len() > 0 {
-        return Err("what is in it is no audit log".to_owned());
-    }
     Ok((file, last))
+}
+
+/// What comes of a file that is none of ours: it stays as it is.
+fn no_log() -> std::io::Error {
+    std::io::Error::other("what is in it is no audit log, and stays as it is")
 }
 
 fn last(file: &mut File, length: u64) -> std::io::Result<Option<Head>> {
@@ -236,10 +235,31 @@ fn last(file: &mut File, length: u64) -> std::io::Result<Option<Head>> {
         .iter()
         .rposition(|byte| *byte == b'\n')
         .map_or(0, |at| at + 1);
-    if whole < tail.len() {
+    let lines = tail.get(..whole.saturating_sub(1)).unwrap_or_default();
+    let last = lines.rsplit(|byte| *byte == b'\n').next().and_then(Head::after);
+    let half = tail.get(whole..).unwrap_or_default();
+    // Nothing is taken off before it is known whose it is.
+    if (whole > 0 || start > 0) && last.is_none() {
+        return Err(no_log());
+    }
+    if !half.is_empty() {
+        if !is_half(half, last.as_ref()) {
+            return Err(no_log());
+        }
         tracing::warn!("half a record at the end of the audit log, as a crash leaves it, is removed");
         file.set_len(start + whole as u64)?;
     }
-    let lines = tail.get(..whole.saturating_sub(1)).unwrap_or_default();
-    Ok(lines.rsplit(|byte| *byte == b'\n').next().and_then(Head::after))
+    Ok(last)
+}
+
+/// Whether this is the beginning of the record after `last`. A crash of the machine may leave zeros behind it.
+fn is_half(half: &[u8], last: Option<&Head>) -> bool {
+    let begins = match last {
+        Some(last) => format!("{{\"seq\":{},\"prev\":\"", last.seq.saturating_add(1)),
+        None => "{\"seq\":".to_owned(),
+    };
+    let begins = begins.as_bytes();
+    let zeros = half.iter().rev().take_while(|byte| **byte == 0).count();
+    let half = half.get(..half.len() - zeros).unwrap_or_default();
+    half.starts_with(begins) || begins.starts_with(half)
 }

@@ -1,4 +1,4 @@
-use std::io::{Cursor, Write};
+use std::io::Cursor;
 use std::path::Path;
 
 use super::*;
@@ -176,6 +176,28 @@ async fn an_end_that_was_cut_is_told_and_half_a_record_is_removed() {
     );
 }
 
+#[tokio::test]
+async fn half_a_record_of_ours_is_removed_wherever_a_crash_cut_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let audit = open(dir.path());
+    write(&audit, 2).await;
+    drop(audit);
+    drop(reopened(dir.path()).await);
+    let whole = text(dir.path());
+    let (first, second) = whole.split_at(whole.find('\n').unwrap() + 1);
+    for before in ["", first] {
+        let next = if before.is_empty() { first } else { second };
+        for (cut, zeros) in [(1, 0), (9, 0), (60, 0), (next.len() - 1, 0), (20, 100), (0, 100)] {
+            let half = [before, &next[..cut], &"\0".repeat(zeros)].concat();
+            std::fs::write(dir.path().join("log"), half).unwrap();
+            let sink = file::Sink::open(Target::File(dir.path().join("log")), &dir.path().join("none"));
+            drop(sink.unwrap());
+            std::fs::remove_file(dir.path().join("none")).unwrap();
+            assert_eq!(text(dir.path()), before, "{cut} {zeros}");
+        }
+    }
+}
+
 /// A log of another authority, as long and as whole.
 async fn another(count: usize) -> String {
     let dir = tempfile::tempdir().unwrap();
@@ -278,7 +300,8 @@ async fn a_log_that_is_ahead_of_what_was_noted_goes_on() {
 #[tokio::test]
 async fn a_log_belongs_to_one_process_and_is_an_audit_log() {
     let dir = tempfile::tempdir().unwrap();
-    let _audit = open(dir.path());
+    let audit = open(dir.path());
+    write(&audit, 1).await;
     let again = Audit::open(
         Target::File(dir.path().join("log")),
         dir.path().join("head2"),
@@ -286,13 +309,23 @@ async fn a_log_belongs_to_one_process_and_is_an_audit_log() {
     );
     assert!(again.unwrap_err().to_string().contains("another process"));
     let other = dir.path().join("letter");
-    std::fs::File::create(&other)
-        .unwrap()
-        .write_all(b"Dear all\n")
-        .unwrap();
-    let letter = Audit::open(Target::File(other.clone()), dir.path().join("head2"), true);
-    assert!(letter.unwrap_err().to_string().contains("no audit log"));
-    assert_eq!(std::fs::read(&other).unwrap(), b"Dear all\n");
+    let record = text(dir.path());
+    for letter in [
+        "Dear all\n".to_owned(),
+        "Dear all".to_owned(),
+        "{\"key\": 1".to_owned(),
+        "Dear all\n".repeat(40_000),
+        "a".repeat(300_000),
+        "Dear all\n{\"seq\":1,\"pr".to_owned(),
+        // Somebody wrote into our own.
+        record.clone() + "Dear all",
+        record.clone() + "{\"seq\":7,\"prev\":\"00",
+    ] {
+        std::fs::write(&other, &letter).unwrap();
+        let opened = Audit::open(Target::File(other.clone()), dir.path().join("head2"), true);
+        assert!(opened.unwrap_err().to_string().contains("no audit log"));
+        assert_eq!(std::fs::read(&other).unwrap(), letter.as_bytes(), "as it was");
+    }
     let missing = Audit::open(
         Target::File(dir.path().join("no/log")),
         dir.path().join("head2"),
