@@ -6,6 +6,7 @@ mod keyring;
 mod offline;
 mod operations;
 mod revocation;
+mod told;
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -29,6 +30,7 @@ pub use backup::{BackupError, Summary, offline, restore};
 use keyring::Keyring;
 pub use offline::convert_keys;
 use operations::{Operations, Registry, unknown_names};
+use told::ForEndpoint;
 
 /// The most entries of one change that the audit log names.
 const MOST_TOLD: usize = 100;
@@ -231,7 +233,7 @@ pub async fn start(config: Config) -> Result<Running, CaError> {
     keyring.watch(shared.streams());
     let sockets: Result<Vec<_>, _> = config.sockets.iter().map(Bound::new).collect();
     let sockets = sockets?;
-    let endpoint = Endpoint::bind(&config.endpoint, keyring.clone()).await?;
+    let endpoint = Endpoint::bind(&config.endpoint, Arc::new(ForEndpoint(keyring.clone()))).await?;
     let admin = AdminSocket::bind(&config.admin_socket)?;
     let registry = Registry {
         file: config.entries.clone(),

@@ -244,3 +244,52 @@ fn a_workload_fetches_its_own_jwt_svid() {
     );
     fails(&fetch(&[]), 2, "--audience");
 }
+
+#[test]
+fn what_no_entry_grants_is_in_the_audit_log_too() {
+    let more = "[bundle_endpoint]\nlisten = \"127.0.0.1:0\"\nprofile = \"https_spiffe\"\n";
+    let mut authority = Authority::files("1h", more);
+    let config = std::fs::read_to_string(authority.path("ca.toml")).unwrap();
+    std::fs::write(
+        authority.path("ca.toml"),
+        format!("audit = \"audit.log\"\n{config}"),
+    )
+    .unwrap();
+    authority.run();
+    let id = "spiffe://mesh.local/ops/alice";
+    let (dir, config) = (authority.path("alice"), authority.path("ca.toml"));
+    let (dir, config) = (dir.to_str().unwrap(), config.to_str().unwrap());
+    stdout(&run(&["svid", "issue", id, "--config", config, "--write", dir]));
+    let token = authority.token(id, "billing");
+    let log = std::fs::read_to_string(authority.path("audit.log")).unwrap();
+    let records: Vec<serde_json::Value> = log
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let issued = |event: &str, whose: &str| {
+        let is_it = |one: &&serde_json::Value| {
+            one["event"] == event && one["outcome"] == "issued" && one["detail"]["for"] == whose
+        };
+        records
+            .iter()
+            .find(is_it)
+            .unwrap_or_else(|| panic!("{event} {whose}:\n{log}"))
+    };
+    let own = issued("x509_svid", "bundle endpoint");
+    assert_eq!(own["spiffe_id"], "spiffe://mesh.local/hopguard/bundle-endpoint");
+    let operators = issued("x509_svid", "operator");
+    assert_eq!(operators["spiffe_id"], id);
+    assert_eq!(operators["uid"], nix::unistd::geteuid().as_raw());
+    for one in [own, operators] {
+        assert!(
+            one["serial"].as_str().unwrap().len() > 8 && one["authority"].is_string(),
+            "{one}"
+        );
+    }
+    let jwt = issued("jwt_svid", "operator");
+    assert_eq!(jwt["audience"], serde_json::json!(["billing"]));
+    assert!(
+        !log.contains(&token) && !log.contains("PRIVATE"),
+        "no token, no key"
+    );
+}
