@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use spiffe::SpiffeId;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -20,10 +21,10 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
-use super::certificate::{self, Shown};
+use super::certificate::{self, Shown, Validity};
 use super::site::{Plan, Site};
 use super::turnstile::Turnstile;
-use super::{EndpointError, OpenId, Options, Plain, Profile};
+use super::{EndpointError, OpenId, Options, Plain, Profile, WebFiles};
 use crate::authority::Trust;
 use crate::workload::{Bound, Issuer, Socket};
 
@@ -60,8 +61,15 @@ enum Listener {
 /// Who keeps the certificate current.
 struct Keeper {
     shown: Arc<Shown>,
-    profile: Profile,
-    renewal: SystemTime,
+    kept: Kept,
+}
+
+/// What its certificate is kept by.
+enum Kept {
+    /// Files that are looked at.
+    Files(WebFiles),
+    /// An SVID of our own that is renewed.
+    Own(SpiffeId, Validity),
 }
 
 impl Endpoint {
@@ -126,15 +134,10 @@ impl Endpoint {
             work.spawn(door.serve());
         }
         work.spawn(refresh(shelves, self.issuer.trust()));
-        if let Some(Keeper {
-            shown,
-            profile,
-            renewal,
-        }) = self.keeper
-        {
-            match profile {
-                Profile::Web(files) => work.spawn(shown.follow(files)),
-                Profile::Spiffe(id) => work.spawn(shown.renew(id, self.issuer, renewal)),
+        if let Some(Keeper { shown, kept }) = self.keeper {
+            match kept {
+                Kept::Files(files) => work.spawn(shown.follow(files)),
+                Kept::Own(id, validity) => work.spawn(shown.renew(id, self.issuer, validity)),
             };
         }
         // The answer holds a lock, and what comes waits.
@@ -145,21 +148,23 @@ impl Endpoint {
 
 impl Keeper {
     async fn new(profile: &Profile, issuer: &dyn Issuer, now: SystemTime) -> Result<Self, EndpointError> {
-        let (first, renewal) = match profile {
+        let (first, kept) = match profile {
             Profile::Web(files) => {
                 let key = certificate::read(files)?;
                 if certificate::ends(&key).is_none_or(|end| end <= now) {
                     let file = files.certificate.display();
                     tracing::warn!(%file, "the bundle endpoint's certificate has ended: clients will refuse it");
                 }
-                (key, now)
+                (key, Kept::Files(files.clone()))
             }
-            Profile::Spiffe(id) => certificate::own(id, issuer, now).await?,
+            Profile::Spiffe(id) => {
+                let (key, validity) = certificate::own(id, issuer, now).await?;
+                (key, Kept::Own(id.clone(), validity))
+            }
         };
         Ok(Self {
             shown: Shown::new(first),
-            profile: profile.clone(),
-            renewal,
+            kept,
         })
     }
 }
