@@ -1,17 +1,22 @@
 //! The chain of records (pure): number, hash of the line before, and whether the lines of a log hang together.
 
 use std::io::{self, BufRead, Read};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use serde::Deserialize;
+use serde_json::json;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::Event;
+use super::{Event, cut};
 
 /// A longer line is none of ours.
-pub const MAX_LINE: u64 = 64 << 10;
+pub const MAX_LINE: u64 = LINE as u64;
+const LINE: usize = 64 << 10;
+/// What stands before them in the line, and the line feed, have room beside.
+const MAX_MEMBERS: usize = LINE - 256;
 
 /// Number and hash of a log's last line; the next line goes on from it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,8 +50,28 @@ impl Head {
     }
 }
 
-/// The members of a record after the chain's own, with the closing brace.
+/// The members of a record after the chain's own, with the closing brace. A record is never longer than those who read
+/// it take: of one that would be, what is long is told by its length.
 pub fn members(event: &Event, now: SystemTime) -> Vec<u8> {
+    let whole = written(event, now);
+    if whole.len() <= MAX_MEMBERS {
+        return whole;
+    }
+    let shorter = Event {
+        selectors: Arc::default(),
+        audience: Vec::new(),
+        detail: Some(json!({ "left_out": format!("{} bytes", whole.len()) })),
+        socket: event.socket.as_deref().map(|text| cut(text).into()),
+        spiffe_id: event.spiffe_id.as_deref().map(cut),
+        serial: event.serial.as_deref().map(cut),
+        authority: event.authority.as_deref().map(cut),
+        reason: event.reason.as_deref().map(cut),
+        ..event.clone()
+    };
+    written(&shorter, now)
+}
+
+fn written(event: &Event, now: SystemTime) -> Vec<u8> {
     let mut members = Vec::with_capacity(384);
     members.extend_from_slice(b"\"time\":\"");
     members.extend_from_slice(

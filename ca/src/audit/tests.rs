@@ -382,3 +382,42 @@ fn what_others_write_is_cut() {
     let event = Event::new("call", "refused").because(&reason);
     assert!(event.reason.unwrap().len() <= MAX_TEXT + 3);
 }
+
+#[tokio::test]
+async fn a_record_is_never_longer_than_those_who_read_it_take() {
+    let dir = tempfile::tempdir().unwrap();
+    let audit = open(dir.path());
+    let long = "\u{1}".repeat(100_000);
+    let texts = |count: usize| vec!["x".repeat(100); count];
+    let records = [
+        Event {
+            detail: Some(serde_json::json!(texts(5000))),
+            ..issued(1)
+        },
+        Event {
+            selectors: texts(700).into(),
+            audience: texts(700),
+            ..issued(2)
+        },
+        Event {
+            socket: Some(long.as_str().into()),
+            spiffe_id: Some(long.clone()),
+            serial: Some(long.clone()),
+            authority: Some(long.clone()),
+            reason: Some(long),
+            ..issued(3)
+        },
+    ];
+    for record in &records {
+        audit.record(record).await.unwrap();
+    }
+    assert_eq!(check(&text(dir.path())).unwrap().records, 3);
+    let first: Value = serde_json::from_str(text(dir.path()).lines().next().unwrap()).unwrap();
+    assert_eq!(first["spiffe_id"], "spiffe://td/1");
+    assert!(first["detail"]["left_out"].as_str().unwrap().ends_with(" bytes"));
+    drop(audit);
+    // It finds its last record again.
+    let audit = reopened(dir.path()).await;
+    write(&audit, 1).await;
+    assert_eq!(check(&text(dir.path())).unwrap().records, 4);
+}
