@@ -186,19 +186,19 @@ impl Follower {
 
 fn publish(entries: &watch::Sender<Arc<Entries>>, new: Entries, file: &Path, refused_before: bool) {
     let count = new.len();
-    let mut difference = (0, 0, 0);
-    let changed = entries.send_if_modified(|held| {
-        let changed = **held != new;
-        let found = held.difference(&new);
-        difference = (found.added.len(), found.removed.len(), found.changed.len());
+    // Nobody else sends: what is compared before it is sent is what it replaces, and nobody waits for the comparison.
+    let held = entries.borrow().clone();
+    let changed = *held != new;
+    let found = held.difference(&new);
+    let (added, removed, differ) = (found.added.len(), found.removed.len(), found.changed.len());
+    entries.send_if_modified(|held| {
         // Also when only places have moved: then nobody has to look again.
         *held = Arc::new(new);
         changed
     });
     let file = file.display();
     if changed {
-        let (added, removed, changed) = difference;
-        tracing::info!(%file, entries = count, added, removed, changed, "entries are in force");
+        tracing::info!(%file, entries = count, added, removed, changed = differ, "entries are in force");
     } else if refused_before {
         tracing::info!(%file, entries = count, "the entries file is good again, and its entries are those in force");
     }

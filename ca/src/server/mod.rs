@@ -344,8 +344,14 @@ async fn tell_of_changes(mut entries: watch::Receiver<Arc<Entries>>, audit: Audi
     let mut before = entries.borrow_and_update().clone();
     while entries.changed().await.is_ok() {
         let now = entries.borrow_and_update().clone();
-        if let Err(error) = audit.record(&change(&before, &now)).await {
-            tracing::error!(%error, "a change of the entries is missing in the audit log");
+        if audit.is_on() {
+            let (old, new) = (before, now.clone());
+            // Long lists take a while.
+            let compared = tokio::task::spawn_blocking(move || change(&old, &new)).await;
+            let event = compared.unwrap_or_else(|_| Event::new("entries", "changed"));
+            if let Err(error) = audit.record(&event).await {
+                tracing::error!(%error, "a change of the entries is missing in the audit log");
+            }
         }
         before = now;
     }
