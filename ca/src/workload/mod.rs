@@ -23,3 +23,4 @@ pub use limits::Limits;
 pub use listener::{Bound, Socket, SocketError};
 pub use service::{Shared, serve};
 pub use streams::{Carries, Handed, Open, Streams, Ticket};
+pub use validate::{MAX_AUDIENCE, MAX_AUDIENCES, is_audience};

@@ -209,6 +209,16 @@ fn a_jwt_svid_is_issued_to_an_operator_and_verified() {
     let issue = |more: &[&str]| run(&[&["svid", "issue", id, "--config", config, "--jwt"], more].concat());
     fails(&issue(&[]), 2, "--audience");
     fails(&issue(&["--audience", ""]), 1, "audience");
+    // The bounds are those of workloads.
+    let audiences = |count: usize, length: usize| -> Vec<String> {
+        let one = |at: usize| ["--audience".to_owned(), format!("{at:0length$}")];
+        (0..count).flat_map(one).collect()
+    };
+    let issue_for = |audiences: &[String]| issue(&audiences.iter().map(String::as_str).collect::<Vec<_>>());
+    stdout(&issue_for(&audiences(32, 60)));
+    stdout(&issue_for(&audiences(1, 3000)));
+    fails(&issue_for(&audiences(33, 10)), 1, "1 to 32 texts");
+    fails(&issue_for(&audiences(32, 100)), 1, "3072 bytes");
     fails(&issue(&["--audience", "a", "--ttl", "2m"]), 1, "`jwt_svid_ttl`");
     authority.logged("a JWT-SVID was issued to an operator");
     assert!(!authority.log().contains(&token), "tokens are never logged");
