@@ -23,7 +23,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::certificate::{self, Shown, Validity};
 use super::site::{Plan, Site};
-use super::turnstile::Turnstile;
+use super::turnstile::{Turnstile, Who};
 use super::{EndpointError, OpenId, Options, Plain, Profile, WebFiles};
 use crate::authority::Trust;
 use crate::workload::{Bound, Issuer, Socket};
@@ -51,6 +51,8 @@ struct Door {
     tls: Option<TlsAcceptor>,
     plan: Plan,
     site: Arc<ArcSwap<Site>>,
+    /// Connections at once.
+    places: u32,
 }
 
 enum Listener {
@@ -79,6 +81,7 @@ impl Endpoint {
     /// [`EndpointError`].
     pub async fn bind(options: &Options, issuer: Arc<dyn Issuer>) -> Result<Self, EndpointError> {
         let trust = issuer.trust().borrow().clone();
+        let room = (&*trust, options.connections.0);
         let mut endpoint = Self {
             doors: Vec::new(),
             places: Vec::new(),
@@ -92,7 +95,7 @@ impl Endpoint {
             let plan = Plan::of_tls(bundle, options.openid.as_ref());
             let (listener, bound) = tcp(bundle.listen).await?;
             endpoint.places.push(format!("https://{bound}{}", bundle.path));
-            endpoint.doors.push(Door::new(listener, Some(tls), plan, &trust)?);
+            endpoint.doors.push(Door::new(listener, Some(tls), plan, room)?);
         }
         if let Some(
             openid @ OpenId {
@@ -115,7 +118,7 @@ impl Endpoint {
             };
             endpoint
                 .doors
-                .push(Door::new(listener, None, Plan::of_plain(openid), &trust)?);
+                .push(Door::new(listener, None, Plan::of_plain(openid), room)?);
         }
         Ok(endpoint)
     }
@@ -209,7 +212,7 @@ impl Door {
         listener: Listener,
         tls: Option<TlsAcceptor>,
         plan: Plan,
-        trust: &Trust,
+        (trust, places): (&Trust, u32),
     ) -> Result<Self, EndpointError> {
         let site = Arc::new(ArcSwap::from_pointee(plan.site(trust)?));
         Ok(Self {
@@ -217,11 +220,12 @@ impl Door {
             tls,
             plan,
             site,
+            places,
         })
     }
 
     async fn serve(self) {
-        let turnstile = Arc::new(Turnstile::default());
+        let turnstile = Turnstile::new(self.places);
         let mut connections = JoinSet::new();
         loop {
             let accepted = tokio::select! {
@@ -236,7 +240,12 @@ impl Door {
                     continue;
                 }
             };
-            let Some(inside) = turnstile.enter(address.map(|address| address.ip())) else {
+            let who = match address {
+                Some(address) if self.tls.is_some() => Who::at(address.ip()),
+                // It never leaves the machine: who comes is its proxy, mostly.
+                _ => Who::Proxy,
+            };
+            let Some(inside) = turnstile.enter(who) else {
                 tracing::debug!(?address, "the endpoint has too many connections");
                 continue;
             };
@@ -260,11 +269,7 @@ impl Listener {
             Self::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
                 let _a_little_slower = stream.set_nodelay(true);
-                // All of loopback is one proxy, mostly.
-                Ok((
-                    Box::new(stream),
-                    Some(address).filter(|address| !address.ip().is_loopback()),
-                ))
+                Ok((Box::new(stream), Some(address)))
             }
         }
     }
