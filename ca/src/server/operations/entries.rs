@@ -17,7 +17,7 @@ use crate::attest::{Peer, unknown_group, unknown_user};
 use crate::problem::Problem;
 use crate::registration::{self, Entries, Entry, Scope, Seen, Selector};
 use crate::store::Store;
-use crate::workload::{OpenStream, Shared};
+use crate::workload::{Caller, Shared};
 
 /// The file is looked at many times a second, and read once it is still.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -71,8 +71,8 @@ impl Registry {
             Some(id) => one == id,
             None => meant.iter().any(|entry| entry.id.may_be(one)),
         };
-        let callers = self.shared.callers().all();
-        let have: Vec<&OpenStream> = callers
+        let callers = self.shared.streams().callers();
+        let have: Vec<&Caller> = callers
             .iter()
             .filter(|caller| caller.ids.iter().any(is_it))
             .collect();
@@ -152,7 +152,7 @@ impl Registry {
     /// How many callers have streams open, and those among them for whom something changes.
     async fn reached(&self, old: &Arc<Entries>, new: &Arc<Entries>) -> (usize, Vec<Value>) {
         let mut peers: BTreeMap<(i32, String), Peer> = BTreeMap::new();
-        for caller in self.shared.callers().all() {
+        for caller in self.shared.streams().callers() {
             let key = (caller.peer.pid(), caller.peer.socket().to_owned());
             peers.entry(key).or_insert(caller.peer);
         }
