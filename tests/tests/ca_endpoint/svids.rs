@@ -268,6 +268,7 @@ fn what_no_entry_grants_is_in_the_audit_log_too() {
     authority.run();
     let id = "spiffe://mesh.local/ops/alice";
     let (dir, config) = (authority.path("alice"), authority.path("ca.toml"));
+    std::fs::create_dir(&dir).unwrap();
     let (dir, config) = (dir.to_str().unwrap(), config.to_str().unwrap());
     stdout(&run(&["svid", "issue", id, "--config", config, "--write", dir]));
     let token = authority.token(id, "billing");
