@@ -129,6 +129,8 @@ struct Ours {
     asked: AtomicU64,
     issued: AtomicU64,
     broken: std::sync::atomic::AtomicBool,
+    /// The roots change while the next one is issued.
+    turns: std::sync::atomic::AtomicBool,
     ttl: Duration,
 }
 
@@ -141,6 +143,9 @@ impl Issuer for Ours {
             }
             self.issued.fetch_add(1, Ordering::Relaxed);
             let svid: Svid = self.authority.issue(id, self.ttl, now).unwrap();
+            if self.turns.swap(false, Ordering::Relaxed) {
+                self.turn();
+            }
             Ok(Arc::new(svid))
         })
     }
@@ -151,6 +156,17 @@ impl Issuer for Ours {
 
     fn trust(&self) -> watch::Receiver<Arc<Trust>> {
         self.trust.subscribe()
+    }
+}
+
+impl Ours {
+    /// One root more.
+    fn turn(&self) {
+        self.trust.send_modify(|trust| {
+            let mut changed = (**trust).clone();
+            changed.roots.push(CertificateDer::from(vec![0]));
+            *trust = Arc::new(changed);
+        });
     }
 }
 
@@ -174,6 +190,7 @@ fn ours(ttl: Duration) -> Arc<Ours> {
         asked: AtomicU64::new(0),
         issued: AtomicU64::new(0),
         broken: false.into(),
+        turns: false.into(),
         ttl,
     })
 }
@@ -204,11 +221,7 @@ async fn the_own_svid_is_renewed_at_half_life_and_when_the_roots_change() {
         *trust = Arc::new(same);
     });
     long.broken.store(true, Ordering::Relaxed);
-    long.trust.send_modify(|trust| {
-        let mut changed = (**trust).clone();
-        changed.roots.push(CertificateDer::from(vec![0]));
-        *trust = Arc::new(changed);
-    });
+    long.turn();
     until("it was asked for, in vain", || {
         long.asked.load(Ordering::Relaxed) == 2
     })
@@ -231,6 +244,7 @@ async fn without_an_svid_at_the_start_the_endpoint_listens_and_shows_one_as_soon
             profile: crate::endpoint::Profile::Spiffe(SpiffeId::new("spiffe://td/e").unwrap()),
         }),
         openid: None,
+        connections: crate::endpoint::Connections::default(),
     };
     let endpoint = crate::endpoint::Endpoint::bind(&options, ours.clone())
         .await
@@ -239,7 +253,11 @@ async fn without_an_svid_at_the_start_the_endpoint_listens_and_shows_one_as_soon
 
     let id = SpiffeId::new("spiffe://td/e").unwrap();
     let shown = Shown::new(None);
-    let task = tokio::spawn(shown.clone().renew(id, ours.clone(), SystemTime::now()));
+    let task = tokio::spawn(
+        shown
+            .clone()
+            .renew(id, ours.clone(), Validity::none(SystemTime::now())),
+    );
     until("it was asked for, in vain", || {
         ours.asked.load(Ordering::Relaxed) == 2
     })
@@ -248,6 +266,50 @@ async fn without_an_svid_at_the_start_the_endpoint_listens_and_shows_one_as_soon
     ours.broken.store(false, Ordering::Relaxed);
     until("it has one", || !shows(&shown).is_empty()).await;
     task.abort();
+}
+
+#[tokio::test]
+async fn roots_that_change_while_an_svid_is_issued_are_a_change() {
+    let id = SpiffeId::new("spiffe://td/e").unwrap();
+    let issuer = ours(Duration::from_secs(3600));
+    let issued = |count: u64| {
+        let issuer = issuer.clone();
+        move || issuer.issued.load(Ordering::Relaxed) == count
+    };
+    // While the first one is issued: before anybody waits for changes.
+    issuer.turns.store(true, Ordering::Relaxed);
+    let (first, validity) = own(&id, issuer.as_ref(), SystemTime::now()).await.unwrap();
+    let shown = Shown::new(Some(first));
+    let task = tokio::spawn(shown.renew(id, issuer.clone(), validity));
+    until("the first one is issued again", issued(2)).await;
+    // While it is issued again.
+    issuer.turns.store(true, Ordering::Relaxed);
+    issuer.turn();
+    until("and once more", issued(4)).await;
+    task.abort();
+}
+
+#[tokio::test]
+async fn a_file_whose_time_was_set_back_is_another() {
+    let pair = Pair::new();
+    let files = pair.files();
+    let before = look(&files).await;
+    let text = std::fs::read(&files.certificate).unwrap();
+    let time = std::fs::metadata(&files.certificate).unwrap().modified().unwrap();
+    // The clock of a file system has ticks: again until it has moved on.
+    let until = std::time::Instant::now() + Duration::from_secs(20);
+    loop {
+        std::fs::write(&files.certificate, &text).unwrap();
+        let file = std::fs::File::options()
+            .write(true)
+            .open(&files.certificate)
+            .unwrap();
+        file.set_modified(time).unwrap();
+        if look(&files).await != before {
+            return;
+        }
+        assert!(std::time::Instant::now() < until, "never seen");
+    }
 }
 
 #[test]

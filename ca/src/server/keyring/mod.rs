@@ -175,6 +175,11 @@ impl Keyring {
         let _set_once = self.streams.set(streams);
     }
 
+    /// Where what was issued is told.
+    pub fn audit(&self) -> &Audit {
+        &self.audit
+    }
+
     /// The authorities that are trusted, the newest last; never in the middle of a step.
     pub async fn records(&self) -> Vec<AuthorityRecord> {
         let book = self.book.lock().await;

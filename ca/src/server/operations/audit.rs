@@ -7,6 +7,8 @@ use crate::audit::{Audit, Event};
 
 /// A longer text in a request is told by its length.
 const MAX_TEXT: usize = 256;
+/// Of a longer list in a request the rest is told by its number.
+const MAX_VALUES: usize = 64;
 
 /// The request as the log has it; nothing for one that only reads.
 pub fn of(request: &Request, uid: u32) -> Option<Event> {
@@ -83,8 +85,35 @@ pub async fn after(audit: &Audit, event: Option<Event>, answer: &Result<Value, R
 fn shorten(value: &mut Value) {
     match value {
         Value::String(text) if text.len() > MAX_TEXT => *text = format!("({} bytes)", text.len()),
-        Value::Array(values) => values.iter_mut().for_each(shorten),
+        Value::Array(values) => {
+            let more = values.len().saturating_sub(MAX_VALUES);
+            values.truncate(MAX_VALUES);
+            values.iter_mut().for_each(shorten);
+            if more > 0 {
+                values.push(format!("({more} more)").into());
+            }
+        }
         Value::Object(members) => members.values_mut().for_each(shorten),
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_long_in_a_request_is_told_by_its_length() {
+        let request = Request::IssueSvid {
+            spiffe_id: "x".repeat(1000),
+            ttl: None,
+            audience: vec!["a".repeat(200); 5000],
+        };
+        let detail = of(&request, 7).unwrap().detail.unwrap();
+        assert_eq!(detail["verb"], "issue_svid");
+        assert_eq!(detail["spiffe_id"], "(1000 bytes)");
+        let audience = detail["audience"].as_array().unwrap();
+        assert_eq!((audience.len(), &audience[64]), (65, &Value::from("(4936 more)")));
+        assert!(detail.to_string().len() < 32 << 10);
     }
 }
