@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
+use super::remains::{self, NEW_STATE};
 use super::{AUDIT_HEAD, STATE, seconds};
 use crate::config::Config;
 use crate::datadir::{DataDir, DataDirError};
@@ -162,7 +163,8 @@ async fn complete(backup: &Path, files: &Files) -> Result<usize, BackupError> {
     }
 }
 
-/// Restores a backup into the data directory of `config`, which must be empty or missing.
+/// Restores a backup into the data directory of `config`, which must be empty or missing; what an interrupted restore left
+/// there is removed first.
 ///
 /// # Errors
 /// [`BackupError`]; then the directory is as it was.
@@ -180,14 +182,24 @@ pub async fn restore(config: &Config, from: &Path) -> Result<Summary, BackupErro
     }
     let authorities = complete(from, &files).await?;
     let path = &config.data_dir;
-    let empty = std::fs::read_dir(path).map_or(true, |mut entries| entries.next().is_none());
-    if !empty {
-        return Err(BackupError::NotEmpty(path.clone()));
-    }
+    let free = || match remains::is_free(path) {
+        true => Ok(()),
+        false => Err(BackupError::NotEmpty(path.clone())),
+    };
+    // Before the lock is made in it, and once more when nobody else works in it.
+    free()?;
     let data_dir = DataDir::open(path)?;
+    free()?;
+    let io = |source| BackupError::Io {
+        path: path.clone(),
+        source,
+    };
     let mut made = Made(vec![path.join("lock")]);
+    // From here on a kill leaves a directory that nobody serves from, and that may be restored to again.
+    made.0.push(remains::begin(path).map_err(io)?);
     let keys = put(data_dir.path(), &files, &mut made)?;
     state(data_dir.path(), from, wanted, &mut made).await?;
+    remains::end(path).map_err(io)?;
     made.0.clear();
     Ok(Summary {
         trust_domain: about.trust_domain,
@@ -198,12 +210,12 @@ pub async fn restore(config: &Config, from: &Path) -> Result<Summary, BackupErro
     })
 }
 
-/// Files that are removed again unless all goes well.
+/// Files that are removed again unless all goes well, the last one first.
 struct Made(Vec<PathBuf>);
 
 impl Drop for Made {
     fn drop(&mut self) {
-        for path in &self.0 {
+        for path in self.0.iter().rev() {
             let _not_there = std::fs::remove_file(path);
         }
     }
@@ -236,9 +248,10 @@ fn private(path: &Path, content: &[u8]) -> std::io::Result<()> {
 
 /// The state gets its name last: without it the directory holds nothing that an authority would use.
 async fn state(data_dir: &Path, from: &Path, wanted: &str, made: &mut Made) -> Result<(), BackupError> {
-    let (new, path) = (data_dir.join("state.sqlite.new"), data_dir.join(STATE));
+    let (new, path) = (data_dir.join(NEW_STATE), data_dir.join(STATE));
+    made.0.push(path.clone());
     for end in ["", "-wal", "-shm"] {
-        made.0.push(data_dir.join(format!("state.sqlite.new{end}")));
+        made.0.push(data_dir.join(format!("{NEW_STATE}{end}")));
     }
     let failed = |source| BackupError::Store {
         path: from.to_owned(),
