@@ -448,6 +448,7 @@ impl Keyring {
     ) -> IssueJwt<'a> {
         Box::pin(async move {
             self.refuse_revoked(id)?;
+            let now = self.after_lift(id, now).await?;
             let none = || IssueError("there is no active JWT key".to_owned());
             let signer = self.jwt.load_full().ok_or_else(none)?;
             let end = seconds(now + self.lives.jwt_svid) + 1;
@@ -458,6 +459,10 @@ impl Keyring {
             let issued = signer.authority.issue(id, audience, ttl, now);
             let issued = issued.map_err(|error| IssueError(error.to_string()))?;
             self.refuse_revoked(id)?;
+            // Revoked and lifted meanwhile: it would be refused.
+            if !self.believed(id, Some(seconds(now))) {
+                return Err(IssueError(format!("{id} was revoked meanwhile")));
+            }
             Ok(issued)
         })
     }
@@ -474,6 +479,10 @@ impl Issuer for Keyring {
 
     fn revoked(&self, id: &SpiffeId) -> bool {
         self.revocation.bars(id)
+    }
+
+    fn believes(&self, id: &SpiffeId, issued: Option<i64>) -> bool {
+        self.believed(id, issued)
     }
 
     fn stands(&self, svid: &Svid) -> bool {
