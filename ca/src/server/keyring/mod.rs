@@ -72,6 +72,8 @@ struct Lives {
     ca: Duration,
     jwt_key: Duration,
     refresh_hint: Duration,
+    /// Whose SVID the bundle endpoint shows.
+    endpoint: Option<SpiffeId>,
     /// The `iss` of tokens.
     token_issuer: Option<String>,
 }
@@ -145,6 +147,7 @@ impl Keyring {
                 ca: config.ca_ttl,
                 jwt_key: config.jwt_key_ttl,
                 refresh_hint: config.refresh_hint,
+                endpoint: config.endpoint.own_id().cloned(),
                 token_issuer: config.issuer(),
             },
             keys: Disk::with(data_dir, passphrase),
@@ -188,6 +191,11 @@ impl Keyring {
             .iter()
             .filter(|record| record.state != AuthorityState::Discarded);
         trusted.cloned().collect()
+    }
+
+    /// Whether this is the identity of the bundle endpoint.
+    pub fn is_endpoint(&self, id: &SpiffeId) -> bool {
+        self.lives.endpoint.as_ref() == Some(id)
     }
 
     /// What is published now.

@@ -14,6 +14,10 @@ use crate::server::seconds;
 const MAX_REASON: usize = 200;
 
 /// Does it, or with `dry_run` says what it would do.
+/// What revoking the identity of the bundle endpoint means.
+const ENDPOINT: &str = "it is the identity of this authority's bundle endpoint, which shows no certificate as long as it is \
+                        revoked: nobody can fetch the bundle there; `--lift` ends that";
+
 pub async fn revoke(keyring: &Keyring, asked: &Revoke, uid: u32) -> Result<Value, Refused> {
     if asked.reason.len() > MAX_REASON || asked.reason.chars().any(char::is_control) {
         let message = format!("the reason is not one line of at most {MAX_REASON} bytes");
@@ -91,6 +95,11 @@ async fn identity(
     };
     add(&mut answer, &ended.map_err(|error| Refused::internal(&error))?);
     Ok(answer)
+    if keyring.is_endpoint(id)
+        && let Some(answer) = answer.as_object_mut()
+    {
+        answer.insert("warning".to_owned(), json!(ENDPOINT));
+    }
 }
 
 async fn lift(keyring: &Keyring, asked: &Revoke, id: &SpiffeId, uid: u32) -> Result<Value, Refused> {
