@@ -246,7 +246,13 @@ impl Keyring {
         let before = book.records.iter().find(|old| old.id == record.id);
         let moves = before.is_none_or(|before| before.state != record.state);
         if moves {
-            self.told(book, &changed(&record, now_in(record.state))).await?;
+            // Of a key that is about to be made there is a record before there is an authority.
+            let outcome = if record.certificate.is_empty() {
+                "making"
+            } else {
+                now_in(record.state)
+            };
+            self.told(book, &changed(&record, outcome)).await?;
         }
         self.store
             .put_authority(&record)
@@ -265,6 +271,11 @@ impl Keyring {
         if let Some(record) = book.records.iter().find(|record| record.id == id) {
             self.told(book, &changed(record, "removed")).await?;
         }
+        self.erase(book, id).await
+    }
+
+    /// Forgets a record that tells nothing any more.
+    async fn erase(&self, book: &mut Book, id: &str) -> Result<(), CaError> {
         self.store
             .remove_authority(id)
             .await
