@@ -158,6 +158,7 @@ impl CaError {
             Self::Keys(KeyError::WrongPassphrase(_)) => {
                 "give the passphrase that the keys were encrypted with; without it they are lost".to_owned()
             }
+            Self::Keys(KeyError::PassphraseFile { hint, .. }) => hint.clone(),
             Self::Keys(KeyError::WeakPassphrase) => {
                 "a good one: head -c 32 /dev/urandom | base64".to_owned()
             }
