@@ -1,6 +1,7 @@
 //! State and keys together: to one file while the authority runs or when none does, and back from it into an empty data
 //! directory. The file holds private keys; nothing that is there is ever overwritten.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -57,7 +58,7 @@ pub enum BackupError {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        source: io::Error,
     },
 }
 
@@ -73,6 +74,13 @@ impl BackupError {
             }
             Self::OtherTrustDomain { .. } => "use the ca.toml of that trust domain".to_owned(),
             Self::KeyMissing(_) => "the backup would be of no use; another backup may have it".to_owned(),
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                "run it as the user that the authority runs as, or as root".to_owned()
+            }
+            Self::Store { .. } if self.blames_file() => {
+                "give a file as `hopguard ca backup` wrote it; where that is damaged, another backup"
+                    .to_owned()
+            }
             Self::Store { .. } | Self::Keys(_) | Self::Io { .. } => String::new(),
         }
     }
@@ -105,8 +113,12 @@ pub struct Summary {
 /// # Errors
 /// [`BackupError`]; [`DataDirError::Locked`] when it runs.
 pub async fn offline(config: &Config, to: &Path) -> Result<Summary, BackupError> {
-    if !config.data_dir.join(STATE).exists() {
-        return Err(BackupError::NoState(config.data_dir.clone()));
+    let state = config.data_dir.join(STATE);
+    // Who may not look into the directory must not be told that nothing is there.
+    match state.try_exists() {
+        Ok(true) => {}
+        Ok(false) => return Err(BackupError::NoState(config.data_dir.clone())),
+        Err(source) => return Err(BackupError::Io { path: state, source }),
     }
     let data_dir = DataDir::open(&config.data_dir)?;
     write(data_dir.path(), config.trust_domain.as_str(), to).await
@@ -169,6 +181,11 @@ async fn complete(backup: &Path, files: &Files) -> Result<usize, BackupError> {
 /// # Errors
 /// [`BackupError`]; then the directory is as it was.
 pub async fn restore(config: &Config, from: &Path) -> Result<Summary, BackupError> {
+    // The database only says that it cannot be opened, and not why.
+    std::fs::File::open(from).map_err(|source| BackupError::Io {
+        path: from.to_owned(),
+        source,
+    })?;
     let (about, files) = backup::read(from).await.map_err(|source| BackupError::Store {
         path: from.to_owned(),
         source,
@@ -237,7 +254,7 @@ fn put(data_dir: &Path, files: &Files, made: &mut Made) -> Result<usize, BackupE
     Ok(keys)
 }
 
-fn private(path: &Path, content: &[u8]) -> std::io::Result<()> {
+fn private(path: &Path, content: &[u8]) -> io::Result<()> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
     let mut options = std::fs::OpenOptions::new();
