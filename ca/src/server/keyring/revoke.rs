@@ -135,9 +135,7 @@ impl Keyring {
             .map(|other| other.id.clone());
         let active = record.state == AuthorityState::Active;
         if active && next.is_none() && !force {
-            return Err(Refusal::Nothing(
-                "it is the active one and no other is prepared: peers would meet SVIDs of a root that they were not sent yet",
-            ));
+            return Err(Refusal::Unsucceeded(record.kind));
         }
         ended.successor = next.clone().filter(|_| active);
         if dry {

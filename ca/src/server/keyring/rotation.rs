@@ -29,6 +29,8 @@ pub enum Refusal {
         /// Whom.
         reasons: Vec<Reason>,
     },
+    /// It is the active one of its kind, and no other was published that could sign instead.
+    Unsucceeded(AuthorityKind),
     /// There is nothing to do it with.
     Nothing(&'static str),
     /// The root that this intermediate was signed by stays in the bundle for another authority, and vouches for it.
