@@ -5,6 +5,7 @@
 //! on the way in; record, bundle, key file on the way out. So no signature is ever by a key that the bundle lacks.
 
 mod import;
+mod issue;
 mod make;
 mod outlook;
 mod revoke;
@@ -32,9 +33,7 @@ use crate::authority::slot::Policy;
 use crate::authority::{Authority, JwtAuthority, JwtKey, Svid, Trust, anchor};
 use crate::config::Config;
 use crate::keys::{Disk, Passphrase};
-use crate::store::{
-    AuthorityKind, AuthorityRecord, AuthorityState, Issued, Recorder, Sqlite, Store, StoreError,
-};
+use crate::store::{AuthorityKind, AuthorityRecord, AuthorityState, Recorder, Sqlite, Store, StoreError};
 use crate::workload::{Issue, IssueError, IssueJwt, Issuer, Streams};
 
 /// Pollers of the bundle have come back after this many refresh hints (S-63).
@@ -417,74 +416,6 @@ fn content(trust: &Trust) -> Vec<u8> {
 /// In seconds, rounded up.
 fn whole(life: Duration) -> i64 {
     i64::try_from(life.as_millis().div_ceil(1000)).unwrap_or(i64::MAX / 4)
-}
-
-impl Keyring {
-    /// The longest lives of an SVID and of a JWT-SVID: rotation counts on them.
-    pub fn lives(&self) -> (Duration, Duration) {
-        (self.lives.svid, self.lives.jwt_svid)
-    }
-
-    /// As [`Issuer::issue`], for a life that is never longer than the one of workloads' SVIDs.
-    pub fn issue_for<'a>(&'a self, id: &'a SpiffeId, ttl: Duration, now: SystemTime) -> Issue<'a> {
-        Box::pin(async move {
-            let failed = |error: &dyn std::fmt::Display| IssueError(error.to_string());
-            self.refuse_revoked(id)?;
-            // Held until the record is written: as long as it is, the authority stays in the bundle.
-            let authority = self.x509.load_full();
-            let authority = authority.ok_or_else(|| failed(&"there is no active authority"))?;
-            // Whoever sends it looks at the bundle again; it is this one or a newer one.
-            let bundle = self.trust.borrow().sequence;
-            let mut svid = authority
-                .issue(id, ttl.min(self.lives.svid), now)
-                .map_err(|error| failed(&error))?;
-            svid.bundle = bundle;
-            let record = Issued {
-                serial: svid.serial.clone(),
-                spiffe_id: svid.id.to_string(),
-                authority: authority.id().to_owned(),
-                bundle: i64::try_from(bundle).unwrap_or_default(),
-                not_after: seconds(svid.not_after),
-            };
-            self.recorder
-                .record(record)
-                .await
-                .map_err(|error| failed(&error))?;
-            drop(authority);
-            // Revoked meanwhile: it is in the store, so whoever lists what is alive finds it.
-            self.refuse_revoked(id)?;
-            Ok(Arc::new(svid))
-        })
-    }
-
-    /// As [`Issuer::issue_jwt`], for a life that is never longer.
-    pub fn issue_jwt_for<'a>(
-        &'a self,
-        id: &'a SpiffeId,
-        audience: &'a [String],
-        ttl: Duration,
-        now: SystemTime,
-    ) -> IssueJwt<'a> {
-        Box::pin(async move {
-            self.refuse_revoked(id)?;
-            let now = self.after_lift(id, now).await?;
-            let none = || IssueError("there is no active JWT key".to_owned());
-            let signer = self.jwt.load_full().ok_or_else(none)?;
-            let end = seconds(now + self.lives.jwt_svid) + 1;
-            if signer.until.load(Ordering::Acquire) < end {
-                self.promise(&signer, end).await?;
-            }
-            let ttl = ttl.min(self.lives.jwt_svid);
-            let issued = signer.authority.issue(id, audience, ttl, now);
-            let issued = issued.map_err(|error| IssueError(error.to_string()))?;
-            self.refuse_revoked(id)?;
-            // Revoked and lifted meanwhile: it would be refused.
-            if !self.believed(id, Some(seconds(now))) {
-                return Err(IssueError(format!("{id} was revoked meanwhile")));
-            }
-            Ok(issued)
-        })
-    }
 }
 
 impl Issuer for Keyring {
