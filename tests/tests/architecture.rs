@@ -70,7 +70,8 @@ const SIDECAR: &[(&str, &[&str])] = &[
             "runtime",
         ],
     ),
-    ("admin", &["snapshot", "observe", "runtime"]),
+    // It asks the application how it is, for those who may not: the connection is opened as every other of ours.
+    ("admin", &["snapshot", "observe", "runtime", "dial"]),
     // What the verbs of the command line ask: each answer is made by the rooms that make it in a running sidecar, the
     // user as the flow turns it into facts included.
     (
