@@ -11,6 +11,8 @@ mod doctor;
 mod entry;
 mod explain;
 mod health;
+mod hold;
+mod inject;
 mod iptables;
 mod policy;
 mod process;
@@ -64,6 +66,10 @@ enum Verb {
     Sidecar(sidecar::Args),
     /// Plan, apply, undo or check the transparent redirect
     Iptables(iptables::Args),
+    /// Put a sidecar and a redirect beside the services of a Compose file or of Kubernetes manifests
+    Inject(inject::Args),
+    /// Take out what `inject` put in
+    Uninject(inject::OutArgs),
     /// SVIDs: fetch, keep in files, inspect, verify, have one issued
     Svid(svid::Args),
     /// Trust bundles: show, fetch from a bundle endpoint, verify
@@ -84,6 +90,8 @@ enum Verb {
     Wait(wait::Args),
     /// Run a command when the sidecar is ready, pass signals on, and end with its exit code
     Run(run::Args),
+    /// Hold a container's network for others to join, until told to end
+    Hold(hold::Args),
     /// Look for what keeps hopguard from working here
     Doctor(doctor::Args),
     /// Print the completions of this command line for a shell
@@ -116,6 +124,9 @@ fn run(verb: Verb, ui: &Ui) -> Result<u8, Failure> {
         Verb::Why(args) => why::run(&args, ui),
         Verb::Sidecar(args) => sidecar::run(args, ui),
         Verb::Iptables(args) => iptables::run(args, ui),
+        Verb::Inject(args) => inject::run(&args, ui),
+        Verb::Uninject(args) => inject::run_out(&args, ui),
+        Verb::Hold(args) => hold::run(&args, ui),
         Verb::Svid(args) => svid::run(args, ui),
         Verb::Bundle(args) => bundle::run(args, ui),
         Verb::Token(args) => token::run(args, ui),
