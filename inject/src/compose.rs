@@ -37,7 +37,7 @@ pub fn inject(text: &str, name: &str, settings: &Settings) -> Result<(String, Re
     };
     let mut refusals = Vec::new();
     if root.get("include").is_some() {
-        let mut judge = Judge::new(1, "the file");
+        let mut judge = Judge::new(0, "the file");
         judge.refuse(
             "include",
             format!("what it includes would stay outside the mesh: {MERGE}"),
@@ -125,7 +125,7 @@ fn plans(
 ) -> BTreeMap<String, Redirect> {
     let mut plans = BTreeMap::new();
     for (name, service) in services.iter() {
-        let mut judge = Judge::new(1, name);
+        let mut judge = Judge::new(0, name);
         let plan = plan(name, service, settings, (&mut judge, report));
         if let Some(plan) = plan {
             for part in parts::names(name) {
@@ -145,7 +145,7 @@ fn plans(
             .text_at(&["network_mode"])
             .and_then(|mode| mode.strip_prefix("service:"));
         if let Some(owner) = joined.filter(|owner| plans.contains_key(*owner) && !plans.contains_key(name)) {
-            let mut judge = Judge::new(1, name);
+            let mut judge = Judge::new(0, name);
             judge.refuse(
                 format!("services.{name}.network_mode"),
                 format!("it would stay outside the mesh in the network of `{owner}`: opt both out, or give it one of its own"),
@@ -156,7 +156,7 @@ fn plans(
     let mut slices = BTreeMap::new();
     for (name, plan) in &plans {
         if let Some(other) = slices.insert(plan.service.clone(), name.clone()) {
-            let mut judge = Judge::new(1, name);
+            let mut judge = Judge::new(0, name);
             judge.refuse(
                 format!("services.{name}"),
                 format!(

@@ -18,9 +18,9 @@ pub enum InjectError {
 
 /// One reason why a workload cannot have a sidecar.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("line {line}: {workload}: {path}: {reason}")]
+#[error("{}{workload}: {path}: {reason}", place(*.line))]
 pub struct Refusal {
-    /// The line that its document begins in, from 1.
+    /// The line that its document begins in, from 1; 0 where the file has one document only.
     pub line: usize,
     /// Kind and name, or the service.
     pub workload: String,
@@ -28,6 +28,13 @@ pub struct Refusal {
     pub path: String,
     /// Why not, and what to do.
     pub reason: String,
+}
+
+fn place(line: usize) -> String {
+    match line {
+        0 => String::new(),
+        line => format!("line {line}: "),
+    }
 }
 
 /// Collects what is refused of one workload.

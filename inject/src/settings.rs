@@ -186,12 +186,15 @@ impl Redirect {
         })
     }
 
-    /// The command of the redirect step.
-    pub(crate) fn command(&self) -> Vec<String> {
+    /// The command of the redirect step. The relay's port is left open only where the sidecar holds it: else the application
+    /// could listen there, past the mesh.
+    pub(crate) fn command(&self, relays: bool) -> Vec<String> {
         let mut command: Vec<String> = ["hopguard", "iptables", "apply"].map(str::to_owned).into();
         command.push(format!("--uid={}", self.uid));
-        let ports = [15008, 15020, HEALTH_PORT, PROBE_PORT].map(|port: u16| port.to_string());
-        command.push(format!("--sidecar-ports={}", ports.join(",")));
+        if relays {
+            let ports = [15008, 15020, HEALTH_PORT, PROBE_PORT].map(|port: u16| port.to_string());
+            command.push(format!("--sidecar-ports={}", ports.join(",")));
+        }
         command.extend(self.arguments.iter().cloned());
         command
     }

@@ -311,9 +311,12 @@ fn a_refusal_names_file_place_and_reason_and_writes_nothing() {
     assert_eq!(wrong.status.code(), Some(3));
     assert!(err(&wrong).contains("app.yaml:"), "{}", err(&wrong));
     fs::write(&file, "services: {web: {image: x, network_mode: host}}").unwrap();
-    assert_eq!(
-        run(dir.path(), &["inject", "compose", "app.yaml"]).status.code(),
-        Some(1)
+    let refused = run(dir.path(), &["inject", "compose", "app.yaml"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(
+        err(&refused).contains("app.yaml: web: services.web.network_mode: `host`"),
+        "{}",
+        err(&refused)
     );
     assert!(!dir.path().join("app.hopguard.yaml").exists());
     assert_eq!(

@@ -90,10 +90,11 @@ fn network(service: &Node, path: &str, judge: &mut Judge) {
     for key in ["ports", "expose"] {
         let taken = service.at(&[key]).map(Node::items).unwrap_or_default();
         for (at, port) in taken.iter().enumerate() {
-            if let Some(own) = OWN_PORTS
+            let of_container = ports::of_container(port);
+            let own = OWN_PORTS
                 .into_iter()
-                .find(|own| ports::of_container(port).contains(own))
-            {
+                .find(|own| of_container.as_ref().is_some_and(|range| range.contains(own)));
+            if let Some(own) = own {
                 judge.refuse(
                     format!("{path}.{key}[{at}]"),
                     format!("{own} is a port of the sidecar"),

@@ -56,7 +56,7 @@ pub(super) fn holding(settings: &Settings) -> [(&'static str, Node); 7] {
 }
 
 pub(super) fn redirect(name: &str, redirect: &Redirect, settings: &Settings) -> Node {
-    let command = redirect.command().into_iter().skip(1);
+    let command = redirect.command(false).into_iter().skip(1);
     Node::map([
         ("image", Node::string(&settings.redirect_image)),
         ("entrypoint", Node::strings(["hopguard"])),

@@ -4,15 +4,14 @@ use std::ops::RangeInclusive;
 
 use crate::yaml::Node;
 
-/// The ports inside of the container that an item of `ports` or `expose` names; an empty range when that is not known.
-pub(super) fn of_container(item: &Node) -> RangeInclusive<u16> {
-    const NONE: RangeInclusive<u16> = 1..=0;
+/// The ports inside of the container that an item of `ports` or `expose` names, if that is known.
+pub(super) fn of_container(item: &Node) -> Option<RangeInclusive<u16>> {
     if let Some(target) = item.get("target") {
-        return range(target.text().unwrap_or_default()).unwrap_or(NONE);
+        return range(target.text()?);
     }
-    let text = item.text().unwrap_or_default();
+    let text = item.text()?;
     let text = text.split('/').next().unwrap_or_default();
-    range(text.rsplit(':').next().unwrap_or_default()).unwrap_or(NONE)
+    range(text.rsplit(':').next()?)
 }
 
 fn range(text: &str) -> Option<RangeInclusive<u16>> {
@@ -36,10 +35,11 @@ mod tests {
             ("127.0.0.1::5000", 5000..=5000),
             ("${PORT}:80", 80..=80),
         ] {
-            assert_eq!(of_container(&Node::string(text)), wanted, "{text}");
+            assert_eq!(of_container(&Node::string(text)), Some(wanted), "{text}");
         }
-        assert!(of_container(&Node::string("80:${PORT}")).is_empty());
-        assert_eq!(of_container(&Node::map([("target", Node::number(80))])), 80..=80);
-        assert_eq!(of_container(&Node::number(80)), 80..=80);
+        assert_eq!(of_container(&Node::string("80:${PORT}")), None);
+        let long = Node::map([("target", Node::number(80))]);
+        assert_eq!(of_container(&long), Some(80..=80));
+        assert_eq!(of_container(&Node::number(80)), Some(80..=80));
     }
 }

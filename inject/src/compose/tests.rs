@@ -27,10 +27,11 @@ fn refused(text: &str) -> Vec<crate::Refusal> {
     }
 }
 
+const SHOP: &str = "services:\n  web:\n    image: nginx\n    container_name: front\n    hostname: www\n    ports: ['80:80']\n    networks: {a: {aliases: [w]}, b: }\n    extra_hosts: ['x:1.2.3.4']\n    dns: 9.9.9.9\n    links: ['db:database', 'old']\n    depends_on: [db]\n    sysctls: {net.core.somaxconn: 1, kernel.shm_rmid_forced: 0}\n    profiles: [p]\n    volumes: [x:/y]\n  db: {image: postgres, depends_on: {web: {condition: service_healthy}}}\n  old: {image: o, labels: ['hopguard.dev/inject=false'], links: [db]}\nnetworks: {a: , b: }\nvolumes: {x: {}}\n";
+
 #[test]
 fn a_service_becomes_four_and_its_network_goes_to_the_holder() {
-    let text = "services:\n  web:\n    image: nginx\n    container_name: front\n    hostname: www\n    ports: ['80:80']\n    networks: {a: {aliases: [w]}, b: }\n    extra_hosts: ['x:1.2.3.4']\n    dns: 9.9.9.9\n    links: ['db:database', 'old']\n    depends_on: [db]\n    sysctls: {net.core.somaxconn: 1, kernel.shm_rmid_forced: 0}\n    profiles: [p]\n    volumes: [x:/y]\n  db: {image: postgres, depends_on: {web: {condition: service_healthy}}}\n  old: {image: o, labels: ['hopguard.dev/inject=false'], links: [db]}\nnetworks: {a: , b: }\nvolumes: {x: {}}\n";
-    let (root, report) = injected(text);
+    let (root, _) = injected(SHOP);
     let web = root.at(&["services", "web"]).unwrap();
     let holder = root.at(&["services", "web-hopguard-net"]).unwrap();
     for key in ["hostname", "ports", "extra_hosts", "dns", "networks", "links"] {
@@ -72,6 +73,11 @@ fn a_service_becomes_four_and_its_network_goes_to_the_holder() {
             &Node::strings(["p"])
         );
     }
+}
+
+#[test]
+fn services_beside_it_find_it_and_the_authority_can_tell_its_sidecar() {
+    let (root, report) = injected(SHOP);
     let db = root.at(&["services", "db-hopguard-net", "networks", "default", "aliases"]);
     assert_eq!(db.unwrap(), &Node::strings(["db"]));
     assert_eq!(
@@ -103,13 +109,7 @@ fn labels_say_which_service_it_is_and_how_it_is_redirected() {
         .unwrap();
     assert_eq!(
         redirect,
-        &Node::strings([
-            "iptables",
-            "apply",
-            "--uid=20001",
-            "--sidecar-ports=15008,15020,15021,15022",
-            "--udp=reject"
-        ])
+        &Node::strings(["iptables", "apply", "--uid=20001", "--udp=reject"])
     );
     let sidecar = root.at(&["services", "web-hopguard"]).unwrap();
     assert_eq!(sidecar.text_at(&["user"]), Some("20001:20001"));

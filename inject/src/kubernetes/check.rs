@@ -10,6 +10,32 @@ use super::parts::is_ours;
 /// Refuses what would not work, or would only look as if it were protected.
 pub(super) fn pod(pod: &Map, uid: u32, judge: &mut Judge, report: &mut Report) {
     let Some(spec) = pod.get("spec") else { return };
+    shared(spec, judge);
+    form(spec, judge);
+    let mut root = Vec::new();
+    for kind in ["initContainers", "containers"] {
+        for (at, one) in items(spec, kind).iter().enumerate() {
+            container(one, spec, (&format!("spec.{kind}[{at}]"), uid), judge);
+            if may_be_root(one, spec) {
+                root.push(one.text_at(&["name"]).unwrap_or("?").to_owned());
+            }
+        }
+    }
+    if !root.is_empty() {
+        report.note(format!(
+            "{}: {} may run as root, and with the capabilities SETUID or NET_RAW it can send past the sidecar: runAsNonRoot, or capabilities.drop: [ALL]",
+            judge.workload(),
+            root.join(", ")
+        ));
+    }
+}
+
+fn items<'a>(spec: &'a Node, key: &str) -> &'a [Node] {
+    spec.get(key).map(Node::items).unwrap_or_default()
+}
+
+/// What it shares with the machine, or among its containers.
+fn shared(spec: &Node, judge: &mut Judge) {
     for (key, reason) in [
         (
             "hostNetwork",
@@ -31,49 +57,24 @@ pub(super) fn pod(pod: &Map, uid: u32, judge: &mut Judge, report: &mut Report) {
     if spec.text_at(&["os", "name"]).is_some_and(|name| name != "linux") {
         judge.refuse("spec.os.name", "the sidecar is a program for Linux");
     }
+}
+
+fn form(spec: &Node, judge: &mut Judge) {
     for key in ["containers", "initContainers", "volumes"] {
         if spec.get(key).is_some_and(|node| !matches!(node, Node::List(_))) {
             judge.refuse(format!("spec.{key}"), "this is no list");
         }
     }
-    if spec
-        .at(&["containers"])
-        .map(Node::items)
-        .unwrap_or_default()
-        .is_empty()
-    {
+    if items(spec, "containers").is_empty() {
         judge.refuse("spec.containers", "there is no container");
     }
-    let volumes = spec.at(&["volumes"]).map(Node::items).unwrap_or_default();
-    for (at, volume) in volumes.iter().enumerate() {
+    for (at, volume) in items(spec, "volumes").iter().enumerate() {
         if volume.text_at(&["name"]).is_some_and(is_ours) {
             judge.refuse(
                 format!("spec.volumes[{at}].name"),
                 "the name is one of hopguard's: take another",
             );
         }
-    }
-    let mut root = Vec::new();
-    for kind in ["initContainers", "containers"] {
-        for (at, one) in spec
-            .at(&[kind])
-            .map(Node::items)
-            .unwrap_or_default()
-            .iter()
-            .enumerate()
-        {
-            container(one, spec, (&format!("spec.{kind}[{at}]"), uid), judge);
-            if may_be_root(one, spec) {
-                root.push(one.text_at(&["name"]).unwrap_or("?").to_owned());
-            }
-        }
-    }
-    if !root.is_empty() {
-        report.note(format!(
-            "{}: {} may run as root, and with the capabilities SETUID or NET_RAW it can send past the sidecar: runAsNonRoot, or capabilities.drop: [ALL]",
-            judge.workload(),
-            root.join(", ")
-        ));
     }
 }
 

@@ -17,11 +17,11 @@ pub(super) fn is_ours(name: &str) -> bool {
 }
 
 /// The step that puts the redirect in place, before anything else of the pod runs.
-pub(super) fn redirect(redirect: &Redirect, settings: &Settings) -> Node {
+pub(super) fn redirect(redirect: &Redirect, settings: &Settings, relays: bool) -> Node {
     Node::map([
         ("name", Node::string(REDIRECT)),
         ("image", Node::string(&settings.redirect_image)),
-        ("command", Node::strings(redirect.command())),
+        ("command", Node::strings(redirect.command(relays))),
         ("resources", resources()),
         (
             "securityContext",

@@ -34,9 +34,10 @@ pub(super) fn inject(pod: &mut Map, redirect: &Redirect, settings: &Settings, ju
         return;
     };
     let probes = probes::relay(spec, judge);
+    let for_sidecar = probes.for_sidecar();
     let mut containers = vec![
-        parts::redirect(redirect, settings),
-        parts::sidecar(redirect, settings, probes.for_sidecar()),
+        parts::redirect(redirect, settings, for_sidecar.is_some()),
+        parts::sidecar(redirect, settings, for_sidecar),
     ];
     containers.extend(
         spec.get("initContainers")

@@ -106,67 +106,70 @@ fn text_of(annotation: &str) -> String {
     )
 }
 
+/// More of a `spec`, more of its container, and where that is refused.
+const UNPROTECTED: &[(&str, &str, &str)] = &[
+    ("hostNetwork: true", "", "spec.hostNetwork"),
+    ("hostNetwork: yes", "", "spec.hostNetwork"),
+    ("hostPID: true", "", "spec.hostPID"),
+    ("shareProcessNamespace: true", "", "spec.shareProcessNamespace"),
+    ("os: {name: windows}", "", "spec.os.name"),
+    (
+        "securityContext: {runAsUser: 1337}",
+        "",
+        "spec.containers[0].securityContext.runAsUser",
+    ),
+    (
+        "",
+        "securityContext: {runAsUser: 1337}",
+        "spec.containers[0].securityContext.runAsUser",
+    ),
+    (
+        "",
+        "securityContext: {privileged: true}",
+        "spec.containers[0].securityContext.privileged",
+    ),
+    (
+        "",
+        "securityContext: {capabilities: {add: [cap_net_admin]}}",
+        "spec.containers[0].securityContext.capabilities.add",
+    ),
+    (
+        "",
+        "ports: [{containerPort: 80}, {containerPort: 15006}]",
+        "spec.containers[0].ports[1].containerPort",
+    ),
+    (
+        "",
+        "lifecycle: {preStop: {httpGet: {port: 80}}}",
+        "spec.containers[0].lifecycle.preStop.httpGet",
+    ),
+    (
+        "",
+        "livenessProbe: {httpGet: {port: http}}",
+        "spec.containers[0].livenessProbe.httpGet.port",
+    ),
+    (
+        "",
+        "livenessProbe: {httpGet: {port: 15021}}",
+        "spec.containers[0].livenessProbe.httpGet.port",
+    ),
+    (
+        "",
+        "livenessProbe: {httpGet: {port: 80, scheme: HTTPS}}",
+        "spec.containers[0].livenessProbe.httpGet.scheme",
+    ),
+    (
+        "initContainers: [{name: hopguard-sidecar}]",
+        "",
+        "spec.initContainers[0].name",
+    ),
+    ("volumes: [{name: hopguard-run}]", "", "spec.volumes[0].name"),
+    ("volumes: {}", "", "spec.volumes"),
+];
+
 #[test]
 fn what_would_not_be_protected_is_refused_with_its_place() {
-    for (spec, container, path) in [
-        ("hostNetwork: true", "", "spec.hostNetwork"),
-        ("hostNetwork: yes", "", "spec.hostNetwork"),
-        ("hostPID: true", "", "spec.hostPID"),
-        ("shareProcessNamespace: true", "", "spec.shareProcessNamespace"),
-        ("os: {name: windows}", "", "spec.os.name"),
-        (
-            "securityContext: {runAsUser: 1337}",
-            "",
-            "spec.containers[0].securityContext.runAsUser",
-        ),
-        (
-            "",
-            "securityContext: {runAsUser: 1337}",
-            "spec.containers[0].securityContext.runAsUser",
-        ),
-        (
-            "",
-            "securityContext: {privileged: true}",
-            "spec.containers[0].securityContext.privileged",
-        ),
-        (
-            "",
-            "securityContext: {capabilities: {add: [cap_net_admin]}}",
-            "spec.containers[0].securityContext.capabilities.add",
-        ),
-        (
-            "",
-            "ports: [{containerPort: 80}, {containerPort: 15006}]",
-            "spec.containers[0].ports[1].containerPort",
-        ),
-        (
-            "",
-            "lifecycle: {preStop: {httpGet: {port: 80}}}",
-            "spec.containers[0].lifecycle.preStop.httpGet",
-        ),
-        (
-            "",
-            "livenessProbe: {httpGet: {port: http}}",
-            "spec.containers[0].livenessProbe.httpGet.port",
-        ),
-        (
-            "",
-            "livenessProbe: {httpGet: {port: 15021}}",
-            "spec.containers[0].livenessProbe.httpGet.port",
-        ),
-        (
-            "",
-            "livenessProbe: {httpGet: {port: 80, scheme: HTTPS}}",
-            "spec.containers[0].livenessProbe.httpGet.scheme",
-        ),
-        (
-            "initContainers: [{name: hopguard-sidecar}]",
-            "",
-            "spec.initContainers[0].name",
-        ),
-        ("volumes: [{name: hopguard-run}]", "", "spec.volumes[0].name"),
-        ("volumes: {}", "", "spec.volumes"),
-    ] {
+    for &(spec, container, path) in UNPROTECTED {
         let refusals = refused(&with(spec, container));
         assert_eq!(refusals.len(), 1, "{refusals:?}");
         assert_eq!(
@@ -250,6 +253,20 @@ fn probes_lead_to_the_sidecar_and_exec_stays() {
     // A probe that was changed since is the user's.
     let (back, _) = uninject(&out.replace("/app-health/web/livez\n", "/mine\n")).unwrap();
     assert!(back.contains("/mine") && !back.contains("app-health"), "{back}");
+}
+
+#[test]
+fn the_port_of_the_relay_is_open_only_where_the_sidecar_holds_it() {
+    let (without, _) = injected(&with("", "livenessProbe: {exec: {command: [x]}}"));
+    assert!(
+        !without.contains("15022") && !without.contains("HOPGUARD_APP_PROBES"),
+        "{without}"
+    );
+    let (relayed, _) = injected(&with("", "livenessProbe: {tcpSocket: {port: 80}}"));
+    assert!(
+        relayed.contains("--sidecar-ports=15008,15020,15021,15022"),
+        "{relayed}"
+    );
 }
 
 #[test]
