@@ -5,7 +5,9 @@ DENY := $(CURDIR)/target/tools/bin/cargo-deny
 DEMO_FLAGS ?=
 BENCH_FLAGS ?=
 
-.PHONY: demo test check build fmt clippy doc deny architecture bench bench-ca bench-decision differential clean help
+ONCE ?=
+
+.PHONY: demo demo-docker image test check build fmt clippy doc deny architecture bench bench-ca bench-decision differential clean help
 
 help: ## Lists what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -14,6 +16,12 @@ demo: ## Runs a mesh of three services on this machine and sends requests throug
 	@tests/setup.sh demo
 	@$(CARGO) build --locked -p hopguard
 	@target/debug/hopguard demo $(DEMO_FLAGS)
+
+image: ## Builds the images hopguard:local and hopguard-redirect:local
+	@docker/image.sh
+
+demo-docker: image ## The same mesh as containers, from docker-compose.yml (ONCE=1 ends after the story)
+	@examples/docker-compose/story.py $(if $(ONCE),--once)
 
 test: ## Runs every test
 	@tests/setup.sh test

@@ -88,7 +88,7 @@ struct Fetch {
     /// Write the bundle itself to stdout instead of a summary
     #[arg(long, value_enum)]
     format: Option<Format>,
-    /// Also write the SPIFFE bundle document into this file, unless a newer one is in it
+    /// Also write the SPIFFE bundle document into this file, unless a newer one, or one of others, is in it
     #[arg(long, value_name = "FILE")]
     write: Option<PathBuf>,
 }
@@ -98,7 +98,7 @@ struct Verify {
     /// A SPIFFE bundle document, or roots as PEM or DER; `-` reads stdin
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// Its roots must be of this trust domain
+    /// Its roots must be of this trust domain; one that does not say so must be known by its --fingerprint
     #[arg(long, value_name = "TRUST-DOMAIN")]
     trust_domain: Option<String>,
     /// SHA-256 of a root, hexadecimal; the roots must be exactly those that are given
@@ -170,18 +170,17 @@ fn of_workload_api(socket: &str, wanted: Option<&str>, ui: &Ui) -> Result<Bundle
 /// The file is the bootstrap of the next time: it never goes back (S-59).
 fn keep(bundle: &Bundle, file: &std::path::Path, ui: &Ui) -> Result<(), Failure> {
     let bad = |problem: String| Failure::new(format!("`{}`: {problem}", file.display())).exit(Exit::NotHere);
-    if file.exists() {
+    let there = file.try_exists().map_err(|error| bad(error.to_string()))?;
+    if there {
         let before = Bundle::open(file)?;
-        if let (Some(held), Some(new)) = (before.sequence, bundle.sequence)
-            && new < held
-        {
-            let problem = format!(
-                "it holds sequence {held}, and the endpoint serves the older {new}: nothing was written"
-            );
-            return Err(bad(problem)
-                .hint("is a backup served there? remove the file if that is meant")
+        if let Some((problem, hint)) = before.is_followed_by(bundle).err() {
+            return Err(bad(format!("{problem}: nothing was written"))
+                .hint(format!("{hint}; remove the file if that is meant"))
                 .exit(Exit::No));
         }
+    }
+    if bundle.sequence.is_none() {
+        ui.note("note: the endpoint gives no `spiffe_sequence`, so nobody can see whether an older bundle comes back");
     }
     let document = bundle.to_spiffe().map_err(bad)?;
     files::replace(file, 0o644, format!("{document}\n").as_bytes())
@@ -218,14 +217,8 @@ fn check(verify: &Verify, ui: &Ui) -> Result<Exit, Failure> {
     if bundle.is_empty() {
         problems.push("it holds no key that can be used: nobody is trusted with it".to_owned());
     }
-    let foreign = |root: &document::Root| {
-        root.domain
-            .as_ref()
-            .zip(wanted.as_ref())
-            .is_some_and(|(of, wanted)| of != wanted)
-    };
-    if bundle.roots.iter().any(foreign) {
-        problems.push("a root is of another trust domain than the one that was expected".to_owned());
+    if let Some(wanted) = &wanted {
+        problems.extend(bundle.not_of(wanted, !prints.is_empty()));
     }
     let found: BTreeSet<String> = bundle
         .roots

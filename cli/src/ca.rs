@@ -100,13 +100,14 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 fn serve(serve: Serve, ui: &Ui) -> Result<Exit, Failure> {
     let mut config = load(&serve.config.unwrap_or(serve.file))?;
     start_log(&serve.log)?;
-    let (wanted, limit) = (config.limits.descriptors(), raise_descriptors());
+    let (wanted, limit) = (config.descriptors(), raise_descriptors());
     if limit < wanted {
-        config.limits = config.limits.within(limit);
+        config = config.within(limit);
         tracing::warn!(
             connections = config.limits.connections,
             connections_per_uid = config.limits.connections_per_uid,
-            "the process may open {limit} files, and `limits.connections` needs {wanted}: it takes fewer (hint: raise LimitNOFILE)"
+            endpoint_connections = config.endpoint.connections.0,
+            "the process may open {limit} files, and all connections together need {wanted}: it takes fewer (hint: raise LimitNOFILE)"
         );
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use hopguard_sidecar::authn::{ClaimValue, Rejection, VerifiedUser};
+use hopguard_sidecar::authn::{ClaimValue, IssuerOptions, Rejection, VerifiedUser};
 use hopguard_sidecar::config::{self, Mesh};
 use hopguard_sidecar::tools::{self, Answer, Question, Target, TokenFailure};
 use serde_json::{Value, json};
@@ -27,9 +27,11 @@ pub struct Args {
     from: String,
     /// A method, or `connect` for an opaque port
     method: String,
-    /// `SERVICE[:PORT]/PATH`, or `SERVICE[:PORT]` to connect; a service by its name, the last part of it, or a host
+    /// `SERVICE[:PORT]/PATH`, `SERVICE[:PORT]*` for OPTIONS, or `SERVICE[:PORT]` to connect; a service by its name, the last
+    /// part of it, or a host
     target: String,
-    /// The user: a file with the claims of a token as JSON, which nobody needs to have signed
+    /// The user: a file with the claims of a token as JSON, which nobody needs to have signed; what is in it counts (`exp`,
+    /// `nbf`, `aud`, `iss`), what is not is taken as a good token has it
     #[arg(long, value_name = "FILE", conflicts_with = "token")]
     user_claims: Option<PathBuf>,
     /// The issuer of the claims, by its alias [default: the one that their `iss` names]
@@ -41,9 +43,15 @@ pub struct Args {
     /// The keys of the token's issuer, as a JWK Set, instead of asking the issuer for them
     #[arg(long, value_name = "FILE", requires = "token")]
     jwks: Option<PathBuf>,
+    /// The caller proves what the token is bound to (`cnf`): makes the DPoP proof, or shows the certificate
+    #[arg(long)]
+    proven: bool,
     /// A request header; may be repeated
     #[arg(long = "header", value_name = "NAME=VALUE")]
     headers: Vec<String>,
+    /// The host of the request [default: the one that the target is named by, else the first of the service]
+    #[arg(long, value_name = "HOST")]
+    host: Option<String>,
     /// When, as RFC 3339 [default: now]
     #[arg(long, value_name = "TIME")]
     at: Option<String>,
@@ -61,8 +69,19 @@ pub struct Args {
     policies: PathBuf,
 }
 
-const AFTER_HELP: &str = "Example: hopguard can --from orders --user-claims alice.json POST payments/charge\n\
-Exit codes: 0 allowed, 1 denied, 2 usage, 3 a file is wrong.";
+const AFTER_HELP: &str = "\
+Examples: hopguard can --from orders --user-claims alice.json POST payments/charge
+          hopguard can --from web --token token.txt --jwks keys.json GET orders:8080/orders/7
+          hopguard can --from plaintext --tls --header x-region=eu GET web/
+          hopguard can --from web --at 2026-12-31T12:00:00Z GET orders/orders/7
+          hopguard can --from payments connect ledger:5432
+          hopguard can --from web OPTIONS 'orders*'
+where alice.json holds the claims of her token: {\"iss\": \"https://idp.example.org\", \"sub\": \"alice\"}
+
+What a token is bound to is looked at as on a request (`bind`, `cnf`, DPoP). Where the caller would have to prove it, the
+answer says what, and is `denied` unless --proven says that it does.
+
+Exit codes: 0 allowed, 1 denied, 2 usage, 3 a file is wrong, 4 nobody can say here.";
 
 /// Runs the verb.
 pub fn run(args: Args, ui: &Ui) -> Result<Exit, Failure> {
@@ -84,10 +103,12 @@ pub fn run(args: Args, ui: &Ui) -> Result<Exit, Failure> {
         src_ip: args.src_ip.or(address),
         target: &target,
         headers: &headers,
+        host: args.host.as_deref(),
         user: None,
+        proven: args.proven,
         at,
     };
-    let user = match user(&args, &mesh, at, ui)? {
+    let user = match user(&args, &mesh, at)? {
         Proven::User(user) => user,
         Proven::Refused { status, code, detail } => {
             return Ok(answered(
@@ -133,7 +154,7 @@ fn headers(given: &[String]) -> Result<Vec<(String, String)>, Failure> {
         for own in ["host", "authorization"] {
             if name.eq_ignore_ascii_case(own) {
                 return Err(usage(format!(
-                    "`{own}` is not given as a header: use the target, --token or --user-claims"
+                    "`{own}` is not given as a header: use --host, --token or --user-claims"
                 )));
             }
         }
@@ -154,32 +175,22 @@ enum Proven {
     },
 }
 
-fn user(args: &Args, mesh: &Mesh, at: SystemTime, ui: &Ui) -> Result<Proven, Failure> {
+fn user(args: &Args, mesh: &Mesh, at: SystemTime) -> Result<Proven, Failure> {
     let issuers = mesh.issuer_options();
-    if let Some(file) = &args.user_claims {
-        let text = read(file)?;
-        let bad = |what: String| Failure::new(format!("{}: {what}", file.display())).exit(Exit::BadFile);
-        let claims = tools::of_claims(&issuers, args.issuer.as_deref(), text.as_bytes(), at).map_err(bad)?;
-        for refused in &claims.refused {
-            ui.note(format!(
-                "note: a token with these claims would be refused: {refused}"
-            ));
+    let (file, found) = match (&args.user_claims, &args.token) {
+        (Some(file), _) => {
+            let claims = read(file)?;
+            (
+                file,
+                tools::of_claims(&issuers, args.issuer.as_deref(), claims.as_bytes(), at),
+            )
         }
-        return Ok(Proven::User(Some(Box::new(claims.user))));
-    }
-    let Some(file) = &args.token else {
-        return Ok(Proven::User(None));
+        (None, Some(file)) => (file, verified(args, &issuers, file, at)?),
+        (None, None) => return Ok(Proven::User(None)),
     };
-    let token = read(file)?;
-    let keys = args.jwks.as_deref().map(read).transpose()?;
-    let verifying = tools::of_token(&issuers, keys.as_deref().map(str::as_bytes), token.trim(), at);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| {
-            Failure::new(format!("no event loop can be made here: {error}")).exit(Exit::NotHere)
-        })?;
-    Ok(match runtime.block_on(verifying) {
+    let bad =
+        |file: &Path, what: String| Failure::new(format!("{}: {what}", file.display())).exit(Exit::BadFile);
+    Ok(match found {
         Ok(user) => Proven::User(Some(Box::new(user))),
         Err(TokenFailure::Refused(Rejection::Invalid { reason, detail })) => Proven::Refused {
             status: 401,
@@ -187,12 +198,12 @@ fn user(args: &Args, mesh: &Mesh, at: SystemTime, ui: &Ui) -> Result<Proven, Fai
             detail,
         },
         Err(TokenFailure::BadKeys(what)) => {
-            let file = args.jwks.as_deref().unwrap_or(Path::new("-"));
-            return Err(Failure::new(format!("{}: {what}", file.display())).exit(Exit::BadFile));
+            return Err(bad(args.jwks.as_deref().unwrap_or(Path::new("-")), what));
         }
-        Err(failure @ TokenFailure::NotHere(_)) => {
+        Err(TokenFailure::BadClaims(what)) => return Err(bad(file, what)),
+        Err(failure @ (TokenFailure::NotHere(_) | TokenFailure::Opaque(_))) => {
             return Err(Failure::new(failure.to_string())
-                .hint("say what the token tells instead: --user-claims FILE")
+                .hint("say what it tells instead, as JSON with `iss` and `sub`: --user-claims FILE")
                 .exit(Exit::NotHere));
         }
         Err(failure) => Proven::Refused {
@@ -201,6 +212,25 @@ fn user(args: &Args, mesh: &Mesh, at: SystemTime, ui: &Ui) -> Result<Proven, Fai
             detail: failure.to_string(),
         },
     })
+}
+
+/// The user of a token, by the keys that were given, or those that its issuer publishes.
+fn verified(
+    args: &Args,
+    issuers: &[IssuerOptions],
+    file: &Path,
+    at: SystemTime,
+) -> Result<Result<VerifiedUser, TokenFailure>, Failure> {
+    let token = read(file)?;
+    let keys = args.jwks.as_deref().map(read).transpose()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| {
+            Failure::new(format!("no event loop can be made here: {error}")).exit(Exit::NotHere)
+        })?;
+    let verifying = tools::of_token(issuers, keys.as_deref().map(str::as_bytes), token.trim(), at);
+    Ok(runtime.block_on(verifying))
 }
 
 /// The largest file that a token, claims or keys stand in.
@@ -259,6 +289,12 @@ fn answered(answer: &Answer, user: Option<&VerifiedUser>, ui: &Ui) -> Exit {
     }
     if let Some(refused) = &answer.refused {
         explain::fact(ui, "detail", &refused.detail);
+    }
+    for needed in &answer.needs {
+        explain::fact(ui, "needs", needed);
+    }
+    for note in &answer.notes {
+        ui.line(format!("  {} {note}", ui.paint("33", "note:")));
     }
     explain::hint(&answer.hint, ui);
     exit

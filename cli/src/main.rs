@@ -11,9 +11,9 @@ mod doctor;
 mod entry;
 mod explain;
 mod health;
-mod hold;
 mod inject;
 mod iptables;
+mod pause;
 mod policy;
 mod process;
 mod run;
@@ -90,8 +90,8 @@ enum Verb {
     Wait(wait::Args),
     /// Run a command when the sidecar is ready, pass signals on, and end with its exit code
     Run(run::Args),
-    /// Hold a container's network for others to join, until told to end
-    Hold(hold::Args),
+    /// Do nothing until told to end: holds the network of a pod for the containers that join it
+    Pause(pause::Args),
     /// Look for what keeps hopguard from working here
     Doctor(doctor::Args),
     /// Print the completions of this command line for a shell
@@ -126,7 +126,6 @@ fn run(verb: Verb, ui: &Ui) -> Result<u8, Failure> {
         Verb::Iptables(args) => iptables::run(args, ui),
         Verb::Inject(args) => inject::run(&args, ui),
         Verb::Uninject(args) => inject::run_out(&args, ui),
-        Verb::Hold(args) => hold::run(&args, ui),
         Verb::Svid(args) => svid::run(args, ui),
         Verb::Bundle(args) => bundle::run(args, ui),
         Verb::Token(args) => token::run(args, ui),
@@ -134,6 +133,7 @@ fn run(verb: Verb, ui: &Ui) -> Result<u8, Failure> {
         Verb::Can(args) => can::run(args, ui),
         Verb::Explain(args) => explain::run(args, ui),
         Verb::Config(args) => config::run(args, ui),
+        Verb::Pause(args) => pause::run(&args),
         Verb::Wait(args) => wait::run(&args, ui),
         Verb::Demo(args) => demo::run(args, ui),
         Verb::Doctor(args) => doctor::run(args, ui),

@@ -47,6 +47,9 @@ enum Action {
     /// Exit code 0: every test passed; 1: one failed, or too few policies decided a test; 3: a file is wrong.
     Test(test::Args),
     /// Bring policy files into one form; nothing changes but blanks and line breaks
+    ///
+    /// With `-o json` the result is the list of files that changed; with --check, or when a file is wrong, a list as that of
+    /// `policy check`.
     Fmt(fmt::Args),
     /// Print what other programs need to reason about the policies: services, workloads, groups, routes, roles, ports
     Facts {

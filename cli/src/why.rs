@@ -1,6 +1,7 @@
 //! `hopguard why`: a PID enters; what the authority finds about the process leaves, with each entry and the first thing
 //! that it misses.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 
 use hopguard_ca::admin::Request;
@@ -8,7 +9,7 @@ use serde_json::Value;
 
 use crate::authority::{self, ask, is, joined, list, number, text};
 use crate::explain::{fact, hint};
-use crate::ui::{Exit, Failure, Ui};
+use crate::ui::{Exit, Failure, Ui, printable};
 
 /// How many entries that do not match are told.
 const MOST: usize = 20;
@@ -69,7 +70,7 @@ fn print(told: &Value, ui: &Ui) {
                     false => ("32", "granted"),
                 };
                 let word = ui.paint(color, word);
-                ui.line(format!("{word}: {}{default}", text(grant, "spiffe_id")));
+                ui.line(format!("{word}: {}{default}", shown(grant, "spiffe_id")));
             }
         }
     }
@@ -79,18 +80,18 @@ fn print(told: &Value, ui: &Ui) {
         .filter(|one| text(one, "name") != "socket")
     {
         let value = match text(one, "state") {
-            "proven" => text(one, "value").to_owned(),
-            "absent" => format!("none: {}", text(one, "reason")),
-            _ => format!("{}: {}", ui.paint("33", "not proven"), text(one, "reason")),
+            "proven" => shown(one, "value").into_owned(),
+            "absent" => format!("none: {}", shown(one, "reason")),
+            _ => format!("{}: {}", ui.paint("33", "not proven"), shown(one, "reason")),
         };
-        fact(ui, text(one, "name"), &value);
+        fact(ui, &shown(one, "name"), &value);
     }
     considered(told, ui);
     let near = nearest(told);
     match (grants, near.first()) {
         ([], Some(near)) => {
             let line = number(near, "line");
-            let (condition, found) = (text(near, "condition"), text(near, "found"));
+            let (condition, found) = (shown(near, "condition"), shown(near, "found"));
             hint(
                 &format!("the nearest entry, line {line}, asks for {condition}; found: {found}"),
                 ui,
@@ -104,8 +105,13 @@ fn print(told: &Value, ui: &Ui) {
     }
 }
 
+/// A text of the answer on one line: paths, arguments and labels of a process say what its owner likes.
+fn shown<'a>(value: &'a Value, key: &str) -> Cow<'a, str> {
+    printable(text(value, key))
+}
+
 fn connections(told: &Value, ui: &Ui) {
-    let (pid, socket) = (number(told, "pid"), text(told, "socket"));
+    let (pid, socket) = (number(told, "pid"), shown(told, "socket"));
     match list(told, "connected") {
         [] => fact(
             ui,
@@ -116,11 +122,15 @@ fn connections(told: &Value, ui: &Ui) {
             fact(ui, "process", &format!("{pid}, as by socket {socket}"));
             for one in open {
                 let has = joined(one, "has");
-                let has = if has.is_empty() { "nothing yet" } else { &has };
+                let has = if has.is_empty() {
+                    "nothing yet".into()
+                } else {
+                    printable(&has)
+                };
                 fact(
                     ui,
                     "stream",
-                    &format!("open at socket {}, has {has}", text(one, "socket")),
+                    &format!("open at socket {}, has {has}", shown(one, "socket")),
                 );
             }
         }
@@ -138,11 +148,11 @@ fn nearest(told: &Value) -> Vec<&Value> {
 }
 
 fn considered(told: &Value, ui: &Ui) {
-    let file = text(told, "file");
+    let file = shown(told, "file");
     let place = |entry: &Value| {
         format!(
             "{} ({file}:{})",
-            ui.paint("1", text(entry, "spiffe_id")),
+            ui.paint("1", &shown(entry, "spiffe_id")),
             number(entry, "line")
         )
     };
@@ -158,7 +168,7 @@ fn considered(told: &Value, ui: &Ui) {
         ui.line(format!(
             "  entry {} grants {}{again}",
             place(entry),
-            text(entry, "grants")
+            shown(entry, "grants")
         ));
     }
     let missed = nearest(told);
@@ -166,11 +176,11 @@ fn considered(told: &Value, ui: &Ui) {
         let refused = text(entry, "outcome") == "refused";
         let verdict = if refused { "is refused" } else { "does not match" };
         ui.line(format!("  entry {} {verdict}", place(entry)));
-        let (mark, found) = match (refused, text(entry, "reason")) {
-            (true, reason) => (ui.paint("33", "!"), reason.to_owned()),
-            (false, _) => (ui.paint("31", "-"), format!("found {}", text(entry, "found"))),
+        let (mark, found) = match refused {
+            true => (ui.paint("33", "!"), shown(entry, "reason").into_owned()),
+            false => (ui.paint("31", "-"), format!("found {}", shown(entry, "found"))),
         };
-        ui.line(format!("    {mark} {}  <- {found}", text(entry, "condition")));
+        ui.line(format!("    {mark} {}  <- {found}", shown(entry, "condition")));
     }
     if missed.len() > MOST {
         ui.line(format!(

@@ -17,6 +17,27 @@
 //!
 //! `flow` alone knows the order. Which room may use which is held by `tests/tests/architecture.rs`.
 
+/// The labels of a type: its `label()` answers one of them, and tests can go through all of them. A variant without one
+/// does not compile. `else` is for a variant that carries the label of another part.
+macro_rules! labels {
+    ($type:ident { $($pattern:pat => $label:literal,)+ } $(else { $other:pat => $carried:expr })?) => {
+        impl $type {
+            /// A stable label for records and metrics.
+            #[must_use]
+            pub fn label(&self) -> &'static str {
+                match self {
+                    $($pattern => $label,)+
+                    $($other => $carried,)?
+                }
+            }
+
+            /// All that `label` answers by itself.
+            #[cfg(test)]
+            pub(crate) const LABELS: &'static [&'static str] = &[$($label),+];
+        }
+    };
+}
+
 pub mod admin;
 pub mod assertion;
 pub mod authn;

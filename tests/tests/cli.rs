@@ -217,6 +217,32 @@ fn a_pod_whose_first_process_is_killed_ends_the_demo() {
     assert!(said.contains("the pod `orders` has ended"), "{said}");
 }
 
+/// Started by a service, or with `&` from a script: there is no input, and so nobody who could close it.
+#[test]
+fn a_demo_without_an_input_stays_until_it_is_told_to_end() {
+    let name = format!("noinput-{}", std::process::id());
+    let child = hopguard()
+        .args(["demo", "up", "--name", &name])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut demo = Guard(child);
+    let mut line = String::new();
+    let mut stdout = BufReader::new(demo.0.stdout.take().unwrap());
+    stdout.read_line(&mut line).unwrap();
+    assert!(line.contains("\"ready\":true"), "{line}");
+    let running = run(&["demo", "ctl", "--name", &name]);
+    assert!(running.status.success(), "{}", err(&running));
+    let pid = i32::try_from(demo.0.id()).unwrap();
+    kill(Pid::from_raw(pid), Signal::SIGTERM).unwrap();
+    let status = eventually(PATIENCE, || match demo.0.try_wait() {
+        Ok(Some(status)) => Ok(status),
+        _ => Err("the demo did not end"),
+    });
+    assert_eq!(status.unwrap().code(), Some(0));
+}
+
 // --- a result that cannot be written --------------------------------------------------------------------------------
 
 /// Command lines that print something and succeed.
@@ -322,7 +348,6 @@ fn a_wrong_command_line_ends_with_2_and_a_wrong_file_with_3() {
         (2, words(&[])),
         (2, words(&["completions", "tcsh"])),
         (2, words(&["demo", "--name", "a b"])),
-        (2, words(&["demo", "up"])),
         (2, with(&["--name", "a/b"])),
         (2, with(&["--set", "mesh"])),
         (2, with(&["--set", "mash:a=1"])),

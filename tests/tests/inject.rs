@@ -4,13 +4,12 @@
 #![cfg(test)]
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use hopguard_tests::{Guard, hopguard_bin, output_within};
+use hopguard_tests::{Guard, eventually, hopguard_bin, output_within};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -468,21 +467,24 @@ fn a_holder_holds_until_it_is_told_to_end_and_never_twice() {
     let dir = tempfile::tempdir().unwrap();
     let mut child = Guard(
         Command::new(hopguard_bin())
-            .args(["hold", "--once", "held"])
+            .args(["pause", "--once", "held"])
             .current_dir(dir.path())
-            .stderr(Stdio::piped())
             .spawn()
             .unwrap(),
     );
-    let mut line = String::new();
-    BufReader::new(child.0.stderr.take().unwrap())
-        .read_line(&mut line)
-        .unwrap();
-    assert_eq!(line, "holding\n");
+    // Its signals wait by then.
+    eventually(PATIENCE, || {
+        if dir.path().join("held").exists() {
+            Ok(())
+        } else {
+            Err("it has not begun")
+        }
+    })
+    .unwrap();
     assert!(child.0.try_wait().unwrap().is_none());
     kill(Pid::from_raw(child.0.id().cast_signed()), Signal::SIGTERM).unwrap();
     assert_eq!(child.0.wait().unwrap().code(), Some(0));
-    let again = run(dir.path(), &["hold", "--once", "held"]);
+    let again = run(dir.path(), &["pause", "--once", "held"]);
     assert_eq!(again.status.code(), Some(1));
     assert!(err(&again).contains("started before"), "{}", err(&again));
 }

@@ -163,6 +163,25 @@ fn a_folder_is_brought_into_form_once() {
         policies,
         "checking changes nothing"
     );
+    // For programs, as `policy check` says what is wrong.
+    let output = run(&["-o", "json", "policy", "fmt", "--check"], dir.path());
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    let told = json(&output);
+    let line = policies.lines().position(|line| line.starts_with("permit("));
+    assert_eq!(
+        (
+            &told[0]["severity"],
+            &told[0]["message"],
+            told[0]["line"].as_u64()
+        ),
+        (
+            &"error".into(),
+            &"not in form".into(),
+            line.map(|at| at as u64 + 1)
+        ),
+        "{told}"
+    );
+    assert!(output.stderr.is_empty(), "{}", text(&output));
     assert_eq!(run(&["policy", "fmt"], dir.path()).status.code(), Some(0));
     let formatted = fs::read_to_string(&messy).unwrap();
     assert!(

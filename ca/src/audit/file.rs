@@ -1,19 +1,16 @@
 //! Where the lines go: a file that is only appended to and that one process at a time writes, or standard error. A batch
 //! is there whole or not at all. What a crash left half is removed, because nobody was told that it was written; a log
-//! that ends before it should is told loudly and goes on behind the gap.
+//! that ends before it should, or is another one, is told loudly and goes on behind the gap.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, OFlags};
 
-use super::chain::Head;
+use super::chain::{Head, MAX_LINE, Trace};
 use super::{AuditError, Event, Target, chain};
-
-/// Longer than any line of ours.
-const MAX_LINE: u64 = 64 << 10;
 
 pub struct Sink {
     target: Target,
@@ -40,6 +37,11 @@ pub fn stored_head(path: &Path) -> Option<Head> {
     Some(head)
 }
 
+/// Nothing was noted before the first record.
+fn head_is_known(head: &Head) -> bool {
+    *head != Head::default()
+}
+
 impl Sink {
     pub fn open(target: Target, head: &Path) -> Result<Self, AuditError> {
         let failed = |path: &Path, message: String| AuditError::File {
@@ -63,8 +65,17 @@ impl Sink {
         };
         if let Target::File(path) = &sink.target {
             let (file, last) = open(path).map_err(|message| failed(path, message))?;
+            // Through a second descriptor: ours is at its end.
+            let trace = match last {
+                Some(last) if head_is_known(&stored) && last != stored && last.seq >= stored.seq => {
+                    let log = File::open(path).map_err(|error| failed(path, error.to_string()))?;
+                    chain::trace(BufReader::new(log), &stored)
+                        .map_err(|error| failed(path, error.to_string()))?
+                }
+                _ => Trace::Found,
+            };
             sink.file = Some(file);
-            sink.go_on(last);
+            sink.go_on(last, trace);
         }
         Ok(sink)
     }
@@ -82,27 +93,60 @@ impl Sink {
         }
     }
 
-    /// Goes on after the last line of the file, unless we know of later ones.
-    fn go_on(&mut self, last: Option<Head>) {
-        match last {
-            Some(last) if last.seq >= self.head.seq => self.head = last,
-            Some(last) => {
+    /// Goes on after the last line of the file, unless we know of later ones, or it is not the log that we wrote. What was
+    /// done to it is its next record, in a chain that goes on from what we know: so it is found there for ever.
+    fn go_on(&mut self, last: Option<Head>, trace: Trace) {
+        // Empty: it was moved away while we did not run, or it is the first one.
+        let Some(last) = last else { return };
+        let known = self.head.seq;
+        if last.seq < known {
+            tracing::error!(
+                last = last.seq,
+                known,
+                "the audit log ends before its last record: its end was cut off"
+            );
+            self.tell(
+                "cut",
+                &format!(
+                    "the log ended at record {}, and record {known} had been written",
+                    last.seq
+                ),
+            );
+            return;
+        }
+        match trace {
+            Trace::Found => self.head = last,
+            Trace::Other => {
+                tracing::error!(
+                    known,
+                    "the audit log has another record where its last one was: it was changed or exchanged"
+                );
+                self.tell(
+                    "changed",
+                    &format!("record {known} of the log was not the one that had been written"),
+                );
+            }
+            // As after restoring an older state: nothing speaks against the log, and nothing for it.
+            Trace::Missing => {
                 tracing::error!(
                     last = last.seq,
-                    known = self.head.seq,
-                    "the audit log ends before its last record: its end was cut off"
+                    known,
+                    "the audit log does not hold the record that was noted last: it was exchanged, or the state is an older one"
                 );
-                let cut = Event::new("audit", "cut").because(&format!(
-                    "the log ended at record {}, and record {} had been written",
-                    last.seq, self.head.seq
+                self.head = last;
+                self.tell("changed", &format!(
+                    "the log ended at record {}, and did not hold record {known}, the last that had been noted",
+                    last.seq
                 ));
-                let members = chain::members(&cut, std::time::SystemTime::now());
-                if let Err(error) = self.write(&[&members]) {
-                    tracing::error!(%error, "the audit log cannot be written");
-                }
             }
-            // Empty: it was moved away while we did not run, or it is the first one.
-            None => {}
+        }
+    }
+
+    fn tell(&mut self, outcome: &'static str, reason: &str) {
+        let event = Event::new("audit", outcome).because(&reason);
+        let members = chain::members(&event, std::time::SystemTime::now());
+        if let Err(error) = self.write(&[&members]) {
+            tracing::error!(%error, "the audit log cannot be written");
         }
     }
 
@@ -174,10 +218,12 @@ fn open(path: &PathBuf) -> Result<(File, Option<Head>), String> {
         Err(errno) => return Err(errno.to_string()),
     }
     let last = last(&mut file, found.len()).map_err(|error| error.to_string())?;
-    if last.is_none() && file.metadata().map_err(|error| error.to_string())?.len() > 0 {
-        return Err("what is in it is no audit log".to_owned());
-    }
     Ok((file, last))
+}
+
+/// What comes of a file that is none of ours: it stays as it is.
+fn no_log() -> std::io::Error {
+    std::io::Error::other("what is in it is no audit log, and stays as it is")
 }
 
 fn last(file: &mut File, length: u64) -> std::io::Result<Option<Head>> {
@@ -189,10 +235,31 @@ fn last(file: &mut File, length: u64) -> std::io::Result<Option<Head>> {
         .iter()
         .rposition(|byte| *byte == b'\n')
         .map_or(0, |at| at + 1);
-    if whole < tail.len() {
+    let lines = tail.get(..whole.saturating_sub(1)).unwrap_or_default();
+    let last = lines.rsplit(|byte| *byte == b'\n').next().and_then(Head::after);
+    let half = tail.get(whole..).unwrap_or_default();
+    // Nothing is taken off before it is known whose it is.
+    if (whole > 0 || start > 0) && last.is_none() {
+        return Err(no_log());
+    }
+    if !half.is_empty() {
+        if !is_half(half, last.as_ref()) {
+            return Err(no_log());
+        }
         tracing::warn!("half a record at the end of the audit log, as a crash leaves it, is removed");
         file.set_len(start + whole as u64)?;
     }
-    let lines = tail.get(..whole.saturating_sub(1)).unwrap_or_default();
-    Ok(lines.rsplit(|byte| *byte == b'\n').next().and_then(Head::after))
+    Ok(last)
+}
+
+/// Whether this is the beginning of the record after `last`. A crash of the machine may leave zeros behind it.
+fn is_half(half: &[u8], last: Option<&Head>) -> bool {
+    let begins = match last {
+        Some(last) => format!("{{\"seq\":{},\"prev\":\"", last.seq.saturating_add(1)),
+        None => "{\"seq\":".to_owned(),
+    };
+    let begins = begins.as_bytes();
+    let zeros = half.iter().rev().take_while(|byte| **byte == 0).count();
+    let half = half.get(..half.len() - zeros).unwrap_or_default();
+    half.starts_with(begins) || begins.starts_with(half)
 }

@@ -101,21 +101,17 @@ impl Event {
 
     /// The same with a reason, cut where it is too long.
     pub fn because(mut self, reason: &dyn std::fmt::Display) -> Self {
-        self.reason = Some(cut(reason.to_string()));
+        self.reason = Some(cut(&reason.to_string()));
         self
     }
 }
 
-fn cut(mut text: String) -> String {
-    if text.len() > MAX_TEXT {
-        let mut end = MAX_TEXT;
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        text.truncate(end);
-        text.push('…');
+fn cut(text: &str) -> String {
+    if text.len() <= MAX_TEXT {
+        return text.to_owned();
     }
-    text
+    let start = text.get(..text.floor_char_boundary(MAX_TEXT)).unwrap_or_default();
+    format!("{start}…")
 }
 
 /// Why a record is not on the disk.

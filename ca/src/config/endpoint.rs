@@ -43,6 +43,7 @@ impl Reader<'_> {
         let options = Options {
             bundle: bundle.and_then(|raw| self.bundle_endpoint(raw, domain)),
             openid: openid.and_then(|raw| self.openid(raw.get_ref())),
+            ..Options::default()
         };
         if let (Some(at), Some(openid)) = (openid, &options.openid) {
             let served = options.bundle.as_ref().map(|bundle| &bundle.profile);

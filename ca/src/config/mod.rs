@@ -69,6 +69,28 @@ impl Config {
         }
     }
 
+    /// The descriptors that all connections need which may be open at once.
+    pub fn descriptors(&self) -> u64 {
+        self.limits.descriptors() + self.endpoint.descriptors()
+    }
+
+    /// The same within so many descriptors: who comes when there are none left is refused, instead of keeping all others
+    /// out. The endpoint, which is for everybody, gets a quarter at the most, so that workloads are served whoever comes.
+    #[must_use]
+    pub fn within(self, descriptors: u64) -> Self {
+        if self.descriptors() <= descriptors {
+            return self;
+        }
+        let endpoint = self.endpoint.within(descriptors / 4);
+        Self {
+            limits: self
+                .limits
+                .within(descriptors.saturating_sub(endpoint.descriptors())),
+            endpoint,
+            ..self
+        }
+    }
+
     /// The `iss` of JWT-SVIDs, if they have one.
     pub fn issuer(&self) -> Option<String> {
         self.endpoint.openid.as_ref().map(|openid| openid.issuer.clone())

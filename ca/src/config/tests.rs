@@ -376,3 +376,21 @@ fn a_socket_is_a_path_and_its_place_is_checked_where_it_will_be() {
         );
     }
 }
+
+#[test]
+fn all_connections_fit_into_what_the_process_may_open() {
+    let plain = "[openid]\nissuer = \"https://id.test\"\nlisten = \"127.0.0.1:8080\"\n";
+    let config = parse_text(&format!("{GOOD}{SPIFFE}\n{plain}")).unwrap();
+    let without = parse_text(GOOD).unwrap();
+    assert_eq!(config.descriptors(), without.descriptors() + 2 * 512);
+    let all = config.descriptors();
+    assert_eq!(config.clone().within(all), config);
+    for few in [1024, 2048, all - 1] {
+        let fits = config.clone().within(few);
+        assert!(fits.descriptors() <= few, "{few}: {}", fits.descriptors());
+        assert!(fits.endpoint.descriptors() <= few / 4);
+        assert!(fits.limits.connections >= 256, "{few}");
+    }
+    let none = config.within(0);
+    assert_eq!((none.limits.connections, none.endpoint.connections.0), (1, 1));
+}

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use arc_swap::ArcSwap;
+use arc_swap::ArcSwapOption;
 use rustix::io::Errno;
 use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
@@ -40,18 +40,18 @@ const SHORT: [i32; 3] = [
 
 /// What is shown now.
 #[derive(Debug)]
-pub struct Shown(ArcSwap<CertifiedKey>);
+pub struct Shown(ArcSwapOption<CertifiedKey>);
 
 impl ResolvesServerCert for Shown {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.0.load_full())
+        self.0.load_full()
     }
 }
 
 impl Shown {
-    /// Shows this.
-    pub fn new(first: CertifiedKey) -> Arc<Self> {
-        Arc::new(Self(ArcSwap::from_pointee(first)))
+    /// Shows this; without one every handshake fails.
+    pub fn new(first: Option<CertifiedKey>) -> Arc<Self> {
+        Arc::new(Self(ArcSwapOption::from_pointee(first)))
     }
 
     /// TLS 1.2 and 1.3 with the suites of Mozilla's intermediate profile, which are those of the provider (S-64). Nobody is
@@ -76,35 +76,56 @@ impl Shown {
         }
     }
 
-    /// Renews the endpoint's own SVID at half life, and whenever the roots change, until it is dropped.
-    pub async fn renew(self: Arc<Self>, id: SpiffeId, issuer: Arc<dyn Issuer>, mut until: SystemTime) {
+    /// Renews the endpoint's own SVID at half life, and whenever the roots are no more those that it was issued under,
+    /// until it is dropped.
+    pub async fn renew(self: Arc<Self>, id: SpiffeId, issuer: Arc<dyn Issuer>, mut current: Validity) {
         let mut trust = issuer.trust();
-        let mut roots = trust.borrow_and_update().roots.clone();
+        let mut failed = false;
         loop {
-            let wait = until.duration_since(SystemTime::now()).unwrap_or_default();
-            tokio::select! {
-                () = tokio::time::sleep(wait) => {}
-                changed = trust.changed() => {
-                    if changed.is_err() {
-                        return;
-                    }
-                    if trust.borrow_and_update().roots == roots {
-                        continue;
+            let turned = trust.borrow_and_update().roots != current.roots;
+            if failed || !turned {
+                let wait = current.until.duration_since(SystemTime::now());
+                tokio::select! {
+                    () = tokio::time::sleep(wait.unwrap_or_default()) => {}
+                    changed = trust.changed() => {
+                        if changed.is_err() {
+                            return;
+                        }
+                        if trust.borrow().roots == current.roots {
+                            continue;
+                        }
                     }
                 }
             }
             match own(&id, issuer.as_ref(), SystemTime::now()).await {
-                Ok((key, renewal)) => {
-                    self.0.store(Arc::new(key));
-                    roots.clone_from(&trust.borrow().roots);
-                    until = renewal;
+                Ok((key, validity)) => {
+                    self.0.store(Some(Arc::new(key)));
+                    (current, failed) = (validity, false);
                     tracing::debug!(%id, "the bundle endpoint renewed its SVID");
                 }
                 Err(error) => {
-                    tracing::error!(%error, "the bundle endpoint's SVID could not be renewed; the one before stays");
-                    until = SystemTime::now() + AGAIN;
+                    tracing::error!(%error, "the bundle endpoint's SVID could not be renewed; the one before stays, if there is one");
+                    (current.until, failed) = (SystemTime::now() + AGAIN, true);
                 }
             }
+        }
+    }
+}
+
+/// How long the endpoint's own SVID is good.
+pub struct Validity {
+    /// When it is renewed.
+    until: SystemTime,
+    /// The roots that were published before it was issued.
+    roots: Vec<CertificateDer<'static>>,
+}
+
+impl Validity {
+    /// There is none yet: one is issued at once.
+    pub const fn none(now: SystemTime) -> Self {
+        Self {
+            until: now,
+            roots: Vec::new(),
         }
     }
 }
@@ -156,16 +177,18 @@ impl Follower {
             return Looked::Same;
         }
         if let Err(error @ EndpointError::Shortage { .. }) = &read {
-            tracing::warn!(%error, "the bundle endpoint's certificate is read again later; the one before stays");
+            tracing::warn!(%error, "the bundle endpoint's certificate is read again later; the one before stays, if there is one");
             return Looked::Later;
         }
         self.taken = Some(now);
-        if read.as_ref().is_ok_and(|key| key.cert == shown.0.load().cert) {
+        let before = shown.0.load();
+        let same = |key: &CertifiedKey| before.as_ref().is_some_and(|before| before.cert == key.cert);
+        if read.as_ref().is_ok_and(same) {
             return Looked::Same;
         }
         match read.and_then(|key| living(key, &self.files, SystemTime::now())) {
             Ok(key) => {
-                shown.0.store(Arc::new(key));
+                shown.0.store(Some(Arc::new(key)));
                 let file = self.files.certificate.display();
                 tracing::info!(%file, "the bundle endpoint shows its new certificate");
                 Looked::Taken
@@ -186,16 +209,19 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
-/// An SVID for the endpoint itself, and when to renew it.
+/// An SVID for the endpoint itself, and how long it is good.
 pub async fn own(
     id: &SpiffeId,
     issuer: &dyn Issuer,
     now: SystemTime,
-) -> Result<(CertifiedKey, SystemTime), EndpointError> {
+) -> Result<(CertifiedKey, Validity), EndpointError> {
+    // Before it is issued: a root that goes while it is, and with it whoever signed, is a change.
+    let roots = issuer.trust().borrow().roots.clone();
     let svid = issuer.issue(id, now).await?;
     let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(svid.key.to_vec()));
     let certified = CertifiedKey::from_der(svid.chain.clone(), key, &provider())?;
-    Ok((certified, rotate_at(svid.issued_at, svid.not_after, 0.0)))
+    let until = rotate_at(svid.issued_at, svid.not_after, 0.0);
+    Ok((certified, Validity { until, roots }))
 }
 
 /// Reads the files of a server certificate.
@@ -267,20 +293,31 @@ fn bytes(file: &Path) -> Result<Zeroizing<Vec<u8>>, EndpointError> {
     std::fs::read(file).map(Zeroizing::new).map_err(io)
 }
 
-/// What tells one state of the files from another: device, inode, size and time of each, behind its links.
-type Look = [Option<(u64, u64, u64, i64, i64)>; 2];
+/// What tells one state of a file from another, behind its links. Its owner sets the time of its contents at will, and
+/// the one of its change never.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct State {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+/// Both files.
+type Look = [Option<State>; 2];
 
 async fn look(files: &WebFiles) -> Look {
     let files = files.clone();
     let one = |file: &Path| {
         let found = std::fs::metadata(file).ok()?;
-        Some((
-            found.dev(),
-            found.ino(),
-            found.size(),
-            found.mtime(),
-            found.mtime_nsec(),
-        ))
+        Some(State {
+            device: found.dev(),
+            inode: found.ino(),
+            size: found.size(),
+            modified: (found.mtime(), found.mtime_nsec()),
+            changed: (found.ctime(), found.ctime_nsec()),
+        })
     };
     spawn_blocking(move || [one(&files.certificate), one(&files.key)])
         .await

@@ -34,6 +34,40 @@ pub struct Options {
     pub bundle: Option<BundleEndpoint>,
     /// The OpenID documents.
     pub openid: Option<OpenId>,
+    /// How many connections each listener takes at once.
+    pub connections: Connections,
+}
+
+/// How many connections a listener takes at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connections(pub u32);
+
+impl Default for Connections {
+    fn default() -> Self {
+        Self(turnstile::CONNECTIONS)
+    }
+}
+
+impl Options {
+    fn listeners(&self) -> u32 {
+        let plain = self.openid.as_ref().and_then(|openid| openid.plain.as_ref());
+        u32::from(self.bundle.is_some()) + u32::from(plain.is_some())
+    }
+
+    /// The descriptors that all connections need.
+    pub fn descriptors(&self) -> u64 {
+        u64::from(self.listeners()) * u64::from(self.connections.0)
+    }
+
+    /// The same within so many descriptors, but with one connection for each listener at the least.
+    pub fn within(&self, descriptors: u64) -> Self {
+        let most = descriptors / u64::from(self.listeners().max(1));
+        let most = u32::try_from(most).unwrap_or(u32::MAX).max(1);
+        Self {
+            connections: Connections(self.connections.0.min(most)),
+            ..self.clone()
+        }
+    }
 }
 
 /// The bundle endpoint.

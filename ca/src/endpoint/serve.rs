@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use spiffe::SpiffeId;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -20,10 +21,10 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
-use super::certificate::{self, Shown};
+use super::certificate::{self, Shown, Validity};
 use super::site::{Plan, Site};
-use super::turnstile::Turnstile;
-use super::{EndpointError, OpenId, Options, Plain, Profile};
+use super::turnstile::{Turnstile, Who};
+use super::{EndpointError, OpenId, Options, Plain, Profile, WebFiles};
 use crate::authority::Trust;
 use crate::workload::{Bound, Issuer, Socket};
 
@@ -50,6 +51,8 @@ struct Door {
     tls: Option<TlsAcceptor>,
     plan: Plan,
     site: Arc<ArcSwap<Site>>,
+    /// Connections at once.
+    places: u32,
 }
 
 enum Listener {
@@ -60,8 +63,15 @@ enum Listener {
 /// Who keeps the certificate current.
 struct Keeper {
     shown: Arc<Shown>,
-    profile: Profile,
-    renewal: SystemTime,
+    kept: Kept,
+}
+
+/// What its certificate is kept by.
+enum Kept {
+    /// Files that are looked at.
+    Files(WebFiles),
+    /// An SVID of our own that is renewed.
+    Own(SpiffeId, Validity),
 }
 
 impl Endpoint {
@@ -71,6 +81,7 @@ impl Endpoint {
     /// [`EndpointError`].
     pub async fn bind(options: &Options, issuer: Arc<dyn Issuer>) -> Result<Self, EndpointError> {
         let trust = issuer.trust().borrow().clone();
+        let room = (&*trust, options.connections.0);
         let mut endpoint = Self {
             doors: Vec::new(),
             places: Vec::new(),
@@ -84,7 +95,7 @@ impl Endpoint {
             let plan = Plan::of_tls(bundle, options.openid.as_ref());
             let (listener, bound) = tcp(bundle.listen).await?;
             endpoint.places.push(format!("https://{bound}{}", bundle.path));
-            endpoint.doors.push(Door::new(listener, Some(tls), plan, &trust)?);
+            endpoint.doors.push(Door::new(listener, Some(tls), plan, room)?);
         }
         if let Some(
             openid @ OpenId {
@@ -107,7 +118,7 @@ impl Endpoint {
             };
             endpoint
                 .doors
-                .push(Door::new(listener, None, Plan::of_plain(openid), &trust)?);
+                .push(Door::new(listener, None, Plan::of_plain(openid), room)?);
         }
         Ok(endpoint)
     }
@@ -126,15 +137,10 @@ impl Endpoint {
             work.spawn(door.serve());
         }
         work.spawn(refresh(shelves, self.issuer.trust()));
-        if let Some(Keeper {
-            shown,
-            profile,
-            renewal,
-        }) = self.keeper
-        {
-            match profile {
-                Profile::Web(files) => work.spawn(shown.follow(files)),
-                Profile::Spiffe(id) => work.spawn(shown.renew(id, self.issuer, renewal)),
+        if let Some(Keeper { shown, kept }) = self.keeper {
+            match kept {
+                Kept::Files(files) => work.spawn(shown.follow(files)),
+                Kept::Own(id, validity) => work.spawn(shown.renew(id, self.issuer, validity)),
             };
         }
         // The answer holds a lock, and what comes waits.
@@ -145,21 +151,28 @@ impl Endpoint {
 
 impl Keeper {
     async fn new(profile: &Profile, issuer: &dyn Issuer, now: SystemTime) -> Result<Self, EndpointError> {
-        let (first, renewal) = match profile {
+        let (first, kept) = match profile {
             Profile::Web(files) => {
                 let key = certificate::read(files)?;
                 if certificate::ends(&key).is_none_or(|end| end <= now) {
                     let file = files.certificate.display();
                     tracing::warn!(%file, "the bundle endpoint's certificate has ended: clients will refuse it");
                 }
-                (key, now)
+                (Some(key), Kept::Files(files.clone()))
             }
-            Profile::Spiffe(id) => certificate::own(id, issuer, now).await?,
+            Profile::Spiffe(id) => match certificate::own(id, issuer, now).await {
+                Ok((key, validity)) => (Some(key), Kept::Own(id.clone(), validity)),
+                // The authority must come up all the same: by it revocations reach workloads.
+                Err(error @ EndpointError::Issue(_)) => {
+                    tracing::error!(%id, %error, "the bundle endpoint has no SVID: nobody can fetch the bundle until it has one");
+                    (None, Kept::Own(id.clone(), Validity::none(now)))
+                }
+                Err(other) => return Err(other),
+            },
         };
         Ok(Self {
             shown: Shown::new(first),
-            profile: profile.clone(),
-            renewal,
+            kept,
         })
     }
 }
@@ -204,7 +217,7 @@ impl Door {
         listener: Listener,
         tls: Option<TlsAcceptor>,
         plan: Plan,
-        trust: &Trust,
+        (trust, places): (&Trust, u32),
     ) -> Result<Self, EndpointError> {
         let site = Arc::new(ArcSwap::from_pointee(plan.site(trust)?));
         Ok(Self {
@@ -212,11 +225,12 @@ impl Door {
             tls,
             plan,
             site,
+            places,
         })
     }
 
     async fn serve(self) {
-        let turnstile = Arc::new(Turnstile::default());
+        let turnstile = Turnstile::new(self.places);
         let mut connections = JoinSet::new();
         loop {
             let accepted = tokio::select! {
@@ -231,7 +245,12 @@ impl Door {
                     continue;
                 }
             };
-            let Some(inside) = turnstile.enter(address.map(|address| address.ip())) else {
+            let who = match address {
+                Some(address) if self.tls.is_some() => Who::at(address.ip()),
+                // It never leaves the machine: who comes is its proxy, mostly.
+                _ => Who::Proxy,
+            };
+            let Some(inside) = turnstile.enter(who) else {
                 tracing::debug!(?address, "the endpoint has too many connections");
                 continue;
             };
@@ -255,11 +274,7 @@ impl Listener {
             Self::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
                 let _a_little_slower = stream.set_nodelay(true);
-                // All of loopback is one proxy, mostly.
-                Ok((
-                    Box::new(stream),
-                    Some(address).filter(|address| !address.ip().is_loopback()),
-                ))
+                Ok((Box::new(stream), Some(address)))
             }
         }
     }

@@ -4,36 +4,71 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 
-const CONNECTIONS: usize = 512;
-const OF_ONE: usize = 32;
+/// Places of one door, where the process may open that many files.
+pub const CONNECTIONS: u32 = 512;
+const OF_ONE: u32 = 32;
+
+/// Whose a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Who {
+    /// A proxy of this machine, through which all others come.
+    Proxy,
+    /// Somebody of this machine, where others come by the same door.
+    Local,
+    /// An address.
+    Remote(IpAddr),
+}
+
+impl Who {
+    /// Who connects to a door for everybody.
+    pub fn at(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            address if address.is_loopback() => Self::Local,
+            // Who has one address of IPv6 has the 2^64 beside it.
+            IpAddr::V6(v6) => Self::Remote(IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64))),
+            v4 => Self::Remote(v4),
+        }
+    }
+}
 
 /// Counts who is in.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Turnstile {
-    inside: Mutex<HashMap<IpAddr, usize>>,
+    places: u32,
+    inside: Mutex<HashMap<Who, u32>>,
 }
 
 /// Somebody who is in, until it is dropped.
 #[derive(Debug)]
 pub struct Inside {
     turnstile: Arc<Turnstile>,
-    who: IpAddr,
+    who: Who,
 }
 
 impl Turnstile {
-    /// Lets a connection in, unless there are too many. `address` is nobody's for a proxy of this machine.
-    pub fn enter(self: &Arc<Self>, address: Option<IpAddr>) -> Option<Inside> {
-        let who = address.map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), network);
+    /// With so many places.
+    pub fn new(places: u32) -> Arc<Self> {
+        Arc::new(Self {
+            places,
+            inside: Mutex::default(),
+        })
+    }
+
+    /// Lets a connection in, unless there are too many.
+    pub fn enter(self: &Arc<Self>, who: Who) -> Option<Inside> {
+        let most = match who {
+            Who::Proxy => self.places,
+            // A proxy that passes TLS on needs many; whoever has an account here does not get all.
+            Who::Local => (self.places / 2).max(1),
+            Who::Remote(_) => OF_ONE.min((self.places / 4).max(1)),
+        };
         let mut inside = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
-        let all: usize = inside.values().sum();
-        let count = inside.entry(who).or_default();
-        if all >= CONNECTIONS || (address.is_some() && *count >= OF_ONE) {
-            if *count == 0 {
-                inside.remove(&who);
-            }
+        let all: u32 = inside.values().sum();
+        let count = inside.get(&who).copied().unwrap_or_default();
+        if all >= self.places || count >= most {
             return None;
         }
-        *count += 1;
+        inside.insert(who, count + 1);
         Some(Inside {
             turnstile: self.clone(),
             who,
@@ -57,45 +92,51 @@ impl Drop for Inside {
     }
 }
 
-/// Who has one address of IPv6 has the 2^64 beside it.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)),
-        v4 => v4,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn at(address: &str) -> Who {
+        Who::at(address.parse().unwrap())
+    }
+
+    fn fill(turnstile: &Arc<Turnstile>, who: Who) -> Vec<Inside> {
+        (0..2 * CONNECTIONS)
+            .filter_map(|_| turnstile.enter(who))
+            .collect()
+    }
+
     #[test]
     fn one_address_cannot_take_all_places_and_all_places_are_bounded() {
-        let turnstile = Arc::new(Turnstile::default());
-        let one: IpAddr = "2001:db8::1".parse().unwrap();
-        let beside: IpAddr = "2001:db8::ffff:1".parse().unwrap();
-        let mut inside: Vec<_> = (0..OF_ONE).filter_map(|_| turnstile.enter(Some(one))).collect();
-        assert_eq!(inside.len(), OF_ONE);
-        assert!(turnstile.enter(Some(one)).is_none() && turnstile.enter(Some(beside)).is_none());
-        assert!(
-            turnstile
-                .enter(Some("2001:db8:0:1::1".parse().unwrap()))
-                .is_some()
-        );
-        assert!(
-            turnstile
-                .enter(Some("::ffff:192.0.2.1".parse().unwrap()))
-                .is_some()
-        );
+        let turnstile = Turnstile::new(CONNECTIONS);
+        let one = at("2001:db8::1");
+        let beside = at("2001:db8::ffff:1");
+        let mut inside = fill(&turnstile, one);
+        assert_eq!(inside.len(), 32);
+        assert!(turnstile.enter(one).is_none() && turnstile.enter(beside).is_none());
+        assert!(turnstile.enter(at("2001:db8:0:1::1")).is_some());
+        assert!(turnstile.enter(at("::ffff:192.0.2.1")).is_some());
         inside.pop();
-        assert!(turnstile.enter(Some(beside)).is_some(), "a place is free again");
+        assert!(turnstile.enter(beside).is_some(), "a place is free again");
         drop(inside);
-        let proxy: Vec<_> = (0..CONNECTIONS + 5)
-            .filter_map(|_| turnstile.enter(None))
-            .collect();
-        assert_eq!(proxy.len(), CONNECTIONS);
-        assert!(turnstile.enter(Some(one)).is_none());
+        let proxy = fill(&turnstile, Who::Proxy);
+        assert_eq!(proxy.len(), 512);
+        assert!(turnstile.enter(one).is_none());
         drop(proxy);
         assert!(turnstile.inside.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn this_machine_cannot_take_all_places_of_a_door_for_everybody() {
+        for loopback in ["127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1"] {
+            assert_eq!(at(loopback), Who::Local, "{loopback}");
+        }
+        let turnstile = Turnstile::new(CONNECTIONS);
+        let local = fill(&turnstile, Who::Local);
+        assert_eq!(local.len(), 256);
+        assert_eq!(fill(&turnstile, at("192.0.2.1")).len(), 32);
+        let small = Turnstile::new(1);
+        assert_eq!(fill(&small, Who::Local).len(), 1);
+        assert_eq!(fill(&small, at("192.0.2.1")).len(), 1);
     }
 }

@@ -19,6 +19,8 @@ use super::{KeyError, Signer};
 /// A key file longer than this is not one of ours.
 const MAX_KEY_FILE: u64 = 4096;
 const SUFFIX: &str = ".p8";
+/// Of a key that is being written.
+const HALF: &str = ".new";
 
 /// Key files by their names, as they lie on the disk.
 pub type KeyFiles = Vec<(String, Zeroizing<Vec<u8>>)>;
@@ -143,17 +145,34 @@ impl Disk {
         Ok(true)
     }
 
-    /// Removes a key for good; one that is not there is removed already.
+    /// Removes a key for good, also where only half of it was written; one that is not there is removed already.
     ///
     /// # Errors
     /// When it cannot be removed.
     pub fn remove(&self, name: &str) -> Result<(), KeyError> {
         let path = self.path(name)?;
-        let removed = match std::fs::remove_file(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            removed => removed.and_then(|()| File::open(&self.dir)?.sync_all()),
-        };
-        removed.map_err(|source| KeyError::Io { path, source })
+        let (half, whole) = (gone(&half(&path))?, gone(&path)?);
+        if half || whole {
+            let synced = File::open(&self.dir).and_then(|dir| dir.sync_all());
+            synced.map_err(|source| KeyError::Io { path, source })?;
+        }
+        Ok(())
+    }
+
+    /// Removes what a crash left of keys that were being written: a private key must not lie there unheeded, and unencrypted at
+    /// that. Nobody else may be writing here. Answers how many there were.
+    ///
+    /// # Errors
+    /// When the directory cannot be read, or one cannot be removed.
+    pub fn tidy(&self) -> Result<usize, KeyError> {
+        let mut count = 0;
+        for name in self.ending(&format!("{SUFFIX}{HALF}"))? {
+            // A name that could not be ours is somebody else's file.
+            if let Ok(path) = self.path(&name) {
+                count += usize::from(gone(&half(&path))?);
+            }
+        }
+        Ok(count)
     }
 
     /// The names of all keys here, sorted.
@@ -161,6 +180,11 @@ impl Disk {
     /// # Errors
     /// When the directory cannot be read.
     pub fn names(&self) -> Result<Vec<String>, KeyError> {
+        self.ending(SUFFIX)
+    }
+
+    /// The names before this ending, sorted.
+    fn ending(&self, ending: &str) -> Result<Vec<String>, KeyError> {
         let io = |source| KeyError::Io {
             path: self.dir.clone(),
             source,
@@ -168,7 +192,7 @@ impl Disk {
         let mut names = Vec::new();
         for entry in std::fs::read_dir(&self.dir).map_err(io)? {
             let name = entry.map_err(io)?.file_name();
-            if let Some(name) = name.to_str().and_then(|name| name.strip_suffix(SUFFIX)) {
+            if let Some(name) = name.to_str().and_then(|name| name.strip_suffix(ending)) {
                 names.push(name.to_owned());
             }
         }
@@ -222,22 +246,51 @@ impl Disk {
 
     /// Temporary file, fsync, rename (which refuses to replace, unless the same key takes another form), fsync of the directory.
     fn write(&self, path: &Path, bytes: &[u8], how: RenameFlags) -> std::io::Result<()> {
-        let mut temporary = path.as_os_str().to_owned();
-        temporary.push(".new");
+        let temporary = half(path);
         let _left_by_a_crash = std::fs::remove_file(&temporary);
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        let moved = rustix::fs::renameat_with(CWD, Path::new(&temporary), CWD, path, how);
-        if let Err(error) = moved {
+        let written = put(&temporary, bytes).and_then(|()| {
+            Ok(rustix::fs::renameat_with(
+                CWD,
+                temporary.as_path(),
+                CWD,
+                path,
+                how,
+            )?)
+        });
+        if let Err(error) = written {
             let _with_a_key_in_it = std::fs::remove_file(&temporary);
-            return Err(error.into());
+            return Err(error);
         }
         File::open(&self.dir)?.sync_all()
+    }
+}
+
+/// Where a key is written before it gets its name.
+fn half(path: &Path) -> PathBuf {
+    let mut half = path.as_os_str().to_owned();
+    half.push(HALF);
+    half.into()
+}
+
+fn put(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+/// Removes a file; whether it was there.
+fn gone(path: &Path) -> Result<bool, KeyError> {
+    match std::fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(source) => Err(KeyError::Io {
+            path: path.to_owned(),
+            source,
+        }),
     }
 }
 
@@ -429,6 +482,39 @@ mod tests {
         let disk = Disk::new(dir.path());
         assert!(disk.names().unwrap().is_empty(), "half a key is no key");
         disk.create("k").unwrap();
+        disk.load("k").unwrap();
+        assert!(!dir.path().join("k.p8.new").exists());
+    }
+
+    #[test]
+    fn what_was_half_written_is_removed_with_its_key_and_at_the_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Disk::new(dir.path());
+        disk.create("k").unwrap();
+        let left = || {
+            let entries = std::fs::read_dir(dir.path()).unwrap();
+            let mut names: Vec<_> = entries
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                .collect();
+            names.sort();
+            names
+        };
+        let half = |name: &str| std::fs::write(dir.path().join(name), "half of a key").unwrap();
+        for name in ["k.p8.new", "m.p8.new", "n.p8.new", "a.b.p8.new", "other.new"] {
+            half(name);
+        }
+        disk.remove("m").unwrap();
+        assert_eq!(
+            left(),
+            ["a.b.p8.new", "k.p8", "k.p8.new", "n.p8.new", "other.new"]
+        );
+        assert_eq!(disk.tidy().unwrap(), 2);
+        assert_eq!(
+            left(),
+            ["a.b.p8.new", "k.p8", "other.new"],
+            "only what could be ours"
+        );
+        assert_eq!(disk.tidy().unwrap(), 0);
         disk.load("k").unwrap();
     }
 

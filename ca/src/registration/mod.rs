@@ -5,6 +5,7 @@
 mod entries;
 mod facts;
 mod matching;
+mod moved;
 mod plan;
 mod selector;
 mod template;

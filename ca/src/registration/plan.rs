@@ -1,6 +1,9 @@
 //! What changes between two sets of entries, as a pure function.
 
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
 use super::entries::{Entries, Entry};
+use super::{Selector, Template};
 
 /// What changes. An entry has no name: one that keeps its identity and gets other selectors or another hint is changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,40 +28,51 @@ impl Difference<'_> {
 impl Entries {
     /// What `new` changes.
     pub fn difference<'a>(&'a self, new: &'a Self) -> Difference<'a> {
-        let mut removed = without(self, new);
+        let (olds, news) = (keys(self), keys(new));
+        let removed = without(self, &news);
+        // The old ones of each identity, in their order, by their places.
+        let mut former: BTreeMap<&Template, VecDeque<usize>> = BTreeMap::new();
+        for (at, entry) in removed.iter().enumerate() {
+            former.entry(&entry.id).or_default().push_back(at);
+        }
+        let mut removed: Vec<Option<&Entry>> = removed.into_iter().map(Some).collect();
         let mut added = Vec::new();
         let mut changed = Vec::new();
-        for entry in without(new, self) {
-            match removed.iter().position(|old| old.id == entry.id) {
-                Some(at) => changed.push((removed.remove(at), entry)),
+        for entry in without(new, &olds) {
+            let old = former.get_mut(&entry.id).and_then(VecDeque::pop_front);
+            match old.and_then(|at| removed.get_mut(at)).and_then(Option::take) {
+                Some(old) => changed.push((old, entry)),
                 None => added.push(entry),
             }
         }
-        let (before, after) = (ids_in_both(self, new), ids_in_both(new, self));
         Difference {
             added,
-            removed,
+            removed: removed.into_iter().flatten().collect(),
             changed,
-            reordered: before != after,
+            reordered: ids_in_both(self, &news) != ids_in_both(new, &olds),
         }
     }
 }
 
-fn key(entry: &Entry) -> (&super::Template, Vec<&super::Selector>, Option<&str>) {
+type Key<'a> = (&'a Template, Vec<&'a Selector>, Option<&'a str>);
+
+fn key(entry: &Entry) -> Key<'_> {
     let mut selectors: Vec<_> = entry.selectors.iter().collect();
     selectors.sort();
     (&entry.id, selectors, entry.hint.as_deref())
 }
 
-/// The entries of `all` that are not in `others`. An entry is in a file once.
-fn without<'a>(all: &'a Entries, others: &Entries) -> Vec<&'a Entry> {
-    let known: std::collections::BTreeSet<_> = others.iter().map(key).collect();
-    all.iter().filter(|entry| !known.contains(&key(entry))).collect()
+fn keys(all: &Entries) -> BTreeSet<Key<'_>> {
+    all.iter().map(key).collect()
 }
 
-fn ids_in_both<'a>(all: &'a Entries, others: &Entries) -> Vec<&'a super::Template> {
-    let known: std::collections::BTreeSet<_> = others.iter().map(key).collect();
-    let both = all.iter().filter(|entry| known.contains(&key(entry)));
+/// The entries of `all` that are not in `others`. An entry is in a file once.
+fn without<'a>(all: &'a Entries, others: &BTreeSet<Key<'_>>) -> Vec<&'a Entry> {
+    all.iter().filter(|entry| !others.contains(&key(entry))).collect()
+}
+
+fn ids_in_both<'a>(all: &'a Entries, others: &BTreeSet<Key<'_>>) -> Vec<&'a Template> {
+    let both = all.iter().filter(|entry| others.contains(&key(entry)));
     both.map(|entry| &entry.id).collect()
 }
 
@@ -116,6 +130,22 @@ mod tests {
             ),
             (1, 0, 0)
         );
+    }
+
+    #[test]
+    fn several_entries_of_one_identity_are_paired_in_their_order() {
+        let old = entries(&[("a", ONE), ("b", ONE), ("a", TWO), ("c", ONE)]);
+        let new = entries(&[
+            ("a", "\"unix:uid:3\""),
+            ("a", "\"unix:uid:4\""),
+            ("a", "\"unix:uid:5\""),
+        ]);
+        let difference = old.difference(&new);
+        let lines = |list: &[&Entry]| list.iter().map(|entry| entry.line).collect::<Vec<_>>();
+        let (before, after): (Vec<&Entry>, Vec<&Entry>) = difference.changed.iter().copied().unzip();
+        assert_eq!((lines(&before), lines(&after)), (vec![1, 7], vec![1, 4]));
+        assert_eq!(paths(&difference.removed), ["/b", "/c"]);
+        assert_eq!(lines(&difference.added), [7]);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The entries file, followed as it changes. What leaves is the last good state of the file; a bad one changes nothing.
-//! It polls: that sees renames, symlinks that Kubernetes swaps, and file systems that send no events.
+//! It polls: that sees symlinks that Kubernetes swaps, and file systems that send no events. A file that is moved to its
+//! place is read at once, where the kernel tells of that.
 
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
@@ -11,6 +12,7 @@ use aws_lc_rs::digest::{SHA256, digest as digest_of};
 use tokio::sync::watch;
 
 use super::entries::{Entries, Scope};
+use super::moved::Moves;
 use crate::problem::Problem;
 
 /// How often the file's metadata are looked at.
@@ -76,13 +78,17 @@ pub async fn watch(
     };
     // Whether the last state of the file was refused: the next good one is told, also when it changes nothing.
     let mut refused = false;
+    let moves = Moves::to(&follower.file);
     let mut timer = tokio::time::interval(POLL);
     timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        timer.tick().await;
+        let moved = tokio::select! {
+            () = moves.next() => true,
+            _ = timer.tick() => false,
+        };
         // Reading may hang (a network file system): never on a worker.
         let polled = tokio::task::spawn_blocking(move || {
-            let news = follower.poll();
+            let news = follower.poll(moved);
             (follower, news)
         })
         .await;
@@ -131,7 +137,8 @@ struct Follower {
 }
 
 impl Follower {
-    fn poll(&mut self) -> News {
+    /// Looks at the file; `moved`: it was moved to its place just now, so it is whole.
+    fn poll(&mut self, moved: bool) -> News {
         let stamp = match stamp(&self.file) {
             Ok(stamp) => stamp,
             Err(error) => return self.cannot(Problem::whole(&self.file, error.to_string())),
@@ -141,7 +148,12 @@ impl Follower {
             // A file that is being written is not read: half a file may be valid, and would take identities away.
             self.stamp = Some(stamp);
             self.still = 0;
-            return News::None;
+            if !moved {
+                return News::None;
+            }
+        }
+        if moved {
+            self.still = STILL - 1;
         }
         if self.still == STILL && !self.polls.is_multiple_of(READ_ANYWAY) {
             return News::None;
@@ -186,19 +198,19 @@ impl Follower {
 
 fn publish(entries: &watch::Sender<Arc<Entries>>, new: Entries, file: &Path, refused_before: bool) {
     let count = new.len();
-    let mut difference = (0, 0, 0);
-    let changed = entries.send_if_modified(|held| {
-        let changed = **held != new;
-        let found = held.difference(&new);
-        difference = (found.added.len(), found.removed.len(), found.changed.len());
+    // Nobody else sends: what is compared before it is sent is what it replaces, and nobody waits for the comparison.
+    let held = entries.borrow().clone();
+    let changed = *held != new;
+    let found = held.difference(&new);
+    let (added, removed, differ) = (found.added.len(), found.removed.len(), found.changed.len());
+    entries.send_if_modified(|held| {
         // Also when only places have moved: then nobody has to look again.
         *held = Arc::new(new);
         changed
     });
     let file = file.display();
     if changed {
-        let (added, removed, changed) = difference;
-        tracing::info!(%file, entries = count, added, removed, changed, "entries are in force");
+        tracing::info!(%file, entries = count, added, removed, changed = differ, "entries are in force");
     } else if refused_before {
         tracing::info!(%file, entries = count, "the entries file is good again, and its entries are those in force");
     }
@@ -358,7 +370,7 @@ mod tests {
         };
         let mut polls = |count: usize| -> Vec<News> {
             (0..count)
-                .map(|_| follower.poll())
+                .map(|_| follower.poll(false))
                 .filter(|news| !matches!(news, News::None))
                 .collect()
         };
@@ -394,15 +406,42 @@ mod tests {
         };
         for cut in [text(&["a"]).len(), text(&["a", "b"]).len(), whole.len()] {
             std::fs::write(&file, whole.get(..cut).unwrap()).unwrap();
-            assert!(matches!(follower.poll(), News::None));
+            assert!(matches!(follower.poll(false), News::None));
         }
         for _ in 1..STILL {
-            assert!(matches!(follower.poll(), News::None));
+            assert!(matches!(follower.poll(false), News::None));
         }
-        let News::Entries(entries, _) = follower.poll() else {
+        let News::Entries(entries, _) = follower.poll(false) else {
             panic!("still now")
         };
         assert_eq!(entries.len(), 3);
+    }
+
+    #[test]
+    fn a_file_that_was_moved_to_its_place_is_read_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("entries.toml");
+        let mut follower = Follower {
+            file: file.clone(),
+            scope: Scope::default(),
+            stamp: None,
+            still: 0,
+            seen: None,
+            polls: 0,
+            unreadable: false,
+        };
+        for paths in [&["a"][..], &["a", "b"], &["c"]] {
+            std::fs::write(dir.path().join("new"), text(paths)).unwrap();
+            std::fs::rename(dir.path().join("new"), &file).unwrap();
+            let News::Entries(entries, _) = follower.poll(true) else {
+                panic!("at once")
+            };
+            assert_eq!(entries.len(), paths.len());
+            assert!(matches!(follower.poll(true), News::None), "and once");
+        }
+        // What is written in its place afterwards is waited for as ever.
+        std::fs::write(&file, text(&["d", "e"])).unwrap();
+        assert!(matches!(follower.poll(false), News::None));
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod keyring;
 mod offline;
 mod operations;
 mod revocation;
+mod told;
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -29,9 +30,12 @@ pub use backup::{BackupError, Summary, offline, restore};
 use keyring::Keyring;
 pub use offline::convert_keys;
 use operations::{Operations, Registry, unknown_names};
+use told::ForEndpoint;
 
 /// The most entries of one change that the audit log names.
 const MOST_TOLD: usize = 100;
+/// And of their names, in bytes, for each way in which they changed: a record is 64 KiB at the most.
+const MOST_NAMES: usize = 16 << 10;
 /// How often what has expired is forgotten.
 const PURGE: Duration = Duration::from_secs(60);
 /// The store, in the data directory.
@@ -231,7 +235,7 @@ pub async fn start(config: Config) -> Result<Running, CaError> {
     keyring.watch(shared.streams());
     let sockets: Result<Vec<_>, _> = config.sockets.iter().map(Bound::new).collect();
     let sockets = sockets?;
-    let endpoint = Endpoint::bind(&config.endpoint, keyring.clone()).await?;
+    let endpoint = Endpoint::bind(&config.endpoint, Arc::new(ForEndpoint(keyring.clone()))).await?;
     let admin = AdminSocket::bind(&config.admin_socket)?;
     let registry = Registry {
         file: config.entries.clone(),
@@ -340,27 +344,47 @@ async fn tell_of_changes(mut entries: watch::Receiver<Arc<Entries>>, audit: Audi
     let mut before = entries.borrow_and_update().clone();
     while entries.changed().await.is_ok() {
         let now = entries.borrow_and_update().clone();
-        let difference = before.difference(&now);
-        let named = |entries: &mut dyn Iterator<Item = &Entry>| -> Vec<String> {
-            entries
-                .take(MOST_TOLD)
-                .map(|entry| entry.id.to_string())
-                .collect()
-        };
-        let event = Event {
-            detail: Some(serde_json::json!({
-                "entries": now.len(),
-                "added": named(&mut difference.added.iter().copied()),
-                "removed": named(&mut difference.removed.iter().copied()),
-                "changed": named(&mut difference.changed.iter().map(|(_, after)| *after)),
-                "reordered": difference.reordered,
-            })),
-            ..Event::new("entries", "changed")
-        };
-        if let Err(error) = audit.record(&event).await {
-            tracing::error!(%error, "a change of the entries is missing in the audit log");
+        if audit.is_on() {
+            let (old, new) = (before, now.clone());
+            // Long lists take a while.
+            let compared = tokio::task::spawn_blocking(move || change(&old, &new)).await;
+            let event = compared.unwrap_or_else(|_| Event::new("entries", "changed"));
+            if let Err(error) = audit.record(&event).await {
+                tracing::error!(%error, "a change of the entries is missing in the audit log");
+            }
         }
         before = now;
+    }
+}
+
+/// A change of the entries as the audit log has it: all numbers, and as many names as a record has room for.
+fn change(before: &Entries, now: &Entries) -> Event {
+    let difference = before.difference(now);
+    let named = |entries: &mut dyn Iterator<Item = &Entry>| -> Vec<String> {
+        let mut room = MOST_NAMES;
+        let fits = |name: &String| {
+            let left = room.checked_sub(name.len());
+            room = left.unwrap_or_default();
+            left.is_some()
+        };
+        let names = entries.take(MOST_TOLD).map(|entry| entry.id.to_string());
+        names.take_while(fits).collect()
+    };
+    let count = (
+        difference.added.len(),
+        difference.removed.len(),
+        difference.changed.len(),
+    );
+    Event {
+        detail: Some(serde_json::json!({
+            "entries": now.len(),
+            "count": {"added": count.0, "removed": count.1, "changed": count.2},
+            "added": named(&mut difference.added.iter().copied()),
+            "removed": named(&mut difference.removed.iter().copied()),
+            "changed": named(&mut difference.changed.iter().map(|(_, after)| *after)),
+            "reordered": difference.reordered,
+        })),
+        ..Event::new("entries", "changed")
     }
 }
 
@@ -432,4 +456,32 @@ async fn refresh_lists(keyring: Arc<Keyring>) {
 fn seconds(time: SystemTime) -> i64 {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entries(count: usize, from: usize) -> Entries {
+        let one = |at: usize| {
+            let path = format!("{at}/{}", "x".repeat(1000));
+            format!("[[entry]]\nspiffe_id = \"spiffe://td/{path}\"\nselectors = [\"unix:uid:1\"]\n")
+        };
+        let text: String = (from..from + count).map(one).collect();
+        Entries::parse(Path::new("e"), &text, &registration::Scope::default()).unwrap()
+    }
+
+    #[test]
+    fn a_change_of_many_long_entries_is_told_by_all_numbers_and_some_names() {
+        let event = change(&entries(150, 0), &entries(120, 1000));
+        let detail = event.detail.unwrap();
+        assert_eq!(
+            detail["count"],
+            serde_json::json!({"added": 120, "removed": 150, "changed": 0})
+        );
+        for names in ["added", "removed"] {
+            assert_eq!(detail[names].as_array().unwrap().len(), 16, "{names}");
+        }
+        assert!(detail.to_string().len() < 60 << 10);
+    }
 }

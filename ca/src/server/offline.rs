@@ -17,6 +17,8 @@ pub fn convert_keys(
 ) -> Result<Vec<String>, CaError> {
     let data_dir = DataDir::open(&config.data_dir)?;
     let keys = Disk::with(data_dir.path(), Some(Passphrase::read(passphrase)?));
+    // What an interrupted run left may be a key in the other form.
+    keys.tidy()?;
     let names = keys.names()?;
     // All are looked at before one is changed: a wrong passphrase must not leave half of them.
     for name in &names {

@@ -92,7 +92,7 @@ impl Operator for Operations {
         Box::pin(async move {
             tracing::debug!(uid, verb = request.verb(), "asked on the administration socket");
             let event = audit::of(&request, uid);
-            audit::before(&self.audit, event.as_ref()).await?;
+            audit::before(&self.audit, &request, event.as_ref()).await?;
             let answer = self.perform(request, uid, &progress).await;
             audit::after(&self.audit, event, &answer).await;
             answer

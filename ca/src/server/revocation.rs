@@ -148,21 +148,39 @@ impl Revocation {
         self.add(vec![revoked(one, reason, now)]).await
     }
 
-    /// Takes back what revoked identities still hold. What lives longest goes first, should there be too much.
+    /// Takes back what revoked identities still hold of these authorities; what others signed leads to no root any more. What
+    /// lives longest goes first, should there be too much.
     ///
     /// # Errors
     /// When the store cannot be read or written.
-    pub async fn gather(&self, now: SystemTime) -> Result<Gathered, StoreError> {
+    pub async fn gather(
+        &self,
+        authorities: &BTreeSet<&str>,
+        now: SystemTime,
+    ) -> Result<Gathered, StoreError> {
         let held = self.held.load_full();
-        let mut found = Vec::new();
-        for identity in held.identities.values() {
-            let issued = self.store.issued(&identity.spiffe_id, seconds(now)).await?;
-            let new = issued
-                .iter()
-                .filter(|one| !held.serials.contains_key(&one.serial));
-            found.extend(new.map(|one| revoked(one, &identity.reason, now)));
+        if held.identities.is_empty() {
+            return Ok(Gathered::default());
         }
-        let room = MOST_LISTED.saturating_sub(held.serials.len());
+        // Looking for what lives costs a look at all of it: once for all identities.
+        let ids: Vec<&str> = held.identities.keys().map(String::as_str).collect();
+        let issued = self.store.issued(&ids, seconds(now)).await?;
+        let new = issued
+            .iter()
+            .filter(|one| authorities.contains(one.authority.as_str()))
+            .filter(|one| !held.serials.contains_key(&one.serial));
+        let mut found: Vec<RevokedSerial> = new
+            .filter_map(|one| {
+                let identity = held.identities.get(&one.spiffe_id)?;
+                Some(revoked(one, &identity.reason, now))
+            })
+            .collect();
+        // What has expired makes room: it leaves its list when that is signed next.
+        let alive = held
+            .serials
+            .values()
+            .filter(|one| one.not_after >= seconds(now) && authorities.contains(one.authority.as_str()));
+        let room = MOST_LISTED.saturating_sub(alive.count());
         found.sort_by_key(|one| std::cmp::Reverse(one.not_after));
         let left_out = found.len().saturating_sub(room);
         found.truncate(room);
@@ -189,13 +207,19 @@ impl Revocation {
                 let of = |life: Duration| seconds(UNIX_EPOCH + life);
                 let old = age >= of(LIST_LIFE / 2) || age < 0;
                 let missing = alive().any(|one| !newest.serials.contains(&one.serial));
-                let too_much = age >= of(KEEP_EXPIRED) && alive().count() < newest.serials.len();
+                // Where the lists are long, what has expired goes at once, so that all of them keep to their size together.
+                let crowded = held.serials.len() > MOST_LISTED;
+                let too_much = (crowded || age >= of(KEEP_EXPIRED)) && alive().count() < newest.serials.len();
                 old || missing || too_much
             }
         };
         due.then(|| Draft {
             authority: authority.to_owned(),
-            number: newest.map_or(1, |newest| newest.kept.number.saturating_add(1)),
+            number: match newest {
+                Some(newest) => newest.kept.number.saturating_add(1),
+                // It may have had lists that a restored backup does not know: theirs began earlier.
+                None => u64::try_from(now).unwrap_or_default().max(1),
+            },
             listed: alive().map(listed).collect(),
         })
     }
@@ -226,6 +250,28 @@ impl Revocation {
                     || newest.serials.contains(serial)
             });
             held.lists.insert(authority.clone(), Arc::clone(&newest));
+        });
+        Ok(())
+    }
+
+    /// Forgets what was taken back of an authority that no bundle has any more, and its list.
+    ///
+    /// # Errors
+    /// When that cannot be written; then it is asked for again.
+    pub async fn forget(&self, authority: &str) -> Result<(), StoreError> {
+        let held = self.held.load_full();
+        let has_some = held.serials.values().any(|one| one.authority == authority);
+        if !has_some && !held.lists.contains_key(authority) {
+            return Ok(());
+        }
+        let change = RevocationChange {
+            forgotten: Some(authority.to_owned()),
+            ..RevocationChange::default()
+        };
+        self.store.change_revocations(&change).await?;
+        self.change(|held| {
+            held.serials.retain(|_, one| one.authority != authority);
+            held.lists.remove(authority);
         });
         Ok(())
     }
@@ -298,3 +344,6 @@ fn newest(kept: KeptList) -> Arc<Newest> {
     let serials = listed_serials(&kept.list);
     Arc::new(Newest { kept, serials })
 }
+
+#[cfg(test)]
+mod tests;

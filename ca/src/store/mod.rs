@@ -155,8 +155,8 @@ pub trait Store: Send + Sync {
     /// Records what is about to be handed out, all or nothing. A serial that is there already is an error.
     fn record<'a>(&'a self, issued: &'a [Issued]) -> Answer<'a, ()>;
 
-    /// What was issued to an identity and lives at `now`.
-    fn issued<'a>(&'a self, spiffe_id: &'a str, now: i64) -> Answer<'a, Vec<Issued>>;
+    /// What was issued to any of these identities and lives at `now`; what ends first is first.
+    fn issued<'a>(&'a self, spiffe_ids: &'a [&'a str], now: i64) -> Answer<'a, Vec<Issued>>;
 
     /// The certificate of a serial number, if it lives at `now`.
     fn issued_serial<'a>(&'a self, serial: &'a str, now: i64) -> Answer<'a, Option<Issued>>;

@@ -64,6 +64,8 @@ pub struct RevocationChange {
     pub identity: Option<RevokedIdentity>,
     /// This identity is not revoked any more.
     pub lifted: Option<String>,
+    /// Nothing is kept of what this authority signed, and no list of it.
+    pub forgotten: Option<String>,
     /// These certificates are revoked.
     pub serials: Vec<RevokedSerial>,
     /// These lists are the newest.
@@ -106,6 +108,17 @@ pub(super) async fn change(
             .bind(lifted)
             .execute(&mut *connection)
             .await?;
+    }
+    if let Some(authority) = &change.forgotten {
+        for statement in [
+            "DELETE FROM revoked_serial WHERE authority = ?",
+            "DELETE FROM revocation_list WHERE authority = ?",
+        ] {
+            sqlx::query(statement)
+                .bind(authority)
+                .execute(&mut *connection)
+                .await?;
+        }
     }
     for one in &change.serials {
         sqlx::query(

@@ -77,20 +77,11 @@ impl Sqlite {
     /// what was published and handed out since is unknown.
     pub(super) async fn ahead(&self, by: i64, now: i64) -> Result<(), StoreError> {
         let mut all = self.pool.begin().await?;
-        for (table, statement) in [
-            ("bundle", "UPDATE bundle SET sequence = sequence + ?"),
-            (
-                "revocation_list",
-                "UPDATE revocation_list SET number = number + ?",
-            ),
+        for statement in [
+            "UPDATE bundle SET sequence = sequence + ?",
+            "UPDATE revocation_list SET number = number + ?",
         ] {
-            let found = sqlx::query("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?")
-                .bind(table)
-                .fetch_optional(&mut *all)
-                .await?;
-            if found.is_some() {
-                sqlx::query(statement).bind(by).execute(&mut *all).await?;
-            }
+            sqlx::query(statement).bind(by).execute(&mut *all).await?;
         }
         sqlx::query(
             "UPDATE authority SET until = MAX(until, ?1 + 86400), \
@@ -215,13 +206,16 @@ impl Store for Sqlite {
         })
     }
 
-    fn issued<'a>(&'a self, spiffe_id: &'a str, now: i64) -> Answer<'a, Vec<Issued>> {
+    fn issued<'a>(&'a self, spiffe_ids: &'a [&'a str], now: i64) -> Answer<'a, Vec<Issued>> {
         Box::pin(async move {
+            let ids =
+                serde_json::to_string(spiffe_ids).map_err(|error| StoreError::Corrupt(error.to_string()))?;
+            // One pass over what lives, however many identities are asked for.
             let rows = sqlx::query(
                 "SELECT serial, spiffe_id, authority, bundle, not_after FROM issued \
-                 WHERE spiffe_id = ? AND not_after >= ? ORDER BY not_after, serial",
+                 WHERE spiffe_id IN (SELECT value FROM json_each(?)) AND not_after >= ? ORDER BY not_after, serial",
             )
-            .bind(spiffe_id)
+            .bind(ids)
             .bind(now)
             .fetch_all(&self.pool)
             .await?;

@@ -103,12 +103,29 @@ async fn issued_and_alive(store: &dyn Store) {
     );
     let serials = |list: Vec<Issued>| list.into_iter().map(|one| one.serial).collect::<Vec<_>>();
     assert_eq!(
-        serials(store.issued("spiffe://td/a", 0).await.unwrap()),
+        serials(store.issued(&["spiffe://td/a"], 0).await.unwrap()),
         ["1", "2"],
         "all of a batch or nothing of it"
     );
-    assert_eq!(serials(store.issued("spiffe://td/a", 101).await.unwrap()), ["2"]);
-    assert!(store.issued("spiffe://td/b", 0).await.unwrap().is_empty());
+    assert_eq!(
+        serials(store.issued(&["spiffe://td/a"], 101).await.unwrap()),
+        ["2"]
+    );
+    assert!(store.issued(&["spiffe://td/b"], 0).await.unwrap().is_empty());
+    let other = Issued {
+        spiffe_id: "spiffe://td/o'brien?\"x\"".into(),
+        ..issued("7", 150)
+    };
+    store.record(std::slice::from_ref(&other)).await.unwrap();
+    let both = ["spiffe://td/a", "spiffe://td/none", other.spiffe_id.as_str()];
+    assert_eq!(
+        serials(store.issued(&both, 101).await.unwrap()),
+        ["7", "2"],
+        "of all that are asked for, in the order of their ends"
+    );
+    assert!(store.issued(&[], 0).await.unwrap().is_empty());
+    assert_eq!(store.purge(151).await.unwrap(), 2);
+    store.record(&[issued("1", 100)]).await.unwrap();
     let group = |count, first| AliveGroup {
         authority: "1".into(),
         bundle: 5,
@@ -122,7 +139,7 @@ async fn issued_and_alive(store: &dyn Store) {
 
     assert_eq!(store.purge(101).await.unwrap(), 1);
     assert_eq!(store.purge(101).await.unwrap(), 0);
-    assert_eq!(serials(store.issued("spiffe://td/a", 0).await.unwrap()), ["2"]);
+    assert_eq!(serials(store.issued(&["spiffe://td/a"], 0).await.unwrap()), ["2"]);
 }
 
 #[tokio::test]
@@ -148,7 +165,7 @@ async fn sqlite_keeps_it_over_a_restart_without_a_clean_end() {
     let second = Sqlite::open(&path).await.unwrap();
     assert_eq!(second.bind("x").await.unwrap(), "td");
     assert_eq!(second.authorities().await.unwrap().len(), 1);
-    assert_eq!(second.issued("spiffe://td/a", 0).await.unwrap().len(), 1);
+    assert_eq!(second.issued(&["spiffe://td/a"], 0).await.unwrap().len(), 1);
     for name in ["state.sqlite", "state.sqlite-wal", "state.sqlite-shm"] {
         let mode = std::fs::metadata(dir.path().join(name)).unwrap().mode();
         assert_eq!(mode & 0o077, 0, "{name} is readable for us alone");
@@ -178,7 +195,7 @@ async fn a_record_is_acknowledged_when_written_and_refused_when_not() {
     for one in many {
         one.await.unwrap().unwrap();
     }
-    assert_eq!(store.issued("spiffe://td/a", 0).await.unwrap().len(), 2000);
+    assert_eq!(store.issued(&["spiffe://td/a"], 0).await.unwrap().len(), 2000);
     assert!(
         recorder.record(issued("7", 100)).await.is_err(),
         "a doubled serial is never acknowledged"
@@ -222,7 +239,7 @@ async fn a_database_of_the_first_version_goes_on() {
     assert_eq!(authorities[0].kind, AuthorityKind::X509);
     assert_eq!(authorities[0].state, AuthorityState::Active);
     assert_eq!(authorities[0].key, "key-1");
-    assert_eq!(store.issued("spiffe://td/a", 0).await.unwrap()[0].serial, "a");
+    assert_eq!(store.issued(&["spiffe://td/a"], 0).await.unwrap()[0].serial, "a");
     store.close().await;
     Sqlite::open(&path).await.unwrap().close().await;
 }
@@ -260,7 +277,7 @@ async fn more_than_one_statement_forgets_at_once_is_forgotten() {
     store.record(&many).await.unwrap();
     store.record(&[issued("lives", 200)]).await.unwrap();
     assert_eq!(store.purge(101).await.unwrap(), 5000);
-    assert_eq!(store.issued("spiffe://td/a", 0).await.unwrap().len(), 1);
+    assert_eq!(store.issued(&["spiffe://td/a"], 0).await.unwrap().len(), 1);
 }
 
 #[tokio::test]
@@ -300,7 +317,7 @@ async fn a_backup_of_a_store_in_use_is_read_back_whole_and_goes_ahead() {
     assert_eq!((read, held), (about, files));
     assert_eq!(backup::keys(&to).await.unwrap(), ["key-1", "key-2"]);
     let restored = backup::restore(&to, &new, 1000).await.unwrap();
-    let serials: Vec<_> = restored.issued("spiffe://td/a", 0).await.unwrap();
+    let serials: Vec<_> = restored.issued(&["spiffe://td/a"], 0).await.unwrap();
     assert_eq!(serials.len(), 1);
     let all = restored.authorities().await.unwrap();
     assert_eq!((all[0].since, all[0].published), (7, 6), "who signs goes on");

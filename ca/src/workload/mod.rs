@@ -3,7 +3,6 @@
 //! machine later. It never sends to a process that it has not attested since the last message.
 
 mod beside;
-mod callers;
 mod connection;
 mod frames;
 mod gate;
@@ -17,9 +16,9 @@ mod session;
 mod streams;
 mod validate;
 
-pub use callers::{Callers, OpenStream};
 pub use issuer::{Issue, IssueError, IssueJwt, Issuer};
 pub use limits::Limits;
 pub use listener::{Bound, Socket, SocketError};
 pub use service::{Shared, serve};
-pub use streams::{Carries, Handed, Open, Streams, Ticket};
+pub use streams::{Caller, Carries, Handed, Open, Streams, Ticket};
+pub use validate::{MAX_AUDIENCE, MAX_AUDIENCES, is_audience};

@@ -16,7 +16,6 @@ use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
 use super::beside;
-use super::callers::Callers;
 use super::connection::Caller;
 use super::gate::Gate;
 use super::issuer::Issuer;
@@ -61,7 +60,6 @@ pub struct Shared {
     pub(super) audit: Audit,
     pub(super) streams: Arc<Streams>,
     pub(super) validator: Validator,
-    pub(super) callers: Arc<Callers>,
 }
 
 impl Shared {
@@ -82,15 +80,9 @@ impl Shared {
             inspector,
             admission,
             audit,
-            callers: Arc::default(),
             streams: Arc::default(),
             validator: Validator::default(),
         })
-    }
-
-    /// Who has a stream open.
-    pub fn callers(&self) -> &Callers {
-        &self.callers
     }
 
     /// Reads what has to be read about processes, within the same bounds for all.

@@ -11,7 +11,6 @@ use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use tokio::sync::watch;
 use tonic::Status;
 
-use super::callers::Seat;
 use super::issuer::IssueError;
 use super::proto::{X509BundlesResponse, X509svid, X509svidResponse};
 use super::service::Shared;
@@ -38,7 +37,6 @@ pub struct Session {
     unsent: bool,
     sent: Option<Arc<Trust>>,
     retry: Option<Retry>,
-    seat: Seat,
     ticket: Ticket,
 }
 
@@ -62,10 +60,8 @@ impl Session {
             shared.issuer.trust(),
             shared.closing.clone(),
         );
-        let seat = shared.callers.enter(peer.clone(), SystemTime::now());
-        let ticket = shared.streams.enter();
+        let ticket = shared.streams.enter(peer.clone(), SystemTime::now());
         Self {
-            seat,
             shared,
             peer,
             entries,
@@ -140,7 +136,8 @@ impl Session {
         matching
             .grants
             .retain(|grant| !self.shared.issuer.revoked(&grant.id));
-        self.seat.may_have(matching.grants.iter().map(|grant| &grant.id));
+        self.ticket
+            .may_have(matching.grants.iter().map(|grant| &grant.id));
         if granted > 0 && matching.grants.is_empty() {
             return Err(self.denied(REVOKED));
         }

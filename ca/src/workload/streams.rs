@@ -1,10 +1,13 @@
-//! Which streams are open, and what each was sent: with it the authority knows whom a rotation would hurt, and how long the
-//! mesh lives without it. It decides nothing.
+//! Which streams are open, whose they are, and what each was sent: with it the authority knows whom a rotation would hurt,
+//! how long the mesh lives without it, and operators whom a change would reach. It decides nothing.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use spiffe::SpiffeId;
+
+use crate::attest::Peer;
 use crate::authority::Svid;
 
 /// What a stream carries.
@@ -31,9 +34,22 @@ pub struct Handed {
     pub not_after: SystemTime,
 }
 
+/// Whose a stream is, and what he may have.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// Who it is.
+    pub peer: Peer,
+    /// Since when the stream is open.
+    pub since: SystemTime,
+    /// What he may have, as it was decided last; the first is his default identity.
+    pub ids: Vec<SpiffeId>,
+}
+
 /// One open stream.
 #[derive(Clone, Debug)]
 pub struct Open {
+    /// Whose it is.
+    pub caller: Caller,
     /// What it carries; nothing before its first message.
     pub carries: Option<Carries>,
     /// Sequence number of the bundle that it was sent last.
@@ -53,7 +69,8 @@ pub struct Streams {
 #[derive(Debug, Default)]
 struct State {
     next: u64,
-    streams: HashMap<u64, Open>,
+    /// By numbers that grow: the eldest is the first.
+    streams: BTreeMap<u64, Open>,
 }
 
 /// The place of one stream among them, until it is dropped.
@@ -64,14 +81,19 @@ pub struct Ticket {
 }
 
 impl Streams {
-    /// A place for a stream that opens.
-    pub fn enter(self: &Arc<Self>) -> Ticket {
+    /// A place for a stream of this caller that opens.
+    pub fn enter(self: &Arc<Self>, peer: Peer, now: SystemTime) -> Ticket {
         let mut state = self.lock();
         let number = state.next;
         state.next = number.wrapping_add(1);
         state.streams.insert(
             number,
             Open {
+                caller: Caller {
+                    peer,
+                    since: now,
+                    ids: Vec::new(),
+                },
                 carries: None,
                 sent: 0,
                 handed: Vec::new(),
@@ -91,12 +113,28 @@ impl Streams {
         }
     }
 
+    /// Whose they are, the eldest first.
+    pub fn callers(&self) -> Vec<Caller> {
+        self.lock()
+            .streams
+            .values()
+            .map(|open| open.caller.clone())
+            .collect()
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Ticket {
+    /// What the caller may have now.
+    pub fn may_have<'a>(&self, ids: impl Iterator<Item = &'a SpiffeId>) {
+        if let Some(open) = self.streams.lock().streams.get_mut(&self.number) {
+            open.caller.ids = ids.cloned().collect();
+        }
+    }
+
     /// What was sent last says the same as this bundle: nothing goes out.
     pub fn holds(&self, bundle: u64) {
         if let Some(open) = self.streams.lock().streams.get_mut(&self.number) {
@@ -160,7 +198,7 @@ impl Drop for Ticket {
 mod tests {
     use std::time::{Duration, UNIX_EPOCH};
 
-    use spiffe::SpiffeId;
+    use tokio::net::UnixStream;
     use zeroize::Zeroizing;
 
     use super::*;
@@ -182,16 +220,37 @@ mod tests {
         })
     }
 
+    fn enter(streams: &Arc<Streams>) -> Ticket {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        streams.enter(Peer::of(&ours, "default".into()).unwrap(), at(7))
+    }
+
     fn all(streams: &Streams) -> Vec<Open> {
         let mut all = Vec::new();
         streams.each(|open| all.push(open.clone()));
         all
     }
 
-    #[test]
-    fn what_was_sent_stays_with_the_stream_until_it_ends() {
+    #[tokio::test]
+    async fn a_caller_is_told_from_the_beginning_of_its_stream_to_the_end() {
         let streams = Arc::new(Streams::default());
-        let ticket = streams.enter();
+        let tickets: Vec<Ticket> = (0..3).map(|_| enter(&streams)).collect();
+        let id = SpiffeId::new("spiffe://td/a").unwrap();
+        tickets[1].may_have([&id].into_iter());
+        let callers = streams.callers();
+        let had: Vec<usize> = callers.iter().map(|caller| caller.ids.len()).collect();
+        assert_eq!(had, [0, 1, 0]);
+        assert!(callers.iter().all(|caller| caller.since == at(7)));
+        tickets[1].may_have(std::iter::empty());
+        assert!(streams.callers().iter().all(|caller| caller.ids.is_empty()));
+        drop(tickets);
+        assert!(streams.callers().is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_was_sent_stays_with_the_stream_until_it_ends() {
+        let streams = Arc::new(Streams::default());
+        let ticket = enter(&streams);
         assert_eq!(all(&streams)[0].carries, None);
         let (first, second) = (svid("1", 4, 100), svid("2", 5, 200));
         ticket.sent(Carries::Svids, 4, [&first].into_iter(), at(0));
@@ -220,10 +279,10 @@ mod tests {
         assert!(all(&streams).is_empty());
     }
 
-    #[test]
-    fn the_identity_that_ends_first_is_told() {
+    #[tokio::test]
+    async fn the_identity_that_ends_first_is_told() {
         let streams = Arc::new(Streams::default());
-        let ticket = streams.enter();
+        let ticket = enter(&streams);
         let (first, second) = (svid("1", 4, 100), svid("2", 4, 90));
         ticket.sent(Carries::Svids, 4, [&first, &second].into_iter(), at(0));
         assert_eq!(

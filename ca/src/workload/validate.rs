@@ -18,8 +18,20 @@ use crate::authority::{JwtKey, Trust};
 /// The longest audience, alone or all of a token together as JSON: with a SPIFFE ID of full length beside it the token
 /// is still one that verifiers read.
 pub const MAX_AUDIENCE: usize = 3 << 10;
+/// The most audiences of one token: each can use the token at all the others.
+pub const MAX_AUDIENCES: usize = 32;
 /// By how many seconds clocks may differ (S-33): whoever signed is this process, or a replica of it.
 const LEEWAY: i64 = 5;
+
+/// Whether a token may have these audiences, whoever asks for it: there is one, none is empty, and they are not too many
+/// or too long.
+pub fn is_audience(audience: &[String]) -> bool {
+    // As it will stand in the token: escapes count.
+    let length = serde_json::to_vec(audience).map_or(usize::MAX, |text| text.len());
+    (1..=MAX_AUDIENCES).contains(&audience.len())
+        && length <= MAX_AUDIENCE
+        && !audience.iter().any(String::is_empty)
+}
 
 /// Why a JWT-SVID is not believed.
 #[derive(Debug, thiserror::Error)]

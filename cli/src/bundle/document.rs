@@ -1,6 +1,7 @@
 //! A trust bundle, read from any of its forms: a SPIFFE bundle document (SPIFFE Trust Domain and Bundle, section 4), PEM or
 //! DER. What cannot be used is not trusted, and told (S-34, S-61).
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -108,9 +109,71 @@ impl Bundle {
             .then_some(first)
     }
 
+    /// The trust domains that its roots name, each once; a root need not name one.
+    pub fn named(&self) -> BTreeSet<&TrustDomain> {
+        self.roots
+            .iter()
+            .filter_map(|root| root.domain.as_ref())
+            .collect()
+    }
+
     /// Nobody is trusted with it (S-61).
     pub fn is_empty(&self) -> bool {
         self.roots.is_empty() && self.kids.is_empty()
+    }
+
+    /// What keeps it from being that of a trust domain. A root that names none is only known by its fingerprint.
+    pub fn not_of(&self, wanted: &TrustDomain, fingerprints: bool) -> Vec<String> {
+        let foreign = self.named().into_iter().any(|of| of != wanted);
+        let foreign =
+            foreign.then(|| "a root is of another trust domain than the one that was expected".to_owned());
+        let silent = self.roots.iter().filter(|root| root.domain.is_none()).count();
+        let unknown = match (silent, self.roots.len()) {
+            (_, 0) => Some("it holds no X.509 root, and the keys of JWT-SVIDs do not say whose they are"),
+            (1.., _) if !fingerprints => Some(
+                "a root names no trust domain, so it may be of any: give the --fingerprint of each root, got on another way",
+            ),
+            _ => None,
+        };
+        foreign.into_iter().chain(unknown.map(str::to_owned)).collect()
+    }
+
+    /// Whether a bundle that was fetched may take the place of this one: of the same trust domain, and not an older one
+    /// (S-59). If not, why, and what it may be.
+    pub fn is_followed_by(&self, new: &Self) -> Result<(), (String, &'static str)> {
+        let (mine, theirs) = (self.named(), new.named());
+        let common = || {
+            let keys = self.jwt_values();
+            new.roots.iter().any(|root| self.roots.contains(root))
+                || new.jwt_values().iter().any(|key| keys.contains(key))
+        };
+        let same = match mine.is_empty() || theirs.is_empty() {
+            true => common(),
+            false => mine == theirs,
+        };
+        if !same {
+            let of = |named: &BTreeSet<&TrustDomain>| match named.first() {
+                Some(domain) => format!("of {domain}"),
+                None => "of a trust domain that its roots do not name".to_owned(),
+            };
+            let problem = format!(
+                "it holds a bundle {}, and the endpoint serves one {} that cannot be told to be of the same",
+                of(&mine),
+                of(&theirs)
+            );
+            return Err((problem, "is it the right --url, and the right file?"));
+        }
+        match (self.sequence, new.sequence) {
+            (Some(held), Some(new)) if new < held => Err((
+                format!("it holds sequence {held}, and the endpoint serves the older {new}"),
+                "is a backup served there?",
+            )),
+            (Some(held), None) => Err((
+                format!("it holds sequence {held}, and the endpoint serves one without, which may be older"),
+                "has the endpoint changed its software?",
+            )),
+            _ => Ok(()),
+        }
     }
 
     fn add(&mut self, certificate: CertificateDer<'static>) {
@@ -123,14 +186,7 @@ impl Bundle {
             }
             Err(problem) => self.problems.push(problem),
         }
-        let named: Vec<_> = self
-            .roots
-            .iter()
-            .filter_map(|root| root.domain.as_ref())
-            .collect();
-        let mixed = named
-            .first()
-            .is_some_and(|first| named.iter().any(|other| other != first));
+        let mixed = self.named().len() > 1;
         let problem = "its roots are of several trust domains";
         if mixed && !self.problems.iter().any(|known| known == problem) {
             self.problems.push(problem.to_owned());

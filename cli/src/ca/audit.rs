@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::BufReader;
 use std::path::PathBuf;
 
-use hopguard_ca::audit::{Broken, Verified, stored_head, verify};
+use hopguard_ca::audit::{Broken, Head, Verified, stored_head, verify};
 use hopguard_ca::server::{AUDIT_HEAD, CaError};
 use serde_json::json;
 
@@ -25,8 +25,8 @@ enum What {
 
 #[derive(clap::Args)]
 #[command(
-    after_help = "Each record carries the SHA-256 of the one before. With `--config`, the last record must also be the last one that the
-authority wrote, so that a log whose end was cut is found.
+    after_help = "Each record carries the SHA-256 of the one before. With `--config`, the last record that the
+authority wrote must also be in it as it was written, so that a log whose end was cut and one that was exchanged are found.
 
 Examples:
   hopguard ca audit verify /var/log/hopguard/audit.log
@@ -62,7 +62,7 @@ pub fn run(audit: &Audit, ui: &Ui) -> Result<Exit, Failure> {
         let place = path.display();
         let file = File::open(path)
             .map_err(|error| Failure::new(format!("`{place}`: {error}")).exit(Exit::BadFile))?;
-        let verified = verify(BufReader::new(file), so_far).map_err(|broken| {
+        let verified = verify(BufReader::new(file), so_far, noted).map_err(|broken| {
             let exit = if matches!(broken, Broken::Io(_)) {
                 Exit::BadFile
             } else {
@@ -74,13 +74,7 @@ pub fn run(audit: &Audit, ui: &Ui) -> Result<Exit, Failure> {
         so_far = (verified.records > 0).then_some(verified);
     }
     let verified = so_far.unwrap_or_default();
-    if let Some(noted) = noted
-        && (verified.head.seq < noted.seq || (verified.head.seq == noted.seq && verified.head != noted))
-    {
-        let message = format!(
-            "the log ends at record {}, and the authority wrote up to record {}: its end was cut off",
-            verified.head.seq, noted.seq
-        );
+    if let Some(message) = noted.and_then(|noted| lacks(&verified, noted)) {
         return Err(Failure::new(message).hint("were all files of the log named, the newest last?"));
     }
     if ui.is_json() {
@@ -101,4 +95,21 @@ pub fn run(audit: &Audit, ui: &Ui) -> Result<Exit, Failure> {
         }
     }
     Ok(Exit::Done)
+}
+
+/// What is wrong when the record that the authority noted last is not among these.
+fn lacks(verified: &Verified, noted: Head) -> Option<String> {
+    if verified.head.seq < noted.seq {
+        return Some(format!(
+            "the log ends at record {}, and the authority wrote up to record {}: its end was cut off",
+            verified.head.seq, noted.seq
+        ));
+    }
+    // The one after it would tell by its `prev`.
+    (verified.first > noted.seq.saturating_add(1)).then(|| {
+        format!(
+            "the log begins at record {}, after record {} that the authority noted last: it is another log, or was exchanged",
+            verified.first, noted.seq
+        )
+    })
 }

@@ -13,7 +13,9 @@ use crate::ui::{Exit, Failure, Ui};
 #[derive(clap::Args)]
 #[command(
     after_help = "What was issued after the backup is unknown to the restored authority: it stays valid until it ends, and cannot
-be revoked by its identity. Numbers that others compare (the bundle's sequence, the lists') jump ahead.
+be revoked by its identity. What was revoked after the backup (identities, certificates, authorities) is good again:
+revoke it again; the audit log tells what that was. Numbers that others compare (the bundle's sequence, the lists')
+jump ahead.
 
 Examples:
   hopguard ca restore /var/backups/hopguard-ca.sqlite --config /etc/hopguard/ca.toml"
@@ -57,5 +59,9 @@ pub fn run(restore: &Restore, ui: &Ui) -> Result<Exit, Failure> {
         ));
         ui.note("  what was issued after that is unknown here: it stays valid until it ends");
     }
+    ui.note(
+        "warning: what was revoked after the backup is good again (identities, certificates, authorities): revoke it again by \
+         `hopguard ca revoke`",
+    );
     Ok(Exit::Done)
 }

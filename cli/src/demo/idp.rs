@@ -1,10 +1,10 @@
 //! The demo's OpenID provider: https with a certificate of a CA of its own, discovery, keys, tokens for alice and bob. Its
-//! secrets enter on standard input; tokens and public keys leave. Like a real one it trusts nobody's word but it asks for no
+//! secrets enter as text; tokens and public keys leave. Like a real one it trusts nobody's word but it asks for no
 //! password, and it forges tokens on request: it is a demo.
 
 mod tokens;
 
-use std::io::{self, Read};
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -87,13 +87,9 @@ struct Provider {
     tokens: AtomicU64,
 }
 
-/// Serves until told to end.
-pub fn run() -> Result<Exit, Failure> {
-    let mut text = String::new();
-    io::stdin()
-        .read_to_string(&mut text)
-        .map_err(failed("reading the provider's secrets"))?;
-    let secrets: Secrets = serde_json::from_str(&text).map_err(failed("reading the provider's secrets"))?;
+/// Serves until told to end. `secrets` is the JSON of [`Secrets`].
+pub fn run(secrets: &str) -> Result<Exit, Failure> {
+    let secrets: Secrets = serde_json::from_str(secrets).map_err(failed("reading the provider's secrets"))?;
     let acceptor = acceptor(&secrets)?;
     let provider = Arc::new(Provider {
         keys: Mutex::new(Keys::new(&secrets.signing_key)?),

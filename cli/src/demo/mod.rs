@@ -26,6 +26,7 @@ mod mounts;
 mod namespaces;
 mod outer;
 mod parts;
+mod pieces;
 mod pod_init;
 mod pods;
 mod privileges;
@@ -56,6 +57,9 @@ pub struct Args {
 #[derive(Subcommand)]
 enum Verb {
     /// Bring the mesh up without telling the story, and say on one JSON line when it is ready
+    ///
+    /// It stays until SIGINT, SIGTERM or SIGHUP, or until its standard input is closed when that is a pipe, a socket or a terminal: so it
+    /// ends with the program that started it, and stays where it was started with none (`< /dev/null`, a service).
     Up(spec::UpArgs),
     /// Run a command in a pod of a running demo, as its application or as the pod's root
     Exec(exec::ExecArgs),
@@ -80,7 +84,11 @@ enum Verb {
     #[command(hide = true)]
     App(app::Args),
     #[command(hide = true)]
-    Idp,
+    Idp(pieces::IdpArgs),
+    #[command(hide = true)]
+    Secrets(pieces::SecretsArgs),
+    #[command(hide = true)]
+    Call(pieces::CallArgs),
 }
 
 /// Runs the demo, or one of the verbs that speak to a running one.
@@ -99,7 +107,9 @@ pub fn run(args: Args, ui: &Ui) -> Result<Exit, Failure> {
         Some(Verb::SidecarInit(sidecar)) => sidecar_init::run(&sidecar),
         Some(Verb::RunAs(run_as)) => privileges::run(&run_as),
         Some(Verb::App(app)) => app::run(&app),
-        Some(Verb::Idp) => idp::run(),
+        Some(Verb::Idp(args)) => pieces::idp(&args),
+        Some(Verb::Secrets(args)) => pieces::secrets(&args),
+        Some(Verb::Call(args)) => pieces::call(args, ui),
     }
 }
 

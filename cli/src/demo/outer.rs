@@ -2,7 +2,7 @@
 //! is found, and everything else ends with it, however it ends.
 
 use std::env;
-use std::io::{self, Read};
+use std::io::{self, IsTerminal, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -103,7 +103,7 @@ async fn watch(mut child: Child, control: UnixStream, mode: Mode, ui: &Ui) -> Re
     let launcher = child.id().unwrap_or_default();
     let heard = control.try_clone().map_err(failed("listening to the demo"))?;
     let mut events = listen_to_demo(heard)?;
-    if mode == Mode::Bare {
+    if mode == Mode::Bare && somebody_holds(&io::stdin()) {
         // Whoever started us ends us by closing our standard input.
         thread_for("input", {
             let control = control.try_clone().map_err(failed("watching standard input"))?;
@@ -149,6 +149,12 @@ async fn watch(mut child: Child, control: UnixStream, mode: Mode, ui: &Ui) -> Re
     }
 }
 
+/// Whether somebody can close this input later: nobody can where there was none to begin with (`/dev/null`, a file).
+fn somebody_holds(input: &(impl AsFd + IsTerminal)) -> bool {
+    let kind = rustix::fs::fstat(input).map(|found| rustix::fs::FileType::from_raw_mode(found.st_mode));
+    input.is_terminal() || kind.is_ok_and(|kind| kind.is_fifo() || kind.is_socket())
+}
+
 fn tell_to_end(control: &UnixStream) {
     // Already gone is as good.
     let _gone = control.shutdown(std::net::Shutdown::Write);
@@ -181,6 +187,18 @@ mod tests {
 
     use super::super::pods::Families;
     use super::*;
+
+    #[test]
+    fn an_input_that_nobody_holds_ends_nothing() {
+        let (reader, _writer) = io::pipe().unwrap();
+        let reader = std::fs::File::from(OwnedFd::from(reader));
+        let (near, _far) = UnixStream::pair().unwrap();
+        let socket = std::fs::File::from(OwnedFd::from(near));
+        assert!(somebody_holds(&reader) && somebody_holds(&socket));
+        let nothing = std::fs::File::open("/dev/null").unwrap();
+        assert!(!somebody_holds(&nothing));
+        assert!(!somebody_holds(&tempfile::tempfile().unwrap()));
+    }
 
     #[test]
     fn what_is_missing_is_named_with_its_package() {

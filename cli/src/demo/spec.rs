@@ -69,8 +69,8 @@ pub struct TellArgs {
 /// Arguments of `hopguard demo up`.
 #[derive(clap::Args)]
 pub struct UpArgs {
-    /// Tell no story (the only mode of this verb)
-    #[arg(long)]
+    /// Tell no story, which this verb never does
+    #[arg(long, hide = true)]
     bare: bool,
     /// The demo's name, by which `demo exec` finds it
     #[arg(long, default_value = DEFAULT_NAME, value_parser = valid_name)]
@@ -126,11 +126,7 @@ impl TellArgs {
 impl UpArgs {
     /// A demo that tells nothing.
     pub fn into_spec(self) -> Result<Spec, Failure> {
-        if !self.bare {
-            return Err(Failure::new("`hopguard demo up` needs --bare")
-                .hint("`hopguard demo` tells the story")
-                .exit(Exit::Usage));
-        }
+        let _it_is_always_so = self.bare;
         self.overrides.into_spec(self.name, &self.family, Mode::Bare)
     }
 }

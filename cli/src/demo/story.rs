@@ -358,7 +358,7 @@ fn trace_id() -> Result<String, Failure> {
 }
 
 /// A certificate that says everything that an SVID of `orders` says, from a CA that nobody knows; and its key (PEM).
-fn forged_certificate() -> Result<(String, String), Failure> {
+pub fn forged_certificate() -> Result<(String, String), Failure> {
     let making = || failed::<rcgen::Error>("making a forged certificate");
     let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(making())?;
     let mut params = CertificateParams::default();

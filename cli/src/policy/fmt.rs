@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use hopguard_sidecar::authz;
 use hopguard_sidecar::config::read_policies;
 
-use super::{Problem, wrong};
+use super::{Problem, Severity, wrong};
 use crate::ui::{Exit, Failure, Ui};
 
 /// Arguments of the verb.
@@ -42,7 +42,7 @@ pub(super) fn run(args: &Args, ui: &Ui) -> Result<Exit, Failure> {
                             .hint("check that you may write the file and its folder")
                     })?;
                 }
-                changed.push(path.display().to_string());
+                changed.push((path.display().to_string(), first_change(text, &formatted)));
             }
             Err(of_file) => {
                 problems.extend(
@@ -56,19 +56,39 @@ pub(super) fn run(args: &Args, ui: &Ui) -> Result<Exit, Failure> {
     if !problems.is_empty() {
         return Ok(wrong(&problems, ui));
     }
-    if ui.is_json() {
-        ui.json(&changed);
-    } else {
-        for path in &changed {
-            ui.line(path);
-        }
+    let paths = changed.iter().map(|(path, _)| path);
+    match (ui.is_json(), args.check) {
+        (true, true) => ui.json(&changed.iter().map(out_of_form).collect::<Vec<_>>()),
+        (true, false) => ui.json(&paths.collect::<Vec<_>>()),
+        (false, _) => paths.for_each(|path| ui.line(path)),
     }
-    Ok(if args.check && !changed.is_empty() {
+    if !args.check || changed.is_empty() {
+        return Ok(Exit::Done);
+    }
+    if !ui.is_json() {
         ui.note("not in form: run `hopguard policy fmt`");
-        Exit::No
-    } else {
-        Exit::Done
-    })
+    }
+    Ok(Exit::No)
+}
+
+/// As `policy check -o json` says what is wrong: who reads the one reads the other.
+fn out_of_form((file, line): &(String, usize)) -> Problem {
+    Problem {
+        severity: Severity::Error,
+        file: file.clone(),
+        line: *line,
+        column: 1,
+        message: "not in form".to_owned(),
+        hint: Some("`hopguard policy fmt` brings it there".to_owned()),
+        beside: false,
+        place: None,
+    }
+}
+
+/// The first line that is another in form, from 1.
+fn first_change(text: &str, formatted: &str) -> usize {
+    let same = text.lines().zip(formatted.lines()).take_while(|(a, b)| a == b);
+    same.count() + 1
 }
 
 /// Whole or not at all, with the rights that the file had: a sidecar may be reading it.

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hopguard_sidecar::identity::{self, Fetched, FetchedToken, IdentityError, Wanted};
+use zeroize::Zeroizing;
 
-use super::files::{certificates, pem, replace};
+use super::files::{certificates, key_pem, replace};
 use super::id;
 use super::inspect::{examined, show};
 use crate::ui::{Exit, Failure, Ui};
@@ -118,14 +119,19 @@ fn write(dir: &Path, at: usize, fetched: &Fetched) -> Result<Vec<PathBuf>, Strin
         .bundles
         .of(identity.id.trust_domain())
         .unwrap_or_default();
+    let public = |certificates: String| Zeroizing::new(certificates);
     let files = [
-        (format!("svid.{at}.pem"), 0o644, certificates(&identity.chain)),
+        (
+            format!("svid.{at}.pem"),
+            0o644,
+            public(certificates(&identity.chain)),
+        ),
         (
             format!("svid.{at}.key"),
             0o600,
-            pem("PRIVATE KEY", identity.key.pkcs8().secret_pkcs8_der()),
+            key_pem(identity.key.pkcs8().secret_pkcs8_der()),
         ),
-        (format!("bundle.{at}.pem"), 0o644, certificates(roots)),
+        (format!("bundle.{at}.pem"), 0o644, public(certificates(roots))),
     ];
     let mut written = Vec::with_capacity(files.len());
     for (name, mode, text) in files {

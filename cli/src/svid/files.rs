@@ -86,10 +86,15 @@ pub fn certificates(chain: &[CertificateDer<'_>]) -> String {
     chain.iter().map(|der| pem("CERTIFICATE", der)).collect()
 }
 
-/// RFC 7468: 64 characters a line.
-pub fn pem(label: &str, der: &[u8]) -> String {
+/// A private key as PEM, PKCS#8: nothing of it stays in memory when it is dropped.
+pub fn key_pem(der: &[u8]) -> Zeroizing<String> {
+    Zeroizing::new(pem("PRIVATE KEY", der))
+}
+
+/// RFC 7468: 64 characters a line. The room is reserved beforehand: a text that grew would leave copies behind.
+fn pem(label: &str, der: &[u8]) -> String {
     let text = Zeroizing::new(STANDARD.encode(der));
-    let mut pem = String::with_capacity(text.len() + text.len() / 32 + 128);
+    let mut pem = String::with_capacity(room(label, &text));
     pem.push_str(&format!("-----BEGIN {label}-----\n"));
     for (at, character) in text.chars().enumerate() {
         if at > 0 && at % 64 == 0 {
@@ -99,6 +104,11 @@ pub fn pem(label: &str, der: &[u8]) -> String {
     }
     pem.push_str(&format!("\n-----END {label}-----\n"));
     pem
+}
+
+/// Enough for the text, a line end behind each 64 characters, and both marks.
+fn room(label: &str, text: &str) -> usize {
+    text.len() + text.len() / 64 + 2 * label.len() + 64
 }
 
 #[cfg(test)]
@@ -141,5 +151,19 @@ mod tests {
         let text = pem("CERTIFICATE", &[7; 100]);
         assert!(text.lines().all(|line| line.len() <= 64));
         assert!(text.ends_with("\n-----END CERTIFICATE-----\n"));
+    }
+
+    #[test]
+    fn a_key_is_written_without_leaving_a_copy_behind() {
+        // The type wipes what it holds; a string that had to grow would have left its former half in memory.
+        for size in [1, 47, 48, 49, 138, 1 << 14] {
+            let der = vec![7; size];
+            let text: Zeroizing<String> = key_pem(&der);
+            assert!(
+                text.len() <= room("PRIVATE KEY", &STANDARD.encode(&der)),
+                "{size}"
+            );
+            assert!(text.starts_with("-----BEGIN PRIVATE KEY-----\n"));
+        }
     }
 }

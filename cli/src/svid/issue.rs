@@ -11,7 +11,7 @@ use rustls_pki_types::CertificateDer;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use super::files::{certificates, pem, replace};
+use super::files::{certificates, key_pem, replace};
 use super::id;
 use super::inspect::{examined, show};
 use crate::ca::ask::{Which, ask, list, text};
@@ -105,7 +105,7 @@ fn written(answer: &Value, dir: &Path, ui: &Ui) -> Result<Exit, Failure> {
     let (chain, roots) = (der("chain")?, der("bundle")?);
     let key = STANDARD.decode(text(answer, "key")).map_err(|_| strange())?;
     let key = Zeroizing::new(key);
-    let key = Zeroizing::new(pem("PRIVATE KEY", &key));
+    let key = key_pem(&key);
     let files = [
         ("svid.key", key.as_str()),
         ("svid.pem", &certificates(&chain)),

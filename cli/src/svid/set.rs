@@ -12,7 +12,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::process::geteuid;
 use rustls_pki_types::CertificateDer;
 
-use super::files::{certificates, pem, replace};
+use super::files::{certificates, key_pem, replace};
 
 const DATA: &str = "..data";
 /// The names, with the mode of each.
@@ -83,7 +83,8 @@ impl Folder {
         let place = self.dir.join(&version);
         DirBuilder::new().mode(0o755).create(&place)?;
         let done = self.fill(&place, set).and_then(|()| self.switch(&version));
-        if done.is_err() {
+        // The link is renamed before the folder is synced: what failed last may have left the new set in force.
+        if done.is_err() && self.is_idle(&version) {
             let _gone_already = fs::remove_dir_all(&place);
         }
         done?;
@@ -93,7 +94,7 @@ impl Folder {
     }
 
     fn fill(&self, place: &Path, set: &Set<'_>) -> io::Result<()> {
-        let key = zeroize::Zeroizing::new(pem("PRIVATE KEY", set.key));
+        let key = key_pem(set.key);
         let (chain, roots) = (certificates(set.chain), certificates(set.roots));
         let texts = [chain.as_str(), key.as_str(), roots.as_str()];
         for ((name, mode), text) in NAMES.into_iter().zip(texts) {
@@ -125,9 +126,27 @@ impl Folder {
         self.lock.sync_all()
     }
 
-    /// Removes sets that are neither in force nor the one before.
+    /// The set that the link leads to; none before the first.
+    fn current(&self) -> io::Result<Option<PathBuf>> {
+        match fs::read_link(self.dir.join(DATA)) {
+            Ok(current) => Ok(Some(current)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether a set is certainly not in force: nobody may read it any more.
+    fn is_idle(&self, version: &str) -> bool {
+        self.current()
+            .is_ok_and(|current| current.as_deref() != Some(Path::new(version)))
+    }
+
+    /// Removes sets that are neither in force nor the one before; none where nobody can say which that is.
     fn sweep(&self) {
-        let current = fs::read_link(self.dir.join(DATA)).unwrap_or_default();
+        let Ok(current) = self.current() else {
+            return;
+        };
+        let current = current.unwrap_or_default();
         let Ok(entries) = fs::read_dir(&self.dir) else {
             return;
         };
@@ -227,6 +246,41 @@ mod tests {
         );
         put(&folder, 102, 2);
         assert_eq!(sets(dir.path()), 2);
+    }
+
+    /// The last step of a change is to sync the folder, after the new set is in force already.
+    #[test]
+    fn a_failed_sync_takes_no_set_away_that_is_in_force() {
+        let dir = tempfile::tempdir().unwrap();
+        put(&Folder::open(dir.path()).unwrap(), 100, 1);
+        let folder = Folder {
+            dir: dir.path().to_owned(),
+            // The kernel syncs no device of this kind.
+            lock: File::open("/dev/null").unwrap(),
+        };
+        let (chain, roots) = ([der(2)], [der(2)]);
+        let set = Set {
+            chain: &chain,
+            key: &[2; 70],
+            roots: &roots,
+        };
+        folder
+            .replace(&set, UNIX_EPOCH + Duration::from_secs(101))
+            .unwrap_err();
+        let text = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
+        assert_eq!(text("svid.pem").lines().nth(1), text("svid.key").lines().nth(1));
+        assert_eq!(text("svid.pem"), text("bundle.pem"));
+    }
+
+    #[test]
+    fn nothing_is_swept_where_nobody_knows_what_is_in_force() {
+        let dir = tempfile::tempdir().unwrap();
+        put(&Folder::open(dir.path()).unwrap(), 100, 1);
+        let link = dir.path().join(DATA);
+        fs::remove_file(&link).unwrap();
+        fs::write(&link, "no link").unwrap();
+        let _folder = Folder::open(dir.path()).unwrap();
+        assert_eq!(sets(dir.path()), 1);
     }
 
     #[test]

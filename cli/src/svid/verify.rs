@@ -32,7 +32,7 @@ pub struct Verify {
     /// It must be of this identity
     #[arg(long, value_name = "SPIFFE-ID")]
     id: Option<String>,
-    /// It must be of this trust domain, whose bundle it is
+    /// It must be of this trust domain, whose bundle it is; needed for a JWT-SVID where no root of the bundle names one
     #[arg(long, value_name = "TRUST-DOMAIN")]
     trust_domain: Option<String>,
     /// It is a JWT-SVID
@@ -76,6 +76,42 @@ impl Expected {
             )
         });
         other.into_iter().chain(foreign).collect()
+    }
+
+    /// Whose bundle it is. Its roots say so where they name a trust domain; the keys of JWT-SVIDs say nothing of their own,
+    /// so without such roots it must be told: the key of one trust domain proves no subject of another (S-18).
+    fn owner(&self, bundle: &Bundle) -> Result<TrustDomain, String> {
+        let told = self
+            .domain
+            .as_ref()
+            .or_else(|| self.id.as_ref().map(SpiffeId::trust_domain));
+        let mut named = bundle.named().into_iter();
+        match (named.next(), named.next(), told) {
+            (Some(_), Some(_), _) => Err("the roots of the bundle are of several trust domains".to_owned()),
+            (Some(of), None, Some(told)) if of != told => Err(format!(
+                "the bundle is of the trust domain {of}, and {told} was expected"
+            )),
+            (Some(of), None, _) => Ok(of.clone()),
+            (None, _, Some(told)) => Ok(told.clone()),
+            (None, _, None) => Err(
+                "the bundle does not say whose it is (no root in it names a trust domain): name its trust domain by \
+                 --trust-domain"
+                    .to_owned(),
+            ),
+        }
+    }
+
+    /// What a token that the bundle's keys prove is not to be trusted for.
+    fn problems_of_token(&self, found: &SpiffeId, bundle: &Bundle) -> Vec<String> {
+        let mut problems = self.problems(found);
+        match self.owner(bundle) {
+            Ok(owner) if owner == *found.trust_domain() => {}
+            Ok(owner) => problems.push(format!(
+                "its subject {found} is of another trust domain than the bundle, which is of {owner}"
+            )),
+            Err(problem) => problems.push(problem),
+        }
+        problems
     }
 }
 
@@ -152,7 +188,7 @@ fn token(
         .map_err(|error| error.to_string());
     let (subject, mut problems) = match verified {
         Ok(verified) => match parse_id(&verified.claims.subject) {
-            Ok(id) => (id.to_string(), expected.problems(&id)),
+            Ok(id) => (id.to_string(), expected.problems_of_token(&id, bundle)),
             Err(error) => (verified.claims.subject, vec![format!("its subject: {error}")]),
         },
         Err(error) => (String::new(), vec![error]),

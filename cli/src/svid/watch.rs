@@ -192,7 +192,7 @@ impl Keeper<'_> {
         };
         if let Err(error) = self.folder.replace(&set, now) {
             let dir = self.watch.write.display();
-            tracing::error!(%dir, %error, retry = ?AGAIN, "the new SVID could not be written; the set before stays");
+            tracing::error!(%dir, %error, retry = ?AGAIN, "the new SVID could not be written for certain; a whole set stays in force");
             return;
         }
         self.unwritten = None;

@@ -46,7 +46,7 @@ pub(super) fn holding(settings: &Settings) -> [(&'static str, Node); 7] {
     [
         ("image", Node::string(&settings.image)),
         ("entrypoint", Node::strings(["hopguard"])),
-        ("command", Node::strings(["hold", "--once", "/.hopguard-held"])),
+        ("command", Node::strings(["pause", "--once", "/.hopguard-held"])),
         // Only root may write there; of what root may do, nothing is left.
         ("user", Node::string("0:0")),
         ("cap_drop", Node::strings(["ALL"])),

@@ -7,10 +7,11 @@ use hopguard_jose::{Json, JsonObject};
 /// Where a claim is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClaimPath {
-    /// The name of a top-level claim, or names with dots between them that lead down. A name that itself holds dots, as
-    /// namespaced claims do (`https://idp.example/roles`), wins.
+    /// The name of a top-level claim, or names with dots between them that lead down. A URL, as namespaced claims are named
+    /// (`https://idp.example/roles`), is one name. Nothing is both: who could have the issuer write a claim named
+    /// `realm_access.roles` must not thereby speak for the one that lies in `realm_access`.
     Dotted(String),
-    /// Names that lead down, each taken as it is: for what lies below a name with dots.
+    /// Names that lead down, each taken as it is: for names with dots that are no URL, and what lies below one with dots.
     Steps(Vec<String>),
 }
 
@@ -18,7 +19,8 @@ impl ClaimPath {
     /// The value there.
     pub(super) fn find<'c>(&self, all: &'c JsonObject) -> Option<&'c Json> {
         match self {
-            Self::Dotted(path) => all.get(path).or_else(|| down(all, path.split('.'))),
+            Self::Dotted(path) if is_url(path) => all.get(path),
+            Self::Dotted(path) => down(all, path.split('.')),
             Self::Steps(steps) => down(all, steps.iter().map(String::as_str)),
         }
     }
@@ -35,6 +37,11 @@ impl ClaimPath {
     pub(super) fn is_scope(&self) -> bool {
         matches!(self, Self::Dotted(path) if matches!(path.as_str(), "scope" | "scp"))
     }
+}
+
+/// Whether a path is one name, though it has dots.
+fn is_url(path: &str) -> bool {
+    path.contains("://")
 }
 
 fn down<'c, 's>(all: &'c JsonObject, mut steps: impl Iterator<Item = &'s str>) -> Option<&'c Json> {

@@ -4,12 +4,13 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use hopguard_jose::{Claims, Json, KeySet, MAX_TOKEN_BYTES, Times, Token, TokenError};
+use hopguard_jose::{Claims, Json, JsonObject, KeySet, MAX_TOKEN_BYTES, Token, TokenError};
 
 use super::document;
 use super::error::{AuthnError, Rejection};
 use super::http::Client;
 use super::issuer::{self, rules};
+use super::opaque::is_jose;
 use super::options::{IssuerKind, IssuerOptions};
 use super::provider::Provider;
 use super::trust::Roots;
@@ -37,9 +38,15 @@ pub enum TokenFailure {
         "tokens of issuer `{0}` are judged by a running sidecar alone: by its Workload API, or by asking the issuer"
     )]
     NotHere(String),
+    /// It is no JWT, and this issuer is asked about such tokens.
+    #[error("the token is opaque: what it means is known to issuer `{0}`, which a running sidecar asks")]
+    Opaque(String),
     /// The keys that were given are no key set.
     #[error("{0}")]
     BadKeys(String),
+    /// The claims that were given are none.
+    #[error("{0}")]
+    BadClaims(String),
 }
 
 impl From<TokenError> for TokenFailure {
@@ -61,6 +68,9 @@ pub async fn of_token(
 ) -> Result<VerifiedUser, TokenFailure> {
     if token.len() > MAX_TOKEN_BYTES {
         return Err(TokenError::Oversized("over 8 KiB").into());
+    }
+    if let Some(failure) = opaque(issuers, token) {
+        return Err(failure);
     }
     let parsed = Token::parse(token)?;
     let named = parsed.issuer()?;
@@ -91,6 +101,31 @@ pub async fn of_token(
     Ok(Mapping::new(options).user(who(options), (verified.claims, proof), 0)?)
 }
 
+/// What becomes of a token that is no JWT; nothing of others.
+fn opaque(issuers: &[IssuerOptions], token: &str) -> Option<TokenFailure> {
+    if token.is_empty() || is_jose(token) {
+        return None;
+    }
+    let mut asked = issuers.iter().filter_map(|issuer| {
+        Some((
+            &issuer.alias,
+            issuer.introspection.as_ref()?.token_prefix.as_deref(),
+        ))
+    });
+    let prefixed = asked
+        .clone()
+        .find(|(_, prefix)| prefix.is_some_and(|prefix| token.starts_with(prefix)));
+    let found = prefixed.or_else(|| asked.find(|(_, prefix)| prefix.is_none()));
+    Some(match found {
+        Some((alias, _)) => TokenFailure::Opaque(alias.clone()),
+        None => TokenFailure::Refused(Rejection::Invalid {
+            reason: "malformed",
+            detail: "the token is malformed: it is no JWT, and no issuer of the mesh file is asked about tokens like it"
+                .to_owned(),
+        }),
+    })
+}
+
 async fn published(options: &IssuerOptions, dial: DialOptions) -> Result<KeySet, AuthnError> {
     let (_, trust) = Roots::default().trust(options)?;
     let client = Client {
@@ -109,77 +144,45 @@ async fn published(options: &IssuerOptions, dial: DialOptions) -> Result<KeySet,
 /// # Errors
 /// They are no JSON object.
 pub fn issuer_of(claims: &[u8]) -> Result<Option<String>, String> {
-    let json = Json::parse(claims).map_err(|error| format!("no claims: {error}"))?;
-    let object = json.as_object().ok_or("no claims: not a JSON object")?;
-    Ok(object.get("iss").and_then(Json::as_str).map(str::to_owned))
+    Ok(object(claims)?
+        .get("iss")
+        .and_then(Json::as_str)
+        .map(str::to_owned))
 }
 
-/// The user that claims tell of, mapped as those of a token, and what a token with them would be refused for. What is not
-/// there (`aud`, `exp`) is taken as a good token would have it.
+/// The user that claims tell of, by the rules for those of a token. What is not there (`iss`, `aud`, `exp`) is taken as a good
+/// token of the issuer would have it; what is there counts.
 ///
 /// # Errors
-/// They are no claims of a user.
+/// [`TokenFailure::Refused`] where a token with these claims is refused, [`TokenFailure::BadClaims`] where they tell of nobody.
 pub fn of_claims(
     options: &IssuerOptions,
     claims: &[u8],
     now: SystemTime,
-) -> Result<(VerifiedUser, Vec<String>), String> {
-    let all = match Json::parse(claims) {
-        Ok(Json::Object(all)) => all,
-        Ok(_) => return Err("no claims: not a JSON object".to_owned()),
-        Err(error) => return Err(format!("no claims: {error}")),
-    };
-    let subject = all
-        .get("sub")
-        .and_then(Json::as_str)
-        .filter(|sub| !sub.is_empty());
-    let subject = subject
-        .ok_or("the claims have no `sub`, so they tell of nobody")?
-        .to_owned();
-    let mut refused = Vec::new();
-    let audience = match all.get("aud") {
-        None => options.audiences.clone(),
-        Some(Json::String(one)) => vec![one.clone()],
-        Some(many) => {
-            let many = many
-                .as_strings()
-                .ok_or("`aud` is no string and no list of strings")?;
-            many.into_iter().map(str::to_owned).collect()
-        }
-    };
-    if !audience.iter().any(|aud| options.audiences.contains(aud)) {
-        refused.push(format!(
-            "`aud` names none of the issuer's `audiences` ({})",
-            options.audiences.join(", ")
-        ));
+) -> Result<VerifiedUser, TokenFailure> {
+    let mut all = object(claims).map_err(TokenFailure::BadClaims)?;
+    if !all.contains_key("sub") {
+        let what = "the claims have no `sub`, so they tell of nobody";
+        return Err(TokenFailure::BadClaims(what.to_owned()));
     }
-    let time = |name: &str| match all.get(name) {
-        None => Ok(None),
-        Some(Json::Int(seconds)) => Ok(Some(*seconds)),
-        Some(_) => Err(format!("`{name}` is no whole number of seconds")),
-    };
-    let times = Times {
-        exp: time("exp")?.unwrap_or_else(|| unix(now).saturating_add(LIFE)),
-        nbf: time("nbf")?,
-        iat: time("iat")?,
-    };
-    let leeway = rules(options).leeway;
-    refused.extend(
-        times
-            .check(unix(now), leeway)
-            .err()
-            .map(|fault| fault.to_string()),
-    );
-    let claims = Claims {
-        subject,
-        audience,
-        times,
-        all,
-    };
-    let user = Mapping::new(options)
-        .user(who(options), (claims, Proof::default()), 0)
-        .map_err(|refusal| refusal.to_string())?;
-    Ok((user, refused))
+    let audiences = options.audiences.iter().cloned().map(Json::String);
+    for (name, value) in [
+        ("iss", Json::String(options.issuer.clone())),
+        ("aud", Json::Array(audiences.collect())),
+        ("exp", Json::Int(unix(now).saturating_add(LIFE))),
+    ] {
+        all.entry(name.to_owned()).or_insert(value);
+    }
+    let claims = Claims::check(all, &rules(options), unix(now))?;
+    Ok(Mapping::new(options).user(who(options), (claims, Proof::default()), 0)?)
+}
+
+fn object(claims: &[u8]) -> Result<JsonObject, String> {
+    match Json::parse(claims) {
+        Ok(Json::Object(all)) => Ok(all),
+        Ok(_) => Err("no claims: not a JSON object".to_owned()),
+        Err(error) => Err(format!("no claims: {error}")),
+    }
 }
 
 fn who(options: &IssuerOptions) -> (Arc<str>, Arc<str>) {

@@ -40,7 +40,7 @@ pub struct IssuerOptions {
     pub allow_http_loopback: bool,
     /// By how much its clock may differ from ours; at most 60 s, whole seconds count.
     pub leeway: Duration,
-    /// The claims whose values become roles, as paths: `realm_access.roles`, or a name that itself holds dots.
+    /// The claims whose values become roles, as paths: `realm_access.roles`, or a URL.
     pub roles: Vec<ClaimPath>,
     /// The claims that policies see.
     pub claims: Vec<ClaimOptions>,

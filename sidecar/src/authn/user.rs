@@ -263,12 +263,19 @@ mod tests {
     }
 
     #[test]
-    fn a_name_with_dots_wins_over_a_path() {
+    fn a_path_means_one_claim_alone() {
+        let both = r#"{"realm_access.roles":"forged","realm_access":{"roles":"clerk"}}"#;
+        assert_eq!(roles(&["realm_access.roles"], both), ["clerk"]);
+        let flat = r#"{"realm_access.roles":"forged"}"#;
+        assert_eq!(roles(&["realm_access.roles"], flat), Vec::<String>::new());
+        let nested = r#"{"https://idp":{"example/roles":"forged"}}"#;
         assert_eq!(
-            roles(&["a.b"], r#"{"a.b":"literal","a":{"b":"path"}}"#),
-            ["literal"]
+            roles(&["https://idp.example/roles"], nested),
+            Vec::<String>::new()
         );
-        assert_eq!(roles(&["a.b"], r#"{"a":{"b":"path"}}"#), ["path"]);
+        let one_name = ClaimPath::Steps(vec!["realm_access.roles".to_owned()]);
+        let found = one_name.find(&object(both)).and_then(strings);
+        assert_eq!(found.unwrap(), ["forged"], "where it is asked for");
     }
 
     #[test]

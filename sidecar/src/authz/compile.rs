@@ -12,6 +12,7 @@ use super::index::{ActionKey, Audit, Condition, Index, Origin, Rule};
 use super::kept::{KeptSlices, KeptUsers};
 use super::model::PolicyError;
 use super::names::Names;
+use super::nearest::{About, Piece};
 use super::parse::{Parsed, Parsings, Source};
 use super::problem::Span;
 use super::rules::fits;
@@ -75,6 +76,7 @@ fn rule(id: &str, parsed: &Parsed, source: &Source<'_>) -> Rule {
         uses: parsed.reads.uses,
         without_user: without_user(parsed),
         scopes: scopes(parsed),
+        pieces: pieces(parsed),
         asks: asks(parsed, source),
         names: policy
             .to_pst()
@@ -132,9 +134,26 @@ fn scopes(parsed: &Parsed) -> Option<Scopes> {
     Some(Scopes { wanted, rest })
 }
 
+/// A permit's conditions, `&&` by `&&`, each by itself.
+fn pieces(parsed: &Parsed) -> Vec<Piece> {
+    let Some((body, clauses)) = all_operands(parsed) else {
+        return Vec::new();
+    };
+    let piece = |clause: pst::Clause| {
+        let about = About::of(&clause);
+        let condition = joined(body.clone(), vec![clause])??;
+        Some(Piece { about, condition })
+    };
+    clauses.into_iter().filter_map(piece).collect()
+}
+
 /// The conditions of a permit that reads the user, `&&` by `&&`.
 fn operands(parsed: &Parsed) -> Option<(pst::Template, Vec<pst::Clause>)> {
-    if parsed.policy.effect() == Effect::Forbid || !parsed.reads.user {
+    all_operands(parsed).filter(|_| parsed.reads.user)
+}
+
+fn all_operands(parsed: &Parsed) -> Option<(pst::Template, Vec<pst::Clause>)> {
+    if parsed.policy.effect() == Effect::Forbid {
         return None;
     }
     let pst::Policy::Static(policy) = parsed.policy.to_pst().ok()? else {

@@ -14,7 +14,7 @@ use super::entities::{Maker, Misfit, record, string};
 use super::evaluation::Evaluation;
 use super::expr::Uses;
 use super::facts::{Decision, Facts, Needs, Principal, Reason, Verdict, What, Would};
-use super::index::{ActionKey, Index, Origin, PrincipalKey, Rule, Slice};
+use super::index::{ActionKey, Index, Origin, PrincipalKey, Rule};
 use super::kept::{KeptSlices, KeptUsers, Prepared};
 use super::problem::PolicyProblem;
 use super::route::{Router, canonical_escapes, param};
@@ -235,51 +235,29 @@ impl Set {
     ) -> Result<Decision, Misfit> {
         let slice = &prepared.slice;
         let mut tally = Tally::default();
-        let mut nearest = None;
-        let mut scopes = Vec::new();
-        let user = match facts.what {
-            What::Http(http) => http.user,
-            What::Connect => None,
+        let world = match slice.forbids.is_empty() && slice.permits.is_empty() {
+            true => None,
+            false => Some(self.evaluation(facts, asked, prepared, slice.uses)?),
         };
-        if !slice.forbids.is_empty() || !slice.permits.is_empty() {
-            let world = self.evaluation(facts, asked, prepared, slice.uses)?;
-            tally.add(self.index.rules(&slice.forbids), &world);
-            tally.add(self.index.rules(&slice.permits), &world);
-            if tally.nothing_matched() {
-                let lacking = user.and_then(|user| {
-                    let mut permits = self.index.rules(&slice.permits);
-                    permits.find_map(|rule| Some((rule, rule.all_but_scopes(&world)?.for_user(&user.scope))))
-                });
-                let mut permits = self.index.rules(&slice.permits);
-                nearest = match lacking {
-                    Some((rule, names)) => {
-                        scopes = names;
-                        Some(rule)
-                    }
-                    None => permits.find(|rule| rule.all_but_the_user(&world)),
-                };
-            }
+        if let Some(world) = &world {
+            tally.add(self.index.rules(&slice.forbids), world);
+            tally.add(self.index.rules(&slice.permits), world);
         }
         let mut decision = tally.decision();
-        if decision.reason == Reason::NoRule {
-            let no_user = matches!(facts.what, What::Http(_)) && user.is_none();
-            if nearest.is_some() && no_user {
-                decision.user_would_help = true;
-                decision.reason = Reason::UserRequired;
-            }
-            decision.needs = self.needs(nearest, slice, asked.action);
-            decision.scopes = scopes;
+        if decision.reason != Reason::NoRule {
+            return Ok(decision);
         }
+        let Some(nearest) = self.nearest(facts, asked, prepared, world.as_ref()) else {
+            return Ok(decision);
+        };
+        let no_user = matches!(facts.what, What::Http(http) if http.user.is_none());
+        if nearest.user_alone && no_user {
+            decision.user_would_help = true;
+            decision.reason = Reason::UserRequired;
+        }
+        decision.needs = Some(nearest.rule.needs(nearest.scope_matched));
+        decision.scopes = nearest.scopes;
         Ok(decision)
-    }
-
-    /// What it would have taken: best a permit of which only a scope or the user is in the way, then one whose scope fits,
-    /// then one that another peer would have matched. Of several, the lowest id.
-    fn needs(&self, nearest: Option<&Rule>, slice: &Slice, action: &Action) -> Option<Needs> {
-        match nearest.or_else(|| self.index.rules(&slice.permits).next()) {
-            Some(rule) => Some(rule.needs(true)),
-            None => self.index.any_permit(&action.keys).map(|rule| rule.needs(false)),
-        }
     }
 
     /// What the shadow rules would have changed: the verdict is made again with them, and if it differs they are named.
@@ -436,7 +414,7 @@ impl Rule {
     }
 
     /// The scopes that it asks for, when everything else that it asks for is there.
-    fn all_but_scopes(&self, evaluation: &Evaluation<'_>) -> Option<&Scopes> {
+    pub(super) fn all_but_scopes(&self, evaluation: &Evaluation<'_>) -> Option<&Scopes> {
         let scopes = self.scopes.as_ref();
         scopes.filter(|scopes| evaluation.holds(scopes.rest.as_ref()) == Some(true))
     }

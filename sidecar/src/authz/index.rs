@@ -11,6 +11,7 @@ use cedar_policy::{
 
 use super::expr::Uses;
 use super::names::Names;
+use super::nearest::Piece;
 use super::quick::Quick;
 use super::scopes::Scopes;
 
@@ -32,6 +33,8 @@ pub(super) struct Rule {
     pub(super) without_user: Option<Option<Condition>>,
     /// For a permit that asks for scopes of the token: which, and what it asks for beside them.
     pub(super) scopes: Option<Scopes>,
+    /// The parts of a permit's conditions, for how near it is; none of a forbid.
+    pub(super) pieces: Vec<Piece>,
     /// What it asks for when its scope matched, and when its principal did not; one line each.
     pub(super) asks: [Arc<str>; 2],
     /// The single values that its conditions name.
@@ -211,6 +214,11 @@ impl Index {
         ranks.iter().filter_map(|rank| self.rule(*rank))
     }
 
+    /// The permits of a slice, by rank.
+    pub(super) fn permits<'i>(&'i self, slice: &'i Slice) -> impl Iterator<Item = &'i Rule> {
+        self.rules(&slice.permits)
+    }
+
     /// The rules that stand under one of the principal keys and one of the action keys.
     pub(super) fn slice(&self, principal: &[PrincipalKey], action: &[ActionKey]) -> Slice {
         let ranks: BTreeSet<u32> = principal
@@ -241,12 +249,15 @@ impl Index {
         slice
     }
 
-    /// The first permit for an action, whoever the peer: the lowest id.
-    pub(super) fn any_permit(&self, action: &[ActionKey]) -> Option<&Rule> {
-        let rank = action
-            .iter()
-            .filter_map(|key| self.permits.get(key)?.first())
-            .min()?;
-        self.rule(*rank)
+    /// The first permits for an action, whoever the peer, but those of a slice; the lowest ids first.
+    pub(super) fn permits_of(&self, action: &[ActionKey], but: &[u32], most: usize) -> Vec<&Rule> {
+        let of_key = |key| {
+            let ranks = self.permits.get(key).map_or(&[][..], Vec::as_slice);
+            let others = ranks.iter().filter(|rank| but.binary_search(rank).is_err());
+            others.copied().take(most)
+        };
+        let ranks: BTreeSet<u32> = action.iter().flat_map(of_key).collect();
+        let rules = ranks.into_iter().take(most);
+        rules.filter_map(|rank| self.rule(rank)).collect()
     }
 }

@@ -1,5 +1,5 @@
-//! What is not wrong but often a trap: forbids that leave out what their writer probably meant. A set that was checked enters,
-//! warnings leave; nothing is refused for one.
+//! What is not wrong but often a trap: forbids that leave out what their writer probably meant, and (`literals`) comparisons that
+//! never hold. A set that was checked enters, warnings leave; nothing is refused for one.
 
 use std::collections::BTreeSet;
 
@@ -7,6 +7,7 @@ use cedar_policy::pst::{BinaryOp, Clause, Expr, Policy as Syntax, UnaryOp};
 use cedar_policy::{ActionConstraint, Effect};
 
 use super::expr::chain;
+use super::literals;
 use super::parse::{Parsed, Parsings, Source, Wrong};
 use super::problem::{PolicyProblem, Problems};
 use super::rules::fits;
@@ -21,6 +22,12 @@ pub(super) fn of_service(
 ) -> Vec<PolicyProblem> {
     let mut found = Problems::default();
     look(world, source, set, (service, &mut found));
+    if let Some(facts) = world.services.get(service) {
+        let own = |parsed: &&Parsed| fits(&parsed.policy.resource_constraint(), world, service, facts);
+        for parsed in set.values().filter(own) {
+            literals::look(world, source, parsed, &mut found);
+        }
+    }
     found.sorted()
 }
 
@@ -29,6 +36,9 @@ pub(super) fn of_all(world: &World, source: &Source<'_>, set: &Parsings) -> Vec<
     let mut found = Problems::default();
     for service in world.services.keys() {
         look(world, source, set, (service, &mut found));
+    }
+    for parsed in set.values() {
+        literals::look(world, source, parsed, &mut found);
     }
     found.sorted()
 }

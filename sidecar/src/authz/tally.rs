@@ -18,10 +18,6 @@ pub(super) struct Tally<'a> {
 }
 
 impl<'a> Tally<'a> {
-    pub(super) fn nothing_matched(&self) -> bool {
-        self.forbids.is_empty() && self.failed_forbids.is_empty() && self.permits.is_empty()
-    }
-
     pub(super) fn add(&mut self, rules: impl Iterator<Item = &'a Rule>, evaluation: &Evaluation<'_>) {
         for rule in rules {
             match (evaluation.holds(rule.condition.as_ref()), rule.effect) {

@@ -9,6 +9,7 @@ use super::model::{
     ClaimKind, GroupModel, IssuerModel, Model, PolicyError, PortKind, RouteModel, ServiceModel,
 };
 use super::route::{Template, is_identifier};
+use crate::request::Spellings;
 
 /// The methods that have an action of their own, and the group that each is in.
 pub(super) const METHODS: [(&str, &str); 8] = [
@@ -46,6 +47,8 @@ pub(super) struct World {
     pub(super) roles: BTreeMap<String, BTreeSet<String>>,
     pub(super) claims: BTreeMap<String, ClaimKind>,
     pub(super) headers: BTreeSet<String>,
+    /// Alias and `iss` of each issuer.
+    pub(super) issuers: Vec<(String, String)>,
     identities: BTreeSet<String>,
 }
 
@@ -55,6 +58,11 @@ pub(super) struct ServiceFacts {
     pub(super) namespace: String,
     pub(super) http: bool,
     pub(super) opaque: bool,
+    pub(super) ports: Vec<(u16, PortKind)>,
+    /// The hosts that it answers to, beside its addresses.
+    pub(super) hosts: Vec<String>,
+    /// Whether some route of it allows spellings of a path that are refused elsewhere.
+    pub(super) lenient: bool,
     pub(super) routes: Vec<Route>,
 }
 
@@ -108,6 +116,7 @@ impl World {
             roles: BTreeMap::new(),
             claims: BTreeMap::new(),
             headers: BTreeSet::new(),
+            issuers: Vec::new(),
             identities: BTreeSet::new(),
         };
         for service in &model.services {
@@ -143,6 +152,12 @@ impl World {
             namespace: namespace.clone(),
             http: service.ports.iter().any(|(_, kind)| *kind == PortKind::Http),
             opaque: service.ports.iter().any(|(_, kind)| *kind == PortKind::Opaque),
+            ports: service.ports.clone(),
+            hosts: service.hosts.clone(),
+            lenient: service
+                .routes
+                .iter()
+                .any(|route| route.spellings != Spellings::default()),
             routes: routes(service)?,
         };
         if self.services.insert(service.name.clone(), facts).is_some() {
@@ -192,6 +207,7 @@ impl World {
 
     fn add_issuer(&mut self, issuer: &IssuerModel) -> Result<(), PolicyError> {
         label("issuer", &issuer.alias)?;
+        self.issuers.push((issuer.alias.clone(), issuer.issuer.clone()));
         for role in &issuer.role_names {
             if role.is_empty() || role.chars().any(char::is_control) {
                 return Err(bad("role", role, "is empty or holds a control character"));

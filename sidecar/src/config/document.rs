@@ -31,22 +31,23 @@ pub(super) fn read_text(path: &Path) -> Result<String, ConfigProblem> {
     })
 }
 
+/// A file that cannot be read.
+pub(super) fn unread(path: &Path, error: &std::io::Error) -> ConfigProblem {
+    let hint = match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            "check the path; relative paths start at the folder of the file that names them"
+        }
+        std::io::ErrorKind::PermissionDenied => "give the user that hopguard runs as the right to read it",
+        _ if is_shortage(error) => SHORTAGE,
+        _ => "check the file and its disk",
+    };
+    let problem = ConfigProblem::whole(path, format!("cannot be read: {error}"), hint);
+    problem.short(error)
+}
+
 /// Reads a file of bounded size.
 pub(super) fn read_bytes(path: &Path) -> Result<Vec<u8>, ConfigProblem> {
-    let fail = |error: std::io::Error| {
-        let hint = match error.kind() {
-            std::io::ErrorKind::NotFound => {
-                "check the path; relative paths start at the folder of the file that names them"
-            }
-            std::io::ErrorKind::PermissionDenied => {
-                "give the user that hopguard runs as the right to read it"
-            }
-            _ if is_shortage(&error) => SHORTAGE,
-            _ => "check the file and its disk",
-        };
-        let problem = ConfigProblem::whole(path, format!("cannot be read: {error}"), hint);
-        problem.short(&error)
-    };
+    let fail = |error: std::io::Error| unread(path, &error);
     // A pipe or a device would block or never end; only what has a length is a configuration file.
     if !std::fs::metadata(path).map_err(fail)?.is_file() {
         return Err(ConfigProblem::whole(path, "is not a regular file", "name a file"));
@@ -151,7 +152,7 @@ impl Document {
     pub(super) fn other(&self, span: Range<usize>, problem: ConfigProblem) {
         let message = format!("`{}` {}", problem.file.display(), problem.message);
         let mut told = ConfigProblem::spanned(&self.file, &self.source, span, message, problem.hint);
-        told.shortage = problem.shortage;
+        (told.shortage, told.unread) = (problem.shortage, problem.unread);
         self.push(self.warnings.as_ref().unwrap_or(&self.problems), told);
     }
 

@@ -280,11 +280,11 @@ fn ca_file(document: &Document, at: &At<&str>) -> Option<PathBuf> {
     }
 }
 
-/// The certificates of a PEM file; at least one, and each one readable.
-pub(super) fn certificates(path: &std::path::Path) -> Result<usize, ConfigProblem> {
+/// A PEM file with certificates; at least one, and each one readable.
+pub(super) fn certificates(path: &std::path::Path) -> Result<Vec<u8>, ConfigProblem> {
     let bytes = read_bytes(path)?;
     let hint = "it must hold one or more `-----BEGIN CERTIFICATE-----` blocks";
-    let mut count = 0;
+    let mut none = true;
     for certificate in CertificateDer::pem_slice_iter(&bytes) {
         let certificate = certificate
             .map_err(|error| ConfigProblem::whole(path, format!("is not a PEM file: {error}"), hint))?;
@@ -295,12 +295,12 @@ pub(super) fn certificates(path: &std::path::Path) -> Result<usize, ConfigProble
                 hint,
             )
         })?;
-        count += 1;
+        none = false;
     }
-    if count == 0 {
+    if none {
         return Err(ConfigProblem::whole(path, "holds no certificate", hint));
     }
-    Ok(count)
+    Ok(bytes)
 }
 
 fn claims<'d>(section: &Section<'d, '_>, seen: &mut Across<'d>) -> Vec<MeshClaim> {

@@ -27,7 +27,7 @@ pub use mesh::{
 pub use policies::{Fingerprint, read_policies};
 pub use problem::{ConfigProblem, Rendering, render};
 pub use reference::reference_markdown;
-pub use settings::check_public;
+pub use settings::{PublicPair, read_public};
 pub use sidecar::{
     Egress, Given, Inbound, Limits, Loaded, Log, Outbound, PublicTls, Sidecar, SidecarIdentity, Traffic,
     WhichSvid, load, load_given, load_sidecar, parse_sidecar,

@@ -26,6 +26,8 @@ pub struct ConfigProblem {
     pub hint: Option<String>,
     /// The machine could not read it now; nothing is known to be wrong with it.
     pub shortage: bool,
+    /// It could not be read, so that what it holds is not known.
+    pub unread: bool,
     source: Option<Arc<NamedSource<String>>>,
     span: Range<usize>,
 }
@@ -64,6 +66,7 @@ impl ConfigProblem {
             message: message.into(),
             hint: Some(hint.into()),
             shortage: false,
+            unread: false,
             source: None,
             span: 0..0,
         }
@@ -73,6 +76,7 @@ impl ConfigProblem {
     pub(super) fn short(self, error: &io::Error) -> Self {
         Self {
             shortage: is_shortage(error),
+            unread: true,
             ..self
         }
     }
@@ -94,6 +98,7 @@ impl ConfigProblem {
             message: message.into(),
             hint,
             shortage: false,
+            unread: false,
             source: offset.and(text).map(|text| Arc::new(named(file, text))),
             span: offset.map_or(0..0, |offset| offset..offset),
         }
@@ -132,6 +137,7 @@ impl ConfigProblem {
             message,
             hint,
             shortage: false,
+            unread: false,
             source: Some(Arc::clone(source)),
             span,
         }

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 use crate::assertion::AssertionOptions;
 use crate::observe::{JournalOutput, UserKey, UserMode};
 
-use super::document::{At, Document, Section, Wrong, read_bytes};
+use super::document::{At, Document, Section, Wrong, read_bytes, unread};
 use super::issuer::certificates;
 use super::mesh::choice;
 use super::problem::ConfigProblem;
@@ -210,30 +210,34 @@ fn public(section: &Section<'_, '_>) -> Option<PublicTls> {
     Some(tls)
 }
 
-/// Looks at the files of `public` ports once more, as they are looked at when the settings are read.
+/// What the files of `public` ports hold: certificates, and the key.
+pub type PublicPair = (Vec<u8>, Zeroizing<Vec<u8>>);
+
+/// Reads the files of `public` ports, each once, and checks them as when the settings are read.
 ///
 /// # Errors
 /// What is wrong with the first of them.
-pub fn check_public(files: &PublicTls) -> Result<(), ConfigProblem> {
-    certificates(&files.certificate)?;
-    private_key(&files.key)
+pub fn read_public(files: &PublicTls) -> Result<PublicPair, ConfigProblem> {
+    Ok((certificates(&files.certificate)?, private_key(&files.key)?))
 }
 
-fn private_key(path: &Path) -> Result<(), ConfigProblem> {
+fn private_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, ConfigProblem> {
     let bytes = secret(path)?;
-    PrivateKeyDer::from_pem_slice(&bytes).map(drop).map_err(|error| {
+    let read = PrivateKeyDer::from_pem_slice(&bytes).map(drop).map_err(|error| {
         ConfigProblem::whole(
             path,
             format!("holds no private key in PEM form: {error}"),
             "it must hold one unencrypted `PRIVATE KEY` block",
         )
-    })
+    });
+    read.map(|()| bytes)
 }
 
 /// The content of a file that must not be readable for everyone.
 pub(super) fn secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, ConfigProblem> {
     let bytes = Zeroizing::new(read_bytes(path)?);
-    let mode = std::fs::metadata(path).map_or(0o777, |metadata| metadata.permissions().mode());
+    let metadata = std::fs::metadata(path).map_err(|error| unread(path, &error))?;
+    let mode = metadata.permissions().mode();
     if mode & 0o007 != 0 {
         return Err(ConfigProblem::whole(
             path,

@@ -359,8 +359,21 @@ fn escape(segment: &str, digits: [u8; 2]) -> Parsed<()> {
     Ok(())
 }
 
-/// The path of a claim: names with dots between.
+/// The path of a claim: names with dots between, or a URL, which is one name.
 pub(super) fn claim_path(text: &str) -> Parsed<String> {
+    if text.contains("://") {
+        return plain_text("the path of a claim", text);
+    }
+    if text.contains('.') && text.contains(['/', ':']) {
+        // As likely one name as a path; a wrong guess would find another claim, or none.
+        return Err(Wrong::new(
+            format!(
+                "`{}` may be one name with dots, or names with dots between",
+                shown(text)
+            ),
+            "write the names as a list: [\"idp.example/roles\"] is one, [\"idp\", \"example/roles\"] are two",
+        ));
+    }
     let segments = text.split('.');
     let bad = text.len() > 256
         || text.chars().any(char::is_control)

@@ -27,21 +27,17 @@ pub(super) enum End {
     Denied(Box<Decision>),
 }
 
-impl End {
-    /// A stable label for records and metrics.
-    pub(super) fn label(&self) -> &'static str {
-        match self {
-            Self::Svid => "svid_expired",
-            Self::Token => "token_expired",
-            Self::Revoked => "token_revoked",
-            Self::Fallen(fallen) => fallen.label(),
-            Self::PortChanged => "port_changed",
-            Self::NotExpected => "peer_not_expected",
-            Self::Drained => "drained",
-            Self::Denied(_) => "denied_after_change",
-        }
-    }
-}
+labels!(End {
+    Self::Svid => "svid_expired",
+    Self::Token => "token_expired",
+    Self::Revoked => "token_revoked",
+    Self::PortChanged => "port_changed",
+    Self::NotExpected => "peer_not_expected",
+    Self::Drained => "drained",
+    Self::Denied(_) => "denied_after_change",
+    Self::Fallen(Fallen::Revoked) => "revoked",
+    Self::Fallen(Fallen::Distrusted) => "peer_distrusted",
+});
 
 /// What bounds something that was let in.
 pub(super) struct Bounds<'a> {

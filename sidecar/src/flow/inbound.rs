@@ -217,7 +217,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + Abort,
 {
     match secured.port.protocol {
-        Declared::Http => request::serve(&ctx, &secured, stream).await,
+        Declared::Http => request::serve(&ctx, &secured, story, stream).await,
         Declared::Opaque => opaque(&ctx, &secured, story, stream).await,
     }
 }
@@ -340,7 +340,7 @@ async fn tunnelled(ctx: Arc<Context>, tunnel: Arc<Tunnel>, incoming: Incoming) {
     };
     match secured.port.protocol {
         Declared::Http => match incoming.accept() {
-            Ok(stream) => request::serve(&ctx, &secured, stream).await,
+            Ok(stream) => request::serve(&ctx, &secured, story, stream).await,
             Err(error) => tracing::debug!(peer = %tunnel.src, %error, "stream ended before it was taken"),
         },
         Declared::Opaque => opaque_stream(&ctx, &secured, story, incoming).await,

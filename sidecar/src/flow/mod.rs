@@ -367,6 +367,10 @@ impl Context {
     }
 }
 
+/// The labels of what ends something open.
+#[cfg(test)]
+pub(crate) const ENDS: &[&str] = ended::End::LABELS;
+
 #[cfg(test)]
 mod tests {
     use super::*;

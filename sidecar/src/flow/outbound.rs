@@ -305,13 +305,23 @@ async fn to_the_world(ctx: &Arc<Context>, story: Story, mut stream: TcpStream, o
     };
     let progress = Progress::default();
     let open = ctx.open(Direction::Outbound, "plain", Proven::Nothing);
-    let copied = copy_both(&mut stream, &mut world, ctx.options.opaque_idle, &progress).await;
-    if copied.end.is_abort() {
-        abort(&stream);
-        abort(&world);
-    }
-    open.carried(copied.a_to_b, copied.b_to_a);
-    story.passed(ctx, "egress_plain", &Told::copied(&copied));
+    let told = tokio::select! {
+        copied = copy_both(&mut stream, &mut world, ctx.options.opaque_idle, &progress) => {
+            if copied.end.is_abort() {
+                abort(&stream);
+                abort(&world);
+            }
+            Told::copied(&copied)
+        }
+        () = drained(ctx) => {
+            abort(&stream);
+            abort(&world);
+            Told::cut(&End::Drained, &progress)
+        }
+    };
+    let (sent, received) = progress.counts();
+    open.carried(sent, received);
+    story.passed(ctx, "egress_plain", &told);
 }
 
 /// Why a connection of the application goes nowhere.

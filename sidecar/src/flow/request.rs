@@ -6,21 +6,23 @@ use std::time::{Duration, SystemTime};
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use super::caller::{Allowed, Asked, No, rewritten};
 use super::decided::decided;
 use super::ended::{Bounds, End, ended};
-use super::spelled::settled;
+use super::spelled::settle;
 use super::streams::{self, is_http2};
+use super::tell::Story;
 use super::tell_request::{Out, RequestStory};
-use super::{Abort, Context, Secured, time_until};
+use super::{Abort, Context, Secured, Via, time_until};
 use crate::authz;
 use crate::forward::http1::{
     Exchange, HeadFailure, HeadTimes, Outgoing, Times, discard_body, exchange, finish, read_head,
 };
 use crate::forward::{Buffered, ConnectFailure, ErrorAnswer, Progress, abort, connect_app, error_response};
 use crate::observe::{ConnectionMeter, Direction, RequestMeter, decision_id};
-use crate::request::Head;
+use crate::request::{Glimpse, Head};
 use crate::services::AppProtocol;
 use crate::snapshot::Snapshot;
 
@@ -46,8 +48,26 @@ enum Then {
     Abort,
 }
 
+/// Whether a request has begun.
+enum Begun {
+    Yes,
+    /// The time is over, and nothing came.
+    Silent,
+    /// None will come.
+    Over,
+}
+
+/// How long the first bytes may take. On the redirected port they were there before the connection came here, or its
+/// handshake was; in a tunnel nobody has waited for them yet.
+fn first_bytes(ctx: &Context, secured: &Secured) -> Duration {
+    match secured.via {
+        Via::Hbone => ctx.options.detect_timeout,
+        Via::Mtls | Via::ServerTls | Via::Plaintext => ctx.options.idle_timeout,
+    }
+}
+
 /// Serves the connection until it ends.
-pub(super) async fn serve<S>(ctx: &Arc<Context>, secured: &Secured, stream: S)
+pub(super) async fn serve<S>(ctx: &Arc<Context>, secured: &Secured, story: Story, stream: S)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + Abort,
 {
@@ -69,31 +89,33 @@ where
         meter,
         share: share(),
     };
-    if connection.begins().await && is_http2(&mut connection.client, ctx.options.head_timeout).await {
-        let Connection { client, meter, .. } = connection;
-        return streams::serve(ctx, secured, client, (open, meter)).await;
+    match connection.begins(first_bytes(ctx, secured)).await {
+        Begun::Yes => {}
+        Begun::Silent if secured.via == Via::Hbone => {
+            connection.end(Then::Close).await;
+            return story.refused(ctx, "detection_timeout", "the first bytes did not come in time");
+        }
+        Begun::Silent | Begun::Over => return connection.end(Then::Close).await,
     }
+    // The time of the first head runs from its first byte, also while it may still become the preface of HTTP/2.
+    let first = Instant::now() + ctx.options.head_timeout;
+    if is_http2(&mut connection.client, first).await {
+        let Connection { client, meter, .. } = connection;
+        return streams::serve(ctx, secured, (client, first), (open, meter)).await;
+    }
+    let mut left = first.saturating_duration_since(Instant::now());
     let then = loop {
-        let Some(head) = connection.next_head().await else {
+        let Some(head) = connection.next_head(left).await else {
             break Then::Close;
         };
+        left = ctx.options.head_timeout;
         let asked = Asked::new(secured, head);
         match connection.one(&asked, &open).await {
             Then::Keep => {}
             then => break then,
         }
     };
-    let Connection {
-        mut client, upstream, ..
-    } = connection;
-    if then == Then::Abort {
-        client.get_ref().abort();
-        if let Some(upstream) = upstream {
-            abort(upstream.get_ref());
-        }
-        return;
-    }
-    finish(&mut client, LINGER_BYTES, LINGER_TIME).await;
+    connection.end(then).await;
 }
 
 /// What a client may still send after its last answer, so that closing does not destroy the answer on its way.
@@ -107,39 +129,53 @@ impl<S> Connection<'_, S>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    /// Waits for the first bytes of a request; `false`: none will come.
-    async fn begins(&mut self) -> bool {
+    /// Ends the connection.
+    async fn end(self, then: Then)
+    where
+        S: Abort,
+    {
+        let Self {
+            mut client, upstream, ..
+        } = self;
+        if then == Then::Abort {
+            client.get_ref().abort();
+            if let Some(upstream) = upstream {
+                abort(upstream.get_ref());
+            }
+            return;
+        }
+        finish(&mut client, LINGER_BYTES, LINGER_TIME).await;
+    }
+
+    /// Waits for the first bytes of a request, for so long at most.
+    async fn begins(&mut self, within: Duration) -> Begun {
         self.client.release();
         // Only between requests: one that has begun is answered.
         tokio::select! {
             biased;
-            filled = self.client.fill() => matches!(filled, Ok(1..)),
-            () = tokio::time::sleep(self.ctx.options.idle_timeout) => false,
-            () = idle_end(self.ctx, self.secured, self.share) => false,
-            () = self.secured.fallen(self.ctx) => false,
+            filled = self.client.fill() => if matches!(filled, Ok(1..)) { Begun::Yes } else { Begun::Over },
+            () = tokio::time::sleep(within) => Begun::Silent,
+            () = idle_end(self.ctx, self.secured, self.share) => Begun::Over,
+            () = self.secured.fallen(self.ctx) => Begun::Over,
         }
     }
 
-    /// The next request's head; `None` when the connection is over, which a refused head makes it.
-    async fn next_head(&mut self) -> Option<Head> {
+    /// The next request's head, in `within` from its first byte; `None` when the connection is over, which a refused head
+    /// makes it.
+    async fn next_head(&mut self, within: Duration) -> Option<Head> {
         let (ctx, secured) = (self.ctx, self.secured);
         let idle = ctx.options.idle_timeout;
-        if self.client.data().is_empty() && !self.begins().await {
+        if self.client.data().is_empty() && !matches!(self.begins(idle).await, Begun::Yes) {
             return None;
         }
-        let times = HeadTimes {
-            idle,
-            head: ctx.options.head_timeout,
-        };
-        let failure = match read_head(&mut self.client, &ctx.options.limits, times).await {
-            Ok(head) => match settled(ctx, head) {
-                Ok(head) => return Some(head),
-                Err(refusal) => HeadFailure::Refused(refusal),
+        let times = HeadTimes { idle, head: within };
+        let (refusal, seen) = match read_head(&mut self.client, &ctx.options.limits, times).await {
+            Ok(mut head) => match settle(ctx, &mut head) {
+                Ok(()) => return Some(head),
+                Err(refusal) => (refusal, Glimpse::of_head(&head)),
             },
-            Err(failure) => failure,
-        };
-        let HeadFailure::Refused(refusal) = failure else {
-            return None;
+            Err(HeadFailure::Refused(refusal)) => (refusal, Glimpse::of_bytes(self.client.data())),
+            Err(_) => return None,
         };
         let id = decision_id();
         let no = No {
@@ -149,7 +185,7 @@ where
             extra: vec![],
         };
         self.say(&no, &id, true, false).await;
-        RequestStory::unread(ctx, secured).head_refused(self.out(), &refusal, &id);
+        RequestStory::unread(ctx, secured, seen).head_refused(self.out(), &refusal, &id);
         None
     }
 

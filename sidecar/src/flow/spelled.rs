@@ -1,20 +1,20 @@
 //! What the mesh file says about a head that was read: paths that only some routes take, and headers that policies read. The
-//! head enters and leaves, or the refusal that such a path gets everywhere else.
+//! head enters and is settled, or the refusal that such a path gets everywhere else.
 
 use super::Context;
 use crate::request::{Head, Refusal};
 use crate::snapshot::Snapshot;
 
-/// The head as it may be decided on: spelled as its route allows, and without trailers that could be taken for what policies
-/// read.
+/// Makes the head what may be decided on: spelled as its route allows, and without trailers that could be taken for what
+/// policies read.
 ///
 /// # Errors
 /// As [`spelled`].
-pub(super) fn settled(ctx: &Context, mut head: Head) -> Result<Head, Refusal> {
+pub(super) fn settle(ctx: &Context, head: &mut Head) -> Result<(), Refusal> {
     let snapshot = ctx.current.load();
-    spelled(ctx, &head, &snapshot)?;
+    spelled(ctx, head, &snapshot)?;
     head.withhold(&snapshot.declared);
-    Ok(head)
+    Ok(())
 }
 
 /// Judges how the path of a request is spelled.

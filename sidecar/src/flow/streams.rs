@@ -5,14 +5,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use h2::Reason;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::request::Parts;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::caller::{Allowed, Asked, No, added, passed_on};
 use super::decided::decided;
 use super::ended::{Bounds, End, ended};
-use super::spelled::settled;
+use super::spelled::settle;
 use super::tell_request::{Out, RequestStory};
 use super::{Context, Secured, time_until};
 use crate::authz;
@@ -20,11 +22,11 @@ use crate::detect::may_be_http2;
 use crate::forward::http1::{Exchange, ExchangeFailure};
 use crate::forward::http2::{
     CLIENT_TASKS, Client, Http1App, Incoming, Links, Outgoing, Stream, Times, To, answer, grpc_status,
-    to_http1, to_http2,
+    is_grpc, to_http1, to_http2,
 };
 use crate::forward::{Buffered, ConnectFailure, ErrorAnswer, Progress, connect_app};
 use crate::observe::{ConnectionMeter, RequestMeter, decision_id};
-use crate::request::{Head, Refusal, read_http2};
+use crate::request::{Glimpse, Refusal, read_http2};
 use crate::services::AppProtocol;
 use crate::snapshot::Snapshot;
 
@@ -54,9 +56,8 @@ const AFTER_STREAMS: Duration = Duration::from_millis(500);
 /// How often a request is tried when the application takes nothing of it.
 const TRIES: usize = 3;
 
-/// Whether the client begins with the preface of HTTP/2. Reads as much as tells it, for at most `within`, and takes
-/// nothing.
-pub(super) async fn is_http2<S: AsyncRead + Unpin>(client: &mut Buffered<S>, within: Duration) -> bool {
+/// Whether the client begins with the preface of HTTP/2. Reads as much as tells it, `until` then, and takes nothing.
+pub(super) async fn is_http2<S: AsyncRead + Unpin>(client: &mut Buffered<S>, until: Instant) -> bool {
     let looking = async {
         loop {
             match may_be_http2(client.data()) {
@@ -66,21 +67,22 @@ pub(super) async fn is_http2<S: AsyncRead + Unpin>(client: &mut Buffered<S>, wit
             }
         }
     };
-    timeout(within, looking).await.unwrap_or(false)
+    timeout_at(until, looking).await.unwrap_or(false)
 }
 
-/// Serves the connection until it ends.
+/// Serves the connection until it ends. Its preface is to be whole `until` then.
 pub(super) async fn serve<S>(
     ctx: &Arc<Context>,
     secured: &Secured,
-    client: Buffered<S>,
+    (client, until): (Buffered<S>, Instant),
     (open, meter): (ConnectionMeter, RequestMeter),
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     let options = &ctx.options;
     let valid_until = secured.validity.hard + AFTER_STREAMS;
-    let beginning = Client::begin(client, &options.limits, options.head_timeout, valid_until);
+    let within = until.saturating_duration_since(Instant::now());
+    let beginning = Client::begin(client, &options.limits, within, valid_until);
     let client = match beginning.await {
         Ok(client) => client,
         Err(end) => return tracing::debug!(peer = %secured.src, %end, "no HTTP/2 connection"),
@@ -185,11 +187,11 @@ impl Connection {
     async fn one(&self, incoming: Incoming) -> bool {
         let Incoming { parts, mut stream } = incoming;
         let read = read_http2(&parts, stream.is_ended(), &self.ctx.options.limits);
-        drop(parts);
-        let head = match read.and_then(|head| settled(&self.ctx, head)) {
+        let head = match read.and_then(|mut head| settle(&self.ctx, &mut head).map(|()| head)) {
             Ok(head) => head,
-            Err(refusal) => return self.unread(&mut stream, &refusal).await,
+            Err(refusal) => return self.unread(parts, &mut stream, &refusal).await,
         };
+        drop(parts);
         let asked = Asked::new(&self.secured, head);
         let about = (&asked.head, &asked.trace, asked.started);
         let story = RequestStory::of(&self.ctx, &self.secured, about);
@@ -365,7 +367,10 @@ impl Connection {
     }
 
     /// A head that was refused.
-    async fn unread(&self, stream: &mut Stream, refusal: &Refusal) -> bool {
+    async fn unread(&self, parts: Parts, stream: &mut Stream, refusal: &Refusal) -> bool {
+        let grpc = is_grpc(parts.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes));
+        let seen = Glimpse::of_parts(&parts);
+        drop(parts);
         let id = decision_id();
         let no = No {
             status: refusal.status,
@@ -373,16 +378,18 @@ impl Connection {
             detail: refusal.detail.clone(),
             extra: vec![],
         };
-        let told = say(stream, &no, &id, None).await;
-        let story = RequestStory::unread(&self.ctx, &self.secured).by_http2();
+        let told = say(stream, &no, &id, (grpc, false)).await;
+        let story = RequestStory::unread(&self.ctx, &self.secured, seen);
+        let story = story.by_grpc(grpc.then(|| grpc_status(no.status)));
         self.told(|out| story.head_refused(out, refusal, &id));
         !told
     }
 
     /// Answers for the application, with a record.
     async fn refuse(&self, asked: &Asked<'_>, stream: &mut Stream, (story, no): (RequestStory, No)) -> bool {
-        let told = say(stream, &no, &asked.id, Some(&asked.head)).await;
-        let story = story.by_grpc(grpc_status(no.status, &asked.head));
+        let grpc = is_grpc(asked.head.header("content-type").next());
+        let told = say(stream, &no, &asked.id, (grpc, asked.head.method == "HEAD")).await;
+        let story = story.by_grpc(grpc.then(|| grpc_status(no.status)));
         self.told(|out| story.answered(out, &no, &asked.id));
         !told
     }
@@ -397,7 +404,7 @@ impl Connection {
 }
 
 /// Writes an answer of ours; `false`: the client has gone.
-async fn say(stream: &mut Stream, no: &No, id: &str, head: Option<&Head>) -> bool {
+async fn say(stream: &mut Stream, no: &No, id: &str, (grpc, to_head): (bool, bool)) -> bool {
     let mut headers: Vec<(&str, &str)> = vec![("x-hopguard-id", id)];
     headers.extend(no.extra.iter().map(|(name, value)| (*name, value.as_str())));
     let error = ErrorAnswer {
@@ -407,9 +414,9 @@ async fn say(stream: &mut Stream, no: &No, id: &str, head: Option<&Head>) -> boo
         id: Some(id),
         headers: &headers,
         close: false,
-        to_head: head.is_some_and(|head| head.method == "HEAD"),
+        to_head,
     };
-    let answer = answer(&error, head);
+    let answer = answer(&error, grpc);
     stream.answer(answer, DISCARD_BYTES, DISCARD_TIME).await
 }
 

@@ -16,48 +16,31 @@ use crate::observe::{
     Destination, Direction, Http, Kind, Label, Proven, Record, RequestLabels, RequestMeter, Text,
     TraceParent, User,
 };
-use crate::request::{Head, Refusal, Version};
+use crate::request::{Glimpse, Head, Refusal, Version};
 use crate::snapshot::Snapshot;
 
 /// One request, as far as it is known.
 pub(super) struct RequestStory {
     record: Record,
     started: Instant,
-    http2: bool,
 }
 
-const HTTP2: &str = "HTTP/2";
-
 impl RequestStory {
-    /// A request whose head could not be read.
-    pub(super) fn unread(ctx: &Context, secured: &Secured) -> Self {
-        Self::new(ctx, secured, TraceParent::fresh(), Instant::now())
-    }
-
-    /// It came in a stream of HTTP/2.
-    pub(super) fn by_http2(mut self) -> Self {
-        self.http2 = true;
-        self
+    /// A request whose head was refused.
+    pub(super) fn unread(ctx: &Context, secured: &Secured, seen: Glimpse) -> Self {
+        let mut story = Self::new(ctx, secured, TraceParent::fresh(), Instant::now());
+        story.record.http = Some(http(seen.method, seen.path, seen.version));
+        story
     }
 
     /// A request that was read.
     pub(super) fn of(ctx: &Context, secured: &Secured, asked: (&Head, &TraceParent, Instant)) -> Self {
         let (head, trace, started) = asked;
         let mut story = Self::new(ctx, secured, *trace, started);
+        let http = http(head.method.clone(), Some(head.path.clone()), head.version);
         story.record.http = Some(Http {
-            method: Text::from(head.method.clone()),
-            route: None,
-            path: Some(Text::from(head.path.clone())),
             host: Some(Text::from(head.host.clone())),
-            status: None,
-            grpc_status: None,
-            proto: match head.version {
-                Version::H10 => "HTTP/1.0",
-                Version::H11 => "HTTP/1.1",
-                Version::H2 => HTTP2,
-            },
-            req_bytes: 0,
-            resp_bytes: 0,
+            ..http
         });
         story
     }
@@ -72,11 +55,7 @@ impl RequestStory {
         };
         (record.trace, record.tls) = (Some(trace), protection(secured));
         record.identity_state = Proven::of(secured.peer.is_some(), false);
-        Self {
-            record,
-            started,
-            http2: false,
-        }
+        Self { record, started }
     }
 
     pub(super) fn user(mut self, ctx: &Context, user: Option<&VerifiedUser>) -> Self {
@@ -126,17 +105,9 @@ impl RequestStory {
 
     /// The head was refused.
     pub(super) fn head_refused(mut self, out: Out<'_>, refusal: &Refusal, id: &Arc<str>) {
-        self.record.http = Some(Http {
-            method: Text::from(""),
-            route: None,
-            path: None,
-            host: None,
-            status: Some(refusal.status),
-            grpc_status: None,
-            proto: if self.http2 { HTTP2 } else { "HTTP/1.1" },
-            req_bytes: 0,
-            resp_bytes: 0,
-        });
+        if let Some(http) = &mut self.record.http {
+            http.status = Some(refusal.status);
+        }
         self.refused(out, (refusal.code, &refusal.detail), id);
     }
 
@@ -236,6 +207,24 @@ impl RequestStory {
             route: label(http.and_then(|http| http.route.as_ref())),
             proven: self.record.identity_state,
         }
+    }
+}
+
+fn http(method: String, path: Option<String>, version: Version) -> Http {
+    Http {
+        method: Text::from(method),
+        route: None,
+        path: path.map(Text::from),
+        host: None,
+        status: None,
+        grpc_status: None,
+        proto: match version {
+            Version::H10 => "HTTP/1.0",
+            Version::H11 => "HTTP/1.1",
+            Version::H2 => "HTTP/2",
+        },
+        req_bytes: 0,
+        resp_bytes: 0,
     }
 }
 

@@ -3,13 +3,14 @@
 
 use std::time::{Duration, SystemTime};
 
+use http::header::{CONTENT_TYPE, HeaderValue};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::forward::ErrorAnswer;
-use crate::forward::http2::{Client, Incoming, answer};
-use crate::request::{Limits, read_http2};
+use crate::forward::http2::{Client, Incoming, answer, is_grpc};
+use crate::request::Limits;
 
 /// Bytes of a request's body that are read behind its answer.
 const DISCARD: usize = 64 * 1024;
@@ -26,8 +27,8 @@ where
         };
         let mut answers = JoinSet::new();
         while let Ok(Some(Incoming { parts, mut stream })) = client.next().await {
-            let head = read_http2(&parts, stream.is_ended(), limits).ok();
-            let answer = answer(error, head.as_ref());
+            let content_type = parts.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+            let answer = answer(error, is_grpc(content_type));
             answers.spawn(async move { stream.answer(answer, DISCARD, within).await });
             client.wind_down();
         }

@@ -47,21 +47,17 @@ pub enum ConnectFailure {
     },
 }
 
+labels!(ConnectFailure {
+    Self::Refused { .. } => "app_refused",
+    Self::Timeout { .. } => "app_connect_timeout",
+    Self::NotHttp2 { .. } => "app_not_http2",
+    Self::Busy { .. } => "app_busy",
+    Self::Unreachable { .. } => "app_unreachable",
+});
+
 impl ConnectFailure {
     /// 503: it may work later.
     pub const STATUS: u16 = 503;
-
-    /// A stable label.
-    #[must_use]
-    pub fn label(&self) -> &'static str {
-        match self {
-            Self::Refused { .. } => "app_refused",
-            Self::Timeout { .. } => "app_connect_timeout",
-            Self::NotHttp2 { .. } => "app_not_http2",
-            Self::Busy { .. } => "app_busy",
-            Self::Unreachable { .. } => "app_unreachable",
-        }
-    }
 }
 
 /// Connects to the application at `addr`.

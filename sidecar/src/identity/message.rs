@@ -97,7 +97,7 @@ impl Message {
             der::split(&svid.x509_svid, der::MAX_CHAIN).map_err(|e| bad(format!("SVID {id}: {e}")))?;
         let between = chain.iter().skip(1);
         let signers: Vec<_> = roots.values().flatten().chain(between).collect();
-        let crls = lists::adopt(&self.0.crl, &signers, before);
+        let crls = lists::adopt(&self.0.crl, &signers, before).map_err(bad)?;
         let identity = identity((id, chain), key, Bundles::new(roots, crls), now)?;
         Ok(Fetched {
             identity,

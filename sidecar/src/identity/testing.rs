@@ -36,7 +36,11 @@ pub(crate) struct Issued {
 
 impl Ca {
     pub(crate) fn new(domain: &str) -> Self {
-        let (params, key) = (authority(domain), KeyPair::generate().unwrap());
+        Self::with_key(domain, KeyPair::generate().unwrap())
+    }
+
+    pub(crate) fn with_key(domain: &str, key: KeyPair) -> Self {
+        let params = authority(domain);
         let root = params.self_signed(&key).unwrap().der().clone();
         Self {
             domain: TrustDomain::new(domain).unwrap(),

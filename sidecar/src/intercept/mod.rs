@@ -42,16 +42,11 @@ pub enum InterceptError {
     System(#[from] io::Error),
 }
 
-impl InterceptError {
-    /// A stable label for records and metrics.
-    pub fn label(&self) -> &'static str {
-        match self {
-            Self::NotRedirected => "not_redirected",
-            Self::OwnListener(_) => "own_listener",
-            Self::System(_) => "original_destination",
-        }
-    }
-}
+labels!(InterceptError {
+    Self::NotRedirected => "not_redirected",
+    Self::OwnListener(_) => "own_listener",
+    Self::System(_) => "original_destination",
+});
 
 /// Binds `port` on both address families, as far as the pod has them.
 ///

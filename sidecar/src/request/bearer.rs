@@ -44,8 +44,8 @@ impl Bearer<'_> {
 }
 
 impl Head {
-    /// Reads `Authorization: Bearer token68` (RFC 6750 2.1) and `Authorization: DPoP token68`: the scheme in any case, one
-    /// space, one token (J15).
+    /// Reads `Authorization: Bearer token68` (RFC 6750 2.1) and `Authorization: DPoP token68`: the scheme in any case, spaces
+    /// (RFC 9110 11.4: at least one), one token (J15).
     #[must_use]
     pub fn bearer(&self) -> Bearer<'_> {
         let mut values = self.header("authorization");
@@ -59,6 +59,7 @@ impl Head {
             return Bearer::Bad("malformed");
         };
         let (scheme, token) = value.split_once(' ').unwrap_or((value, ""));
+        let token = token.trim_start_matches(' ');
         let dpop = scheme.eq_ignore_ascii_case("dpop");
         if !dpop && !scheme.eq_ignore_ascii_case("bearer") {
             return Bearer::Bad("not_bearer");

@@ -136,7 +136,7 @@ pub fn parse_head(buf: &[u8], limits: &Limits) -> Result<Option<Head>, Refusal> 
             let block = buf.get(line_end.saturating_add(2)..end).unwrap_or_default();
             let fields = Fields::parse(block, lines).map_err(|error| {
                 Refusal::bad(
-                    "bad_header",
+                    "malformed_header",
                     format!("a header line is not `name: value` ({error})"),
                 )
             })?;

@@ -71,7 +71,7 @@ fn check(name: &str, values: &[&[u8]]) -> Result<(), Refusal> {
     }
     if values.iter().any(|value| value.trim_ascii() != *value) {
         let detail = format!("the value of `{name}` begins or ends with white space");
-        return Err(Refusal::bad("bad_header", detail));
+        return Err(Refusal::bad("padded_header", detail));
     }
     Ok(())
 }
@@ -79,15 +79,16 @@ fn check(name: &str, values: &[&[u8]]) -> Result<(), Refusal> {
 fn request_line(request: &request::Parts, limits: &Limits) -> Result<RequestLine, Refusal> {
     let method = head::method(request.method.as_str().as_bytes())?;
     let uri = &request.uri;
+    // RFC 3986 3.1: in any case. It goes on as `http`, which is what the application is asked by.
     let https = match uri.scheme_str() {
-        Some("https") => true,
-        None | Some("http") => false,
-        Some(_) => {
+        Some(scheme) if scheme.eq_ignore_ascii_case("https") => true,
+        Some(scheme) if !scheme.eq_ignore_ascii_case("http") => {
             return Err(Refusal::bad(
                 "bad_target",
                 "the scheme of the request is neither http nor https",
             ));
         }
+        _ => false,
     };
     let path = uri.path_and_query().map_or("", PathAndQuery::as_str);
     let target = head::target_text(path.as_bytes(), limits)?;

@@ -120,7 +120,7 @@ pub fn parse_response(
     let block = buf.get(line_end.saturating_add(2)..end).unwrap_or_default();
     let mut fields = Fields::parse(block, lines).map_err(|error| {
         BadResponse::new(
-            "bad_header",
+            "malformed_header",
             format!("a header line is not `name: value` ({error})"),
         )
     })?;

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::task::spawn_blocking;
 
-use crate::config::{Fingerprint, PublicTls, check_public};
+use crate::config::{Fingerprint, PublicTls, read_public};
 use crate::identity::readable;
 use crate::tls::{PublicServer, public_server};
 
@@ -15,14 +15,38 @@ use super::ready::State;
 /// Time between two looks. Two that agree make a change: certificate and key are seldom written at one moment.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// Reads the pair of files.
+/// Why a pair is not in force.
+#[derive(Debug)]
+pub(super) struct Unloaded {
+    trouble: String,
+    /// The machine cannot read it now; nothing is known to be wrong with it.
+    shortage: bool,
+    /// What it holds is not known, so that it is read again though nothing was written.
+    unread: bool,
+}
+
+impl std::fmt::Display for Unloaded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.trouble)
+    }
+}
+
+/// Reads the pair of files, each once: between two readings one could vanish.
 ///
 /// # Errors
 /// What is wrong with them, and what to do.
-pub(super) fn load(files: &PublicTls) -> Result<PublicServer, String> {
-    check_public(files).map_err(|problem| problem.to_string())?;
-    public_server(&files.certificate, &files.key).map_err(|error| {
-        format!("{error} (hint: put a certificate chain, leaf first, and its unencrypted key in place, both in PEM form)")
+pub(super) fn load(files: &PublicTls) -> Result<PublicServer, Unloaded> {
+    let (certificate, key) = read_public(files).map_err(|problem| Unloaded {
+        trouble: problem.to_string(),
+        shortage: problem.shortage,
+        unread: problem.unread,
+    })?;
+    public_server((&files.certificate, &certificate), (&files.key, &key)).map_err(|error| Unloaded {
+        trouble: format!(
+            "{error} (hint: put a certificate chain, leaf first, and its unencrypted key in place, both in PEM form)"
+        ),
+        shortage: false,
+        unread: false,
     })
 }
 
@@ -31,38 +55,64 @@ pub(super) async fn watch(state: Arc<State>) {
     let Some(files) = state.sidecar.inbound.public.clone() else {
         return;
     };
-    let mut taken = None;
-    let mut last = look(&files).await;
+    let mut follower = Follower::new(files).await;
     loop {
         tokio::time::sleep(LOOK).await;
-        let now = look(&files).await;
-        let settled = now == last;
-        last.clone_from(&now);
-        if !settled || taken.as_ref() == Some(&now) {
-            continue;
-        }
-        let reading = files.clone();
-        let read = move || (is_short(&reading), load(&reading));
-        let loaded = spawn_blocking(read).await;
-        if look(&files).await != now {
-            // Written once more while it was read.
-            continue;
-        }
-        // What could not be read for want of descriptors is read again, until it can be.
-        let short = matches!(loaded, Ok((true, _)));
-        taken = (!short).then_some(now);
-        match loaded {
-            Ok((_, Ok(server))) => apply(&state, &files, server),
-            Ok((true, Err(trouble))) => postpone(&state, &trouble),
-            Ok((false, Err(trouble))) => refuse(&state, trouble),
-            Err(error) => refuse(&state, format!("loading failed: {error}")),
+        match follower.look(load).await {
+            None => {}
+            Some(Ok(server)) => apply(&state, &follower.files, server),
+            Some(Err(unloaded)) if unloaded.shortage => postpone(&state, &unloaded.trouble),
+            Some(Err(unloaded)) => refuse(&state, unloaded.trouble),
         }
     }
 }
 
-/// Whether the machine cannot read them now; nothing is known to be wrong with them.
-fn is_short(files: &PublicTls) -> bool {
-    check_public(files).is_err_and(|problem| problem.shortage)
+/// Files that are looked at now and then.
+struct Follower {
+    files: PublicTls,
+    /// The state that was read last; what was read at the start may have changed since.
+    taken: Option<Fingerprint>,
+    last: Fingerprint,
+}
+
+impl Follower {
+    async fn new(files: PublicTls) -> Self {
+        let last = look(&files).await;
+        Self {
+            files,
+            taken: None,
+            last,
+        }
+    }
+
+    /// One look; what reading brought, when there is something to read.
+    async fn look<F>(&mut self, load: F) -> Option<Result<PublicServer, Unloaded>>
+    where
+        F: FnOnce(&PublicTls) -> Result<PublicServer, Unloaded> + Send + 'static,
+    {
+        let now = look(&self.files).await;
+        let settled = now == self.last;
+        self.last.clone_from(&now);
+        if !settled || self.taken.as_ref() == Some(&now) {
+            return None;
+        }
+        let reading = self.files.clone();
+        let loaded = spawn_blocking(move || load(&reading)).await;
+        if look(&self.files).await != now {
+            // Written once more while it was read.
+            return None;
+        }
+        let loaded = loaded.unwrap_or_else(|error| {
+            Err(Unloaded {
+                trouble: format!("loading failed: {error}"),
+                shortage: false,
+                unread: true,
+            })
+        });
+        let unread = matches!(&loaded, Err(unloaded) if unloaded.unread);
+        self.taken = (!unread).then_some(now);
+        Some(loaded)
+    }
 }
 
 async fn look(files: &PublicTls) -> Fingerprint {
@@ -90,18 +140,90 @@ fn apply(state: &State, files: &PublicTls, server: PublicServer) {
 }
 
 fn postpone(state: &State, trouble: &str) {
-    state
-        .ctx
-        .metrics
-        .config_reloaded("public_certificate", "postponed");
     if state.public_refused(trouble) {
+        state
+            .ctx
+            .metrics
+            .config_reloaded("public_certificate", "postponed");
         tracing::warn!(%trouble, "the certificate of public ports cannot be read for now, and is tried again; the one before stays");
     }
 }
 
 fn refuse(state: &State, trouble: String) {
-    state.ctx.metrics.config_reloaded("public_certificate", "refused");
+    // What cannot be read is read again at every look, and counts once.
     if state.public_refused(&trouble) {
+        state.ctx.metrics.config_reloaded("public_certificate", "refused");
         tracing::error!(%trouble, "the changed certificate of public ports was refused; the one before stays");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn unloaded(shortage: bool, unread: bool) -> Unloaded {
+        Unloaded {
+            trouble: "no".to_owned(),
+            shortage,
+            unread,
+        }
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_read_is_read_again_and_what_is_wrong_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = PublicTls {
+            certificate: dir.path().join("public.pem"),
+            key: dir.path().join("public.key"),
+        };
+        let made = rcgen::generate_simple_self_signed(vec!["shop.example".to_owned()]).unwrap();
+        std::fs::write(&files.certificate, made.cert.pem()).unwrap();
+        std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
+        let private = std::fs::Permissions::from_mode(0o600);
+        std::fs::set_permissions(&files.key, private).unwrap();
+
+        let mut follower = Follower::new(files.clone()).await;
+        // At whichever of its steps reading fails, nothing is written, and the next look reads again.
+        for _ in 0..3 {
+            let short = follower.look(|_| Err(unloaded(true, true))).await.unwrap();
+            assert!(short.unwrap_err().shortage);
+            assert!(
+                follower
+                    .look(|_| Err(unloaded(false, true)))
+                    .await
+                    .unwrap()
+                    .is_err()
+            );
+        }
+        assert!(follower.look(load).await.unwrap().is_ok());
+        assert!(follower.look(load).await.is_none(), "it is in force");
+
+        let mut follower = Follower::new(files.clone()).await;
+        assert!(
+            follower
+                .look(|_| Err(unloaded(false, false)))
+                .await
+                .unwrap()
+                .is_err()
+        );
+        assert!(follower.look(load).await.is_none(), "nothing changed since");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_no_bad_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = PublicTls {
+            certificate: dir.path().join("public.pem"),
+            key: dir.path().join("public.key"),
+        };
+        // Reading it fails with neither "missing" nor "denied".
+        std::os::unix::fs::symlink(&files.certificate, &files.certificate).unwrap();
+        let unloaded = load(&files).unwrap_err();
+        assert!(unloaded.unread && !unloaded.shortage, "{unloaded}");
+        std::fs::remove_file(&files.certificate).unwrap();
+        std::fs::write(&files.certificate, "no certificate").unwrap();
+        assert!(!load(&files).unwrap_err().unread);
     }
 }

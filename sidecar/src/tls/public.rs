@@ -23,23 +23,26 @@ pub struct PublicServer {
     pub chain: Vec<CertificateDer<'static>>,
 }
 
-/// The certificate chain and key of a `public` port, PEM. TLS 1.3, ALPN `h2` or `http/1.1`.
+/// The certificate chain and key of a `public` port, each a file and its content, PEM. TLS 1.3, ALPN `h2` or `http/1.1`.
 ///
 /// # Errors
-/// A file cannot be read, holds no certificate or key, or the two do not belong together.
-pub fn public_server(cert_pem: &Path, key_pem: &Path) -> Result<PublicServer, TlsError> {
+/// One holds no certificate or key, or the two do not belong together.
+pub fn public_server(
+    (cert_pem, cert): (&Path, &[u8]),
+    (key_pem, key): (&Path, &[u8]),
+) -> Result<PublicServer, TlsError> {
     let wrong = |file: &Path, problem: &dyn std::fmt::Display| TlsError::File {
         file: file.display().to_string(),
         problem: problem.to_string(),
     };
-    let chain = CertificateDer::pem_file_iter(cert_pem)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+    let chain = CertificateDer::pem_slice_iter(cert)
+        .collect::<Result<Vec<_>, _>>()
         .map_err(|e| wrong(cert_pem, &e))?;
     let Some(leaf) = chain.first() else {
         return Err(wrong(cert_pem, &"no certificate in it"));
     };
     let not_after = not_after(leaf).map_err(|e| wrong(cert_pem, &e))?;
-    let key = PrivateKeyDer::from_pem_file(key_pem).map_err(|e| wrong(key_pem, &e))?;
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(|e| wrong(key_pem, &e))?;
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|e| wrong(cert_pem, &e))?

@@ -16,12 +16,11 @@ fn of_token(code: &str) -> Option<&'static str> {
              it; let the issuer set it"
         }
         "bad_header" => {
-            "answered with 401, the header of the token is not one that an issuer of JWTs makes; with 400, a header line of \
-             the request is not `name: value`"
+            "the header of the token (its first part) is not one that an issuer of JWTs makes: look at what the client sends"
         }
         "malformed" | "oversized" => {
-            "the token is not one that an issuer of JWTs makes: look at what the client sends, `hopguard can --token FILE` \
-             says where it breaks the rules"
+            "the token is not one that an issuer of JWTs makes: look at what the client sends, `hopguard token inspect` shows \
+             it; an opaque token is taken where its issuer in mesh.toml has [issuer.introspection]"
         }
         "not_bearer" => "send `authorization: Bearer TOKEN`: no other scheme is a user's token here",
         "two_tokens" => {
@@ -123,6 +122,10 @@ fn of_identity(code: &str) -> Option<&'static str> {
         "own_listener" | "not_redirected" => {
             "nothing may call the sidecar's own ports: call the application, the redirect does the rest"
         }
+        "original_destination" => {
+            "the kernel does not tell where the connection was meant to go: are the rules of `hopguard iptables` in this network \
+             namespace, and is connection tracking on?"
+        }
         "detection_timeout" | "closed_early" => {
             "the port is declared as HTTP and nothing came: a protocol in which the server speaks first needs \
              `protocol = \"opaque\"` in mesh.toml"
@@ -142,6 +145,12 @@ fn of_request(code: &str) -> Option<&'static str> {
         }
         "head_timeout" => {
             "the head of the request did not come whole in time: look at the client, or raise `head_timeout` of sidecar.toml"
+        }
+        "malformed_header" => {
+            "a header line is not `name: value` with a token for a name: look at what the client, or a proxy before it, writes"
+        }
+        "padded_header" => {
+            "HTTP/2 has no white space around the value of a field: look at what the client, or a proxy before it, writes"
         }
         "connect_not_allowed" => "an http port is no proxy: call the service itself, without CONNECT",
         "header_repeated" | "header_not_utf8" | "header_spelling" => {
@@ -168,14 +177,30 @@ fn of_outbound(code: &str) -> Option<&'static str> {
         }
         "no_client_certificate" => "the other side wants a certificate, and none was shown",
         "peer_refused" | "refused" => "the other sidecar refused: its own record, at the same time, says why",
-        "connect" | "unreachable" | "timeout" | "lost" | "closed" | "full" => {
+        "connect" | "unreachable" | "timeout" | "tunnel_lost" | "connection_lost" | "closed"
+        | "peer_silent" => {
             "the other side is down or cannot be reached: is its sidecar running, and its port 15008 open?"
+        }
+        "tunnel_full" => {
+            "the other side lets no more streams in: raise `streams_per_tunnel` of its sidecar.toml, or look for what holds them open"
+        }
+        "tls_setup" | "own_svid_expired" => {
+            "the sidecar's own certificate cannot be used (any more): `hopguard doctor --config FILE` asks the Workload API why"
+        }
+        "header" => {
+            "a name of the service in mesh.toml cannot stand in a header: this is a fault of hopguard, please report it"
         }
         "peer_not_expected" => {
             "the service is not in the mesh file any more, or must prove another identity: the application reconnects"
         }
         "app_refused" | "app_unreachable" | "app_connect_timeout" => {
             "the request was allowed; the application behind the sidecar does not listen on the declared port"
+        }
+        "app_not_http2" => {
+            "the port has `app_protocol = \"http2\"` in mesh.toml, and the application behind it does not speak HTTP/2 without TLS"
+        }
+        "app_busy" => {
+            "the application takes no more streams or connections at a time: look at what holds them open, or at its own bounds"
         }
         "upstream_closed" | "bad_response" | "upstream_timeout" | "upstream_stalled" => {
             "the request was allowed; the application did not answer it as HTTP must be answered: look at its log"
@@ -195,6 +220,9 @@ fn of_ended(code: &str) -> Option<&'static str> {
         }
         "denied_after_change" => {
             "policies, groups or keys changed while it was open, and under the new ones it is denied"
+        }
+        "request_truncated" | "bad_request_body" => {
+            "the client's body ended too early or is not framed as HTTP frames it: look at the client, or at a proxy before it"
         }
         "client_closed" | "client_stalled" | "idle_timeout" => {
             "the client ended it, or was silent for too long"
@@ -256,19 +284,25 @@ mod tests {
 
     #[test]
     fn what_ends_a_connection_or_keeps_it_out_has_advice() {
-        for label in [
+        let of_types = [
+            crate::intercept::InterceptError::LABELS,
+            crate::tunnel::TunnelError::LABELS,
+            crate::tunnel::End::LABELS,
+            crate::forward::ConnectFailure::LABELS,
+            crate::forward::http1::ExchangeFailure::LABELS,
+            crate::flow::ENDS,
+        ];
+        let of_no_type = [
             "unknown_host",
             "egress_denied",
-            "peer_untrusted",
             "no_identity",
             "plaintext_on_strict_port",
             "handshake_failed",
             "no_relay",
-            "token_expired",
-            "svid_expired",
-            "denied_after_change",
-            "drained",
-        ] {
+            "detection_timeout",
+            "malformed_header",
+        ];
+        for label in of_types.into_iter().flatten().chain(&of_no_type) {
             assert!(advice(label).is_some(), "{label}");
         }
         assert_eq!(advice("no_rule"), None);

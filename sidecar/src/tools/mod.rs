@@ -3,6 +3,7 @@
 //! a request, a token or a policy here.
 
 mod advice;
+mod bound;
 mod can;
 mod explain;
 mod target;
@@ -12,4 +13,4 @@ pub use advice::advice;
 pub use can::{Answer, Question, Refused, ask};
 pub use explain::{Explained, explain};
 pub use target::{Asked, Target, peer};
-pub use token::{Claims, TokenFailure, of_claims, of_token};
+pub use token::{TokenFailure, of_claims, of_token};

@@ -29,13 +29,15 @@ pub struct Target<'m> {
     pub service: &'m MeshService,
     /// The port.
     pub port: Port,
+    /// The host of the service by which it was named, if it was.
+    pub host: Option<String>,
     /// What is asked.
     pub asked: Asked,
 }
 
 impl<'m> Target<'m> {
-    /// Reads `METHOD service[:port]/path`, or `connect service:port`. A service is named in full, by its last part, or by
-    /// one of its hosts; `http://` before it changes nothing.
+    /// Reads `METHOD service[:port]/path`, `OPTIONS service[:port]*`, or `connect service:port`. A service is named in full,
+    /// by its last part, or by one of its hosts; `http://` before it changes nothing.
     ///
     /// # Errors
     /// What is wrong, with the names that there are.
@@ -44,11 +46,18 @@ impl<'m> Target<'m> {
             .iter()
             .find_map(|scheme| text.strip_prefix(scheme))
             .unwrap_or(text);
+        if plain == "*" {
+            return Err(
+                "`*` asks about a whole server, and does not say which: write `OPTIONS SERVICE*`".to_owned(),
+            );
+        }
         let (service, rest) = named(mesh, plain)?;
+        let name = plain.strip_suffix(rest).unwrap_or(plain);
+        let host = service.hosts.iter().find(|host| *host == name).cloned();
         let (port, path) = match rest.strip_prefix(':') {
             None => (None, rest),
             Some(rest) => {
-                let end = rest.find(['/', '?']).unwrap_or(rest.len());
+                let end = rest.find(['/', '?', '*']).unwrap_or(rest.len());
                 let (port, path) = rest.split_at_checked(end).unwrap_or((rest, ""));
                 let port: u16 = port
                     .parse()
@@ -68,13 +77,23 @@ impl<'m> Target<'m> {
             }
             Asked::Connection
         } else {
-            let slash = if path.starts_with('/') { "" } else { "/" };
+            // The one target without a path (RFC 9112 3.2.4).
+            let slash = if path.starts_with('/') || path == "*" {
+                ""
+            } else {
+                "/"
+            };
             Asked::Request {
                 method: method.to_owned(),
                 path: format!("{slash}{path}"),
             }
         };
-        Ok(Self { service, port, asked })
+        Ok(Self {
+            service,
+            port,
+            host,
+            asked,
+        })
     }
 }
 
@@ -82,7 +101,7 @@ impl<'m> Target<'m> {
 fn named<'m, 't>(mesh: &'m Mesh, text: &'t str) -> Result<(&'m MeshService, &'t str), String> {
     let after = |name: &str| {
         let rest = text.strip_prefix(name)?;
-        (rest.is_empty() || rest.starts_with(['/', ':', '?'])).then_some(rest)
+        (rest.is_empty() || rest == "*" || rest.starts_with(['/', ':', '?'])).then_some(rest)
     };
     let mut found: Vec<(usize, &MeshService, &str)> = Vec::new();
     for service in &mesh.services {

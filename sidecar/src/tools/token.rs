@@ -2,32 +2,23 @@
 
 use std::time::SystemTime;
 
-use crate::authn::{self, IssuerOptions, VerifiedUser};
+use crate::authn::{self, IssuerOptions, Rejection, VerifiedUser};
 use crate::dial::DialOptions;
 
 pub use crate::authn::TokenFailure;
 
-/// The user of claims that nobody signed, and what a sidecar would refuse in a token with them.
-#[derive(Debug)]
-pub struct Claims {
-    /// The user.
-    pub user: VerifiedUser,
-    /// What such a token would be refused for.
-    pub refused: Vec<String>,
-}
-
-/// The user that the claims of a token tell of, mapped as the sidecar maps them. `alias` names the issuer; without it the
-/// claims' own `iss` does. What is not there (`aud`, `exp`) is taken as a good token would have it.
+/// The user that claims tell of which nobody signed, mapped as the sidecar maps them. `alias` names the issuer; without it the
+/// claims' own `iss` does. What is not there (`aud`, `exp`) is taken as a good token would have it; what is there counts.
 ///
 /// # Errors
-/// What is wrong with the claims.
+/// Why a token with these claims would be refused, or what is wrong with them.
 pub fn of_claims(
     issuers: &[IssuerOptions],
     alias: Option<&str>,
     claims: &[u8],
     now: SystemTime,
-) -> Result<Claims, String> {
-    let named = authn::issuer_of(claims)?;
+) -> Result<VerifiedUser, TokenFailure> {
+    let named = authn::issuer_of(claims).map_err(TokenFailure::BadClaims)?;
     let wanted = |issuer: &&IssuerOptions| match alias {
         Some(alias) => issuer.alias == alias,
         None => named.as_deref() == Some(issuer.issuer.as_str()),
@@ -44,18 +35,20 @@ pub fn of_claims(
         }
     };
     let issuer = issuers.iter().find(wanted).ok_or_else(|| match (alias, &named) {
-        (Some(alias), _) => format!("there is no issuer `{alias}`; {}", known()),
-        (None, Some(named)) => format!(
-            "`iss` is `{named}`, which is no issuer of the mesh file; {}",
-            known()
-        ),
-        (None, None) => format!(
+        (Some(alias), _) => TokenFailure::BadClaims(format!("there is no issuer `{alias}`; {}", known())),
+        (None, Some(named)) => TokenFailure::Refused(Rejection::Invalid {
+            reason: "unknown_issuer",
+            detail: format!(
+                "`iss` is `{named}`, which is no issuer of the mesh file; {}",
+                known()
+            ),
+        }),
+        (None, None) => TokenFailure::BadClaims(format!(
             "the claims have no `iss`: name the issuer by --issuer; {}",
             known()
-        ),
+        )),
     })?;
-    let (user, refused) = authn::of_claims(issuer, claims, now)?;
-    Ok(Claims { user, refused })
+    authn::of_claims(issuer, claims, now)
 }
 
 /// The user that a token proves. The issuer is asked for its keys, unless they are given.

@@ -32,19 +32,14 @@ pub enum End {
     Connection(String),
 }
 
-impl End {
-    /// A stable label for metrics and records.
-    pub fn label(&self) -> &'static str {
-        match self {
-            Self::Expired => "svid_expired",
-            Self::Silent => "peer_silent",
-            Self::Untrusted(_) => "peer_untrusted",
-            Self::Revoked => "revoked",
-            Self::Drained => "drained",
-            Self::Connection(_) => "connection_lost",
-        }
-    }
-}
+labels!(End {
+    Self::Expired => "svid_expired",
+    Self::Silent => "peer_silent",
+    Self::Untrusted(_) => "peer_untrusted",
+    Self::Revoked => "revoked",
+    Self::Drained => "drained",
+    Self::Connection(_) => "connection_lost",
+});
 
 /// When everything in a tunnel of these two SVIDs ends: a little before the first of them does, so that no byte flows on a
 /// dead one. The margin is 2 % of what is left, at most 1 s, and at least 250 ms (but not more than a quarter of what is

@@ -101,6 +101,23 @@ pub enum TunnelError {
     Ended(End),
 }
 
+labels!(TunnelError {
+    Self::OwnExpired => "own_svid_expired",
+    Self::Tls(_) => "tls_setup",
+    Self::Connect { .. } => "connect",
+    Self::TimedOut { .. } => "timeout",
+    Self::Refused { .. } => "refused",
+    Self::Lost { .. } => "tunnel_lost",
+    Self::Full { .. } => "tunnel_full",
+    Self::Header(_) => "header",
+    Self::Ended(End::Expired) => "svid_expired",
+    Self::Ended(End::Silent) => "peer_silent",
+    Self::Ended(End::Untrusted(_)) => "peer_untrusted",
+    Self::Ended(End::Revoked) => "revoked",
+    Self::Ended(End::Drained) => "drained",
+    Self::Ended(End::Connection(_)) => "connection_lost",
+} else { Self::Handshake { label, .. } => label });
+
 impl TunnelError {
     /// Whose fault it is.
     pub fn blame(&self) -> Blame {
@@ -108,22 +125,6 @@ impl TunnelError {
             Self::OwnExpired | Self::Header(_) => Blame::Us,
             Self::Tls(error) => error.blame(),
             _ => Blame::Peer,
-        }
-    }
-
-    /// A stable label for metrics and records.
-    pub fn label(&self) -> &'static str {
-        match self {
-            Self::OwnExpired => "own_svid_expired",
-            Self::Tls(_) => "tls_setup",
-            Self::Connect { .. } => "connect",
-            Self::Handshake { label, .. } => label,
-            Self::TimedOut { .. } => "timeout",
-            Self::Refused { .. } => "refused",
-            Self::Lost { .. } => "tunnel_lost",
-            Self::Full { .. } => "tunnel_full",
-            Self::Header(_) => "header",
-            Self::Ended(end) => end.label(),
         }
     }
 }

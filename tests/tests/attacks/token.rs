@@ -294,10 +294,11 @@ pub fn places(wire: Wire) {
     let auth = |value: &str| Ask::get("/admin").header("authorization", value);
     for scheme in ["Bearer", "bearer", "BEARER", "bEaReR"] {
         passes(&rig, wire, &auth(&format!("{scheme} {good}")));
+        passes(&rig, wire, &auth(&format!("{scheme}  {good}")));
     }
     for value in [
-        format!("Bearer  {good}"),
         format!("Bearer\t{good}"),
+        format!("Bearer \t{good}"),
         format!("Bearer {good} "),
         format!("Bearer {good},Bearer {bob}"),
         format!("Bearer {good} x"),

@@ -101,3 +101,59 @@ fn a_bundle_is_shown_in_every_form_and_others_read_it() {
         "no bundle of other.local",
     );
 }
+
+/// S-59, S-18: what is kept for the next time is neither an older bundle nor that of another trust domain, and stays as it is.
+#[test]
+fn a_fetched_bundle_takes_the_place_of_its_own_predecessor_alone() {
+    let web = Web::new();
+    let authority = Authority::start(&web.endpoint(0));
+    let (url, root) = (&authority.places[0], web.root());
+    let file = authority.path("kept.json");
+    let fetch = || {
+        run(&[
+            "bundle",
+            "fetch",
+            "--url",
+            url,
+            "--profile",
+            "https_web",
+            "--ca-file",
+            &root,
+            "--write",
+            file.to_str().unwrap(),
+        ])
+    };
+    let other = root_jwk(&authority.path("other"), Some("spiffe://other.local"));
+    let there = serde_json::json!({"keys": [other], "spiffe_sequence": 1}).to_string();
+    std::fs::write(&file, &there).unwrap();
+    fails(&fetch(), 1, "it holds a bundle of other.local");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), there);
+    std::fs::remove_file(&file).unwrap();
+    stdout(&fetch());
+    stdout(&fetch());
+    let served: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+    let mut newer = served.clone();
+    newer["spiffe_sequence"] = u64::MAX.into();
+    std::fs::write(&file, newer.to_string()).unwrap();
+    fails(&fetch(), 1, "nothing was written");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), newer.to_string());
+}
+
+#[test]
+fn a_root_that_names_no_trust_domain_is_of_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().join("silent");
+    root_jwk(&place, None);
+    let pem = place.with_extension("pem");
+    let pem = pem.to_str().unwrap();
+    let verify = |more: &[&str]| run(&[&["bundle", "verify", pem], more].concat());
+    stdout(&verify(&[]));
+    fails(
+        &verify(&["--trust-domain", "mesh.local"]),
+        1,
+        "names no trust domain",
+    );
+    let shown = json(&run(&["-o", "json", "bundle", "show", pem]));
+    let print = shown["x509_roots"][0]["sha256"].as_str().unwrap();
+    stdout(&verify(&["--trust-domain", "mesh.local", "--fingerprint", print]));
+}

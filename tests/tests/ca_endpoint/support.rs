@@ -290,6 +290,19 @@ pub fn python() -> Command {
     command
 }
 
+/// The JWK of a root with this ID or none, made for the test; the root as PEM lies beside `place`.
+pub fn root_jwk(place: &Path, id: Option<&str>) -> Value {
+    let mut params = rcgen::CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let names = id.map(|id| rcgen::SanType::URI(id.try_into().unwrap()));
+    params.subject_alt_names = names.into_iter().collect();
+    let root = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
+    let pem = place.with_extension("pem");
+    std::fs::write(&pem, root.pem()).unwrap();
+    let shown = run(&["bundle", "show", pem.to_str().unwrap(), "--format", "spiffe"]);
+    json(&shown)["keys"][0].clone()
+}
+
 pub fn lines(stdout: impl std::io::Read + Send + 'static) -> Receiver<String> {
     let (sender, receiver) = channel();
     std::thread::spawn(move || {

@@ -198,6 +198,28 @@ fn a_jwt_svid_is_issued_to_an_operator_and_verified() {
         1,
         "key id is unknown",
     );
+    // The same keys in the name of another trust domain, or of none: the token is not theirs.
+    let named = |name: &str, root: Option<&str>| {
+        let text = std::fs::read_to_string(bundle).unwrap();
+        let mut document: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let keys = document["keys"].as_array_mut().unwrap();
+        keys.retain(|key| key["use"] == "jwt-svid");
+        keys.extend(root.map(|root| root_jwk(&authority.path(name), Some(root))));
+        let file = authority.path(name);
+        std::fs::write(&file, document.to_string()).unwrap();
+        file.to_str().unwrap().to_owned()
+    };
+    let other = named("other.json", Some("spiffe://other.local"));
+    fails(&verify(&other, "billing", &[]), 1, "another trust domain");
+    fails(
+        &verify(&other, "billing", &["--trust-domain", "mesh.local"]),
+        1,
+        "the bundle is of the trust domain other.local",
+    );
+    let silent = named("silent.json", None);
+    fails(&verify(&silent, "billing", &[]), 1, "name its trust domain by");
+    stdout(&verify(&silent, "billing", &["--trust-domain", "mesh.local"]));
+    stdout(&verify(&silent, "billing", &["--id", id]));
     // Roots alone verify no token.
     fails(
         &verify(authority.bundle().to_str().unwrap(), "other", &[]),
@@ -209,6 +231,16 @@ fn a_jwt_svid_is_issued_to_an_operator_and_verified() {
     let issue = |more: &[&str]| run(&[&["svid", "issue", id, "--config", config, "--jwt"], more].concat());
     fails(&issue(&[]), 2, "--audience");
     fails(&issue(&["--audience", ""]), 1, "audience");
+    // The bounds are those of workloads.
+    let audiences = |count: usize, length: usize| -> Vec<String> {
+        let one = |at: usize| ["--audience".to_owned(), format!("{at:0length$}")];
+        (0..count).flat_map(one).collect()
+    };
+    let issue_for = |audiences: &[String]| issue(&audiences.iter().map(String::as_str).collect::<Vec<_>>());
+    stdout(&issue_for(&audiences(32, 60)));
+    stdout(&issue_for(&audiences(1, 3000)));
+    fails(&issue_for(&audiences(33, 10)), 1, "1 to 32 texts");
+    fails(&issue_for(&audiences(32, 100)), 1, "3072 bytes");
     fails(&issue(&["--audience", "a", "--ttl", "2m"]), 1, "`jwt_svid_ttl`");
     authority.logged("a JWT-SVID was issued to an operator");
     assert!(!authority.log().contains(&token), "tokens are never logged");
@@ -243,4 +275,54 @@ fn a_workload_fetches_its_own_jwt_svid() {
         "PermissionDenied",
     );
     fails(&fetch(&[]), 2, "--audience");
+}
+
+#[test]
+fn what_no_entry_grants_is_in_the_audit_log_too() {
+    let more = "[bundle_endpoint]\nlisten = \"127.0.0.1:0\"\nprofile = \"https_spiffe\"\n";
+    let mut authority = Authority::files("1h", more);
+    let config = std::fs::read_to_string(authority.path("ca.toml")).unwrap();
+    std::fs::write(
+        authority.path("ca.toml"),
+        format!("audit = \"audit.log\"\n{config}"),
+    )
+    .unwrap();
+    authority.run();
+    let id = "spiffe://mesh.local/ops/alice";
+    let (dir, config) = (authority.path("alice"), authority.path("ca.toml"));
+    std::fs::create_dir(&dir).unwrap();
+    let (dir, config) = (dir.to_str().unwrap(), config.to_str().unwrap());
+    stdout(&run(&["svid", "issue", id, "--config", config, "--write", dir]));
+    let token = authority.token(id, "billing");
+    let log = std::fs::read_to_string(authority.path("audit.log")).unwrap();
+    let records: Vec<serde_json::Value> = log
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let issued = |event: &str, whose: &str| {
+        let is_it = |one: &&serde_json::Value| {
+            one["event"] == event && one["outcome"] == "issued" && one["detail"]["for"] == whose
+        };
+        records
+            .iter()
+            .find(is_it)
+            .unwrap_or_else(|| panic!("{event} {whose}:\n{log}"))
+    };
+    let own = issued("x509_svid", "bundle endpoint");
+    assert_eq!(own["spiffe_id"], "spiffe://mesh.local/hopguard/bundle-endpoint");
+    let operators = issued("x509_svid", "operator");
+    assert_eq!(operators["spiffe_id"], id);
+    assert_eq!(operators["uid"], nix::unistd::geteuid().as_raw());
+    for one in [own, operators] {
+        assert!(
+            one["serial"].as_str().unwrap().len() > 8 && one["authority"].is_string(),
+            "{one}"
+        );
+    }
+    let jwt = issued("jwt_svid", "operator");
+    assert_eq!(jwt["audience"], serde_json::json!(["billing"]));
+    assert!(
+        !log.contains(&token) && !log.contains("PRIVATE"),
+        "no token, no key"
+    );
 }

@@ -118,6 +118,18 @@ fn its_file_may_be_moved_away_and_what_was_done_to_it_is_found() {
     let (code, error) = fails(&[&verify[..], &[&old, &path("cut"), "--config", &config]].concat());
     assert_eq!(code, 1);
     assert!(error.contains("its end was cut off"), "{error}");
+    // The log of another authority hangs together, and is not the one that was written.
+    let mut other = crate::authority(&for_us("a"), "");
+    other.run(hopguard());
+    while lines(&other.path("audit.log")).len() <= all {
+        assert_eq!(first(&other, &[])["ids"][0], "spiffe://mesh.local/a");
+    }
+    let others = other.path("audit.log").to_str().unwrap().to_owned();
+    done(&[&verify[..], &[&others]].concat());
+    let (code, error) = fails(&[&verify[..], &[&others, "--config", &config]].concat());
+    assert_eq!(code, 1);
+    assert!(error.contains("exchanged for another"), "{error}");
+
     let text = std::fs::read_to_string(authority.path("audit.log.1")).unwrap();
     let edited = text
         .lines()

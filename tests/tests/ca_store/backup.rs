@@ -1,5 +1,6 @@
 //! A backup of a running authority, and one of an authority that is gone, bring it back; nothing is overwritten.
 
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 
@@ -118,6 +119,10 @@ fn an_authority_that_is_gone_is_backed_up_too_and_to_standard_output() {
     assert!(output.status.success(), "{output:?}");
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("others may have read"), "{said}");
+    assert!(
+        said.contains("revoked after the backup") && said.contains("hopguard ca revoke"),
+        "{said}"
+    );
     second.run(hopguard());
     assert_eq!(roots(&second), trusted);
 }
@@ -168,4 +173,63 @@ fn what_is_damaged_foreign_or_no_backup_restores_nothing() {
         error.contains("mesh.local") && error.contains("other.local"),
         "{error}"
     );
+}
+
+/// What says that it is the authority, on its socket, and what it wants copied and removed.
+fn liar(authority: &Authority, file: &Path) -> std::thread::JoinHandle<()> {
+    let socket = std::os::unix::net::UnixListener::bind(authority.path("data/admin.sock")).unwrap();
+    let answer = serde_json::json!({"done": {"file": file, "summary": {}}});
+    std::thread::spawn(move || {
+        let (stream, _) = socket.accept().unwrap();
+        let mut request = String::new();
+        BufReader::new(&stream).read_line(&mut request).unwrap();
+        assert!(request.contains("backup"), "{request}");
+        (&stream).write_all(format!("{answer}\n").as_bytes()).unwrap();
+    })
+}
+
+#[test]
+fn a_file_that_is_no_backup_of_the_authority_is_neither_copied_nor_removed() {
+    let mut authority = authority(&for_us("a"), "");
+    authority.run(hopguard());
+    authority.terminate();
+    let data = authority.path("data");
+    // Whoever holds the lock runs, as far as others know.
+    let lock = std::fs::File::open(data.join("lock")).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
+    let secret = authority.path("secret");
+    std::fs::write(&secret, "secret").unwrap();
+    std::fs::write(authority.path("backup-1.tmp"), "secret").unwrap();
+    std::os::unix::fs::symlink(&secret, data.join("backup-2.tmp")).unwrap();
+    std::fs::hard_link(&secret, data.join("backup-3.tmp")).unwrap();
+    std::fs::create_dir(data.join("backup-4.tmp")).unwrap();
+    let mut named = vec![
+        (secret, "no backup has such a name"),
+        (data.join("state.sqlite"), "no backup has such a name"),
+        (authority.path("backup-1.tmp"), "No such file"),
+        (data.join("backup-2.tmp"), "Too many"),
+        (data.join("backup-3.tmp"), "one name"),
+        (data.join("backup-4.tmp"), "not a plain file"),
+    ];
+    let foreign = data.join("backup-5.tmp");
+    if is_root() {
+        std::fs::write(&foreign, "secret").unwrap();
+        std::os::unix::fs::chown(&foreign, Some(4242), None).unwrap();
+        named.push((foreign, "belongs to uid 4242"));
+    }
+    let (out, config) = (authority.path("out"), authority.path("ca.toml"));
+    for (file, why) in named {
+        let told = liar(&authority, &file);
+        let (code, error) = fails(&["ca", "backup", text(&out), "--config", text(&config)]);
+        told.join().unwrap();
+        std::fs::remove_file(data.join("admin.sock")).unwrap();
+        assert_eq!(code, 4, "{error}");
+        assert!(error.contains(why), "{}: {error}", file.display());
+        assert!(
+            file.symlink_metadata().is_ok(),
+            "{} is still there",
+            file.display()
+        );
+        assert!(!out.exists(), "{}", file.display());
+    }
 }

@@ -1,8 +1,10 @@
 //! The disk is full, or cannot be written: no SVID leaves, and the authority recovers by itself.
 
-use std::process::Command;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
 
-use hopguard_tests::{eventually, hopguard_bin};
+use hopguard_tests::{eventually, hopguard, hopguard_bin};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 use crate::*;
@@ -18,11 +20,15 @@ fn limited() -> Command {
 
 /// Files of the authority may not grow past this.
 fn limit(authority: &Authority, bytes: Option<u64>) {
+    limit_process(pid(authority), bytes);
+}
+
+fn limit_process(pid: i32, bytes: Option<u64>) {
     let limit = Rlimit {
         current: bytes,
         maximum: None,
     };
-    prlimit(Pid::from_raw(pid(authority)), Resource::Fsize, limit).unwrap();
+    prlimit(Pid::from_raw(pid), Resource::Fsize, limit).unwrap();
 }
 
 fn refused_then_served(authority: &Authority, bytes: u64) {
@@ -95,4 +101,95 @@ fn where_the_audit_log_is_not_required_its_loss_is_told_and_counted() {
     });
     let told: Value = serde_json::from_str(&told.unwrap()).unwrap();
     assert_eq!(told["untold"], 1);
+}
+
+#[test]
+fn without_an_audit_log_trust_is_taken_away_and_not_given_back() {
+    const US: &str = "spiffe://mesh.local/a";
+    let mut authority = authority(&for_us("a"), "");
+    large_log(&authority);
+    authority.run(limited());
+    assert_eq!(first(&authority, &[])["ids"][0], US);
+    let config = authority.path("ca.toml");
+    let at = ["--config", config.to_str().unwrap()];
+    let verb = |words: &[&'static str]| [&["ca"][..], words, &at[..]].concat();
+    let active = || {
+        let status = done(&verb(&["status"]));
+        let all = status["authorities"].as_array().unwrap().clone();
+        let active = all
+            .iter()
+            .find(|one| one["kind"] == "x509" && one["state"] == "active");
+        active.unwrap()["id"].as_str().unwrap().to_owned()
+    };
+    limit(&authority, Some(10 << 20));
+
+    done(&verb(&["revoke", "--id", US]));
+    authority.logged(&["A REVOCATION IS MISSING IN THE AUDIT LOG", US]);
+    assert_eq!(first(&authority, &[])["status"], "PERMISSION_DENIED");
+    let (_, error) = fails(&verb(&["revoke", "--id", US, "--lift"]));
+    assert!(error.contains("audit log") && error.contains("hint"), "{error}");
+
+    let (old, force) = (active(), ["--force"]);
+    let revoke = [
+        &["ca", "revoke", "--authority", old.as_str()][..],
+        &force[..],
+        &at[..],
+    ]
+    .concat();
+    done(&revoke);
+    assert_ne!(active(), old);
+    let (_, error) = fails(&verb(&["rotate", "--step", "prepare"]));
+    assert!(error.contains("audit log"), "nothing else is done: {error}");
+
+    limit(&authority, None);
+    done(&verb(&["revoke", "--id", US, "--lift"]));
+    let served = eventually(DEADLINE, || {
+        let said = first(&authority, &[]);
+        if said["ids"][0] == US { Ok(()) } else { Err(said) }
+    });
+    served.unwrap();
+}
+
+#[test]
+fn a_key_that_could_not_be_written_whole_leaves_nothing_behind() {
+    let mut authority = authority(&for_us("a"), "");
+    authority.run(hopguard());
+    authority.terminate();
+    let (config, secret) = (authority.path("ca.toml"), authority.path("passphrase"));
+    std::fs::write(&secret, "correct horse battery").unwrap();
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let data = authority.path("data");
+    let keys = || {
+        let entries = std::fs::read_dir(&data).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<String> = names.filter(|name| name.contains(".p8")).collect();
+        names.sort();
+        names
+    };
+    let before = keys();
+    assert!(before.iter().all(|name| name.ends_with(".p8")), "{before:?}");
+
+    // It is limited before it becomes the program.
+    let mut child = Command::new("sh")
+        .args(["-c", "trap '' XFSZ; read -r go; exec \"$@\"", "sh"])
+        .arg(hopguard_bin())
+        .args(["ca", "keys", "encrypt", "--passphrase-file"])
+        .arg(&secret)
+        .arg(&config)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    limit_process(i32::try_from(child.id()).unwrap(), Some(64));
+    child.stdin.take().unwrap().write_all(b"go\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && error.contains(".p8"), "{error}");
+    assert_eq!(keys(), before, "no part of a key");
+
+    // What a crash left is gone after the next start.
+    std::fs::write(authority.path("data/x509-0.p8.new"), "half of a key").unwrap();
+    authority.run(hopguard());
+    assert_eq!(keys(), before);
 }

@@ -219,6 +219,32 @@ fn a_container_is_known_by_its_id_and_not_by_a_group_that_a_unit_made() {
 }
 
 #[test]
+fn a_container_below_a_group_that_was_given_away_is_not_known() {
+    let id = hex::encode([u8::try_from(std::process::id() % 249).unwrap(); 32]);
+    let Some(group) = Group::make(&format!("/{}/{id}", unique("given"))) else {
+        return;
+    };
+    // As a machine does it that delegates a subtree: its new owner makes and names what is below.
+    for dir in &group.dirs {
+        if let Err(error) = std::os::unix::fs::chown(dir.parent().unwrap(), Some(4242), None) {
+            eprintln!(
+                "{}: {error}: nobody can be given a group here: skipped",
+                dir.display()
+            );
+            return;
+        }
+    }
+    let authority = Authority::start(&(entry("by-id", &[format!("container:id:{id}")]) + &for_us("b")));
+    let client = client_in(&group, &authority);
+    assert_eq!(client.next()["ids"], json!(["spiffe://mesh.local/b"]));
+    authority.logged(&[
+        "an entry is refused",
+        "spiffe://mesh.local/by-id",
+        "uid 4242, who makes whatever groups it likes",
+    ]);
+}
+
+#[test]
 fn what_is_outside_of_the_authoritys_control_groups_is_refused() {
     let Some(group) = Group::make(&format!("/{}", unique("ca"))) else {
         return;

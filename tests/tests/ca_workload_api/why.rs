@@ -88,6 +88,26 @@ fn a_process_that_never_connected_is_judged_as_if_it_had() {
     }
 }
 
+/// Where an executable lies says what its owner likes.
+#[test]
+fn a_process_forges_no_line_of_the_answer() {
+    let entries = entry("a", &["unix:path:/usr/bin/other".to_owned()]);
+    let authority = Authority::start(&entries);
+    let program = authority.dir.path().join("sleep\ngranted: everything");
+    // By another process: one of ours that is forked meanwhile would keep the new file open for writing.
+    let copied = Command::new("sh")
+        .args(["-c", "cp \"$(command -v sleep)\" \"$1\"", "sh"])
+        .arg(&program)
+        .status();
+    assert!(copied.unwrap().success());
+    let mut command = Command::new(&program);
+    let process = Guard(command.arg("1000").stdin(Stdio::null()).spawn().unwrap());
+    let text = authority.ask(&["why", &process.0.id().to_string()]);
+    let text = String::from_utf8(text.stdout).unwrap();
+    assert!(text.contains("sleep\\u{a}granted: everything"), "{text}");
+    assert!(!text.lines().any(|line| line.starts_with("granted")), "{text}");
+}
+
 #[test]
 fn a_connected_process_is_told_with_what_it_has() {
     let authority = Authority::start(&for_us("a"));

@@ -52,7 +52,8 @@ impl Pair {
 }
 
 fn shows(shown: &Shown) -> Vec<u8> {
-    shown.0.load().cert[0].to_vec()
+    let key = shown.0.load_full();
+    key.map(|key| key.cert[0].to_vec()).unwrap_or_default()
 }
 
 async fn until(what: &str, mut probe: impl FnMut() -> bool) {
@@ -101,7 +102,7 @@ fn what_is_wrong_with_a_pair_is_said_with_its_file() {
 #[tokio::test]
 async fn a_changed_pair_is_shown_and_a_bad_one_changes_nothing() {
     let pair = Pair::new();
-    let shown = Shown::new(read(&pair.files()).unwrap());
+    let shown = Shown::new(Some(read(&pair.files()).unwrap()));
     let mut follower = Follower::new(pair.files()).await;
     let second = pair.write(2100);
     // The first look sees a change, the second that it goes on no more.
@@ -128,6 +129,8 @@ struct Ours {
     asked: AtomicU64,
     issued: AtomicU64,
     broken: std::sync::atomic::AtomicBool,
+    /// The roots change while the next one is issued.
+    turns: std::sync::atomic::AtomicBool,
     ttl: Duration,
 }
 
@@ -140,6 +143,9 @@ impl Issuer for Ours {
             }
             self.issued.fetch_add(1, Ordering::Relaxed);
             let svid: Svid = self.authority.issue(id, self.ttl, now).unwrap();
+            if self.turns.swap(false, Ordering::Relaxed) {
+                self.turn();
+            }
             Ok(Arc::new(svid))
         })
     }
@@ -150,6 +156,17 @@ impl Issuer for Ours {
 
     fn trust(&self) -> watch::Receiver<Arc<Trust>> {
         self.trust.subscribe()
+    }
+}
+
+impl Ours {
+    /// One root more.
+    fn turn(&self) {
+        self.trust.send_modify(|trust| {
+            let mut changed = (**trust).clone();
+            changed.roots.push(CertificateDer::from(vec![0]));
+            *trust = Arc::new(changed);
+        });
     }
 }
 
@@ -173,6 +190,7 @@ fn ours(ttl: Duration) -> Arc<Ours> {
         asked: AtomicU64::new(0),
         issued: AtomicU64::new(0),
         broken: false.into(),
+        turns: false.into(),
         ttl,
     })
 }
@@ -182,7 +200,7 @@ async fn the_own_svid_is_renewed_at_half_life_and_when_the_roots_change() {
     let id = SpiffeId::new("spiffe://td/e").unwrap();
     let short = ours(Duration::from_secs(2));
     let (first, renewal) = own(&id, short.as_ref(), SystemTime::now()).await.unwrap();
-    let shown = Shown::new(first);
+    let shown = Shown::new(Some(first));
     let before = shows(&shown);
     let task = tokio::spawn(shown.clone().renew(id.clone(), short.clone(), renewal));
     until("renewed by time", || shows(&shown) != before).await;
@@ -190,7 +208,7 @@ async fn the_own_svid_is_renewed_at_half_life_and_when_the_roots_change() {
 
     let long = ours(Duration::from_secs(3600));
     let (first, renewal) = own(&id, long.as_ref(), SystemTime::now()).await.unwrap();
-    let shown = Shown::new(first);
+    let shown = Shown::new(Some(first));
     let before = shows(&shown);
     let task = tokio::spawn(shown.clone().renew(id, long.clone(), renewal));
     until("it listens", || long.trust.receiver_count() == 1).await;
@@ -203,11 +221,7 @@ async fn the_own_svid_is_renewed_at_half_life_and_when_the_roots_change() {
         *trust = Arc::new(same);
     });
     long.broken.store(true, Ordering::Relaxed);
-    long.trust.send_modify(|trust| {
-        let mut changed = (**trust).clone();
-        changed.roots.push(CertificateDer::from(vec![0]));
-        *trust = Arc::new(changed);
-    });
+    long.turn();
     until("it was asked for, in vain", || {
         long.asked.load(Ordering::Relaxed) == 2
     })
@@ -217,6 +231,85 @@ async fn the_own_svid_is_renewed_at_half_life_and_when_the_roots_change() {
     until("renewed by change", || shows(&shown) != before).await;
     assert_eq!(long.issued.load(Ordering::Relaxed), 2, "the first and this one");
     task.abort();
+}
+
+#[tokio::test]
+async fn without_an_svid_at_the_start_the_endpoint_listens_and_shows_one_as_soon_as_it_has_it() {
+    let ours = ours(Duration::from_secs(3600));
+    ours.broken.store(true, Ordering::Relaxed);
+    let options = crate::endpoint::Options {
+        bundle: Some(crate::endpoint::BundleEndpoint {
+            listen: ([127, 0, 0, 1], 0).into(),
+            path: "/".to_owned(),
+            profile: crate::endpoint::Profile::Spiffe(SpiffeId::new("spiffe://td/e").unwrap()),
+        }),
+        openid: None,
+        connections: crate::endpoint::Connections::default(),
+    };
+    let endpoint = crate::endpoint::Endpoint::bind(&options, ours.clone())
+        .await
+        .unwrap();
+    assert_eq!(endpoint.places().len(), 1);
+
+    let id = SpiffeId::new("spiffe://td/e").unwrap();
+    let shown = Shown::new(None);
+    let task = tokio::spawn(
+        shown
+            .clone()
+            .renew(id, ours.clone(), Validity::none(SystemTime::now())),
+    );
+    until("it was asked for, in vain", || {
+        ours.asked.load(Ordering::Relaxed) == 2
+    })
+    .await;
+    assert!(shows(&shown).is_empty(), "nothing to be shown");
+    ours.broken.store(false, Ordering::Relaxed);
+    until("it has one", || !shows(&shown).is_empty()).await;
+    task.abort();
+}
+
+#[tokio::test]
+async fn roots_that_change_while_an_svid_is_issued_are_a_change() {
+    let id = SpiffeId::new("spiffe://td/e").unwrap();
+    let issuer = ours(Duration::from_secs(3600));
+    let issued = |count: u64| {
+        let issuer = issuer.clone();
+        move || issuer.issued.load(Ordering::Relaxed) == count
+    };
+    // While the first one is issued: before anybody waits for changes.
+    issuer.turns.store(true, Ordering::Relaxed);
+    let (first, validity) = own(&id, issuer.as_ref(), SystemTime::now()).await.unwrap();
+    let shown = Shown::new(Some(first));
+    let task = tokio::spawn(shown.renew(id, issuer.clone(), validity));
+    until("the first one is issued again", issued(2)).await;
+    // While it is issued again.
+    issuer.turns.store(true, Ordering::Relaxed);
+    issuer.turn();
+    until("and once more", issued(4)).await;
+    task.abort();
+}
+
+#[tokio::test]
+async fn a_file_whose_time_was_set_back_is_another() {
+    let pair = Pair::new();
+    let files = pair.files();
+    let before = look(&files).await;
+    let text = std::fs::read(&files.certificate).unwrap();
+    let time = std::fs::metadata(&files.certificate).unwrap().modified().unwrap();
+    // The clock of a file system has ticks: again until it has moved on.
+    let until = std::time::Instant::now() + Duration::from_secs(20);
+    loop {
+        std::fs::write(&files.certificate, &text).unwrap();
+        let file = std::fs::File::options()
+            .write(true)
+            .open(&files.certificate)
+            .unwrap();
+        file.set_modified(time).unwrap();
+        if look(&files).await != before {
+            return;
+        }
+        assert!(std::time::Instant::now() < until, "never seen");
+    }
 }
 
 #[test]
@@ -235,7 +328,7 @@ fn the_suites_are_those_of_mozillas_intermediate_profile() {
         "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
     ];
     let pair = Pair::new();
-    let config = Shown::new(read(&pair.files()).unwrap()).config().unwrap();
+    let config = Shown::new(Some(read(&pair.files()).unwrap())).config().unwrap();
     let mut suites: Vec<String> = config
         .crypto_provider()
         .cipher_suites

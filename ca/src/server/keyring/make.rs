@@ -70,7 +70,7 @@ impl Keyring {
         Ok(record)
     }
 
-    /// Removes what is left of discarded ones: the key file, then the record.
+    /// Removes what is left of discarded ones: the key file, what was taken back of them, then the record.
     pub(super) async fn sweep(&self, book: &mut Book) -> Result<(), CaError> {
         let discarded: Vec<AuthorityRecord> = book
             .records
@@ -86,6 +86,9 @@ impl Keyring {
             if !used {
                 self.keys.remove(&record.key)?;
             }
+            // No list speaks of it any more, and its room is for others.
+            let forgotten = self.revocation.forget(&record.id).await;
+            forgotten.map_err(|source| self.failed(source))?;
             self.forget(book, &record.id).await?;
         }
         Ok(())

@@ -79,6 +79,10 @@ struct Lives {
 /// The authorities, those that are discarded included, the newest last.
 struct Book {
     records: Vec<AuthorityRecord>,
+    /// What is kept is not all published yet: the next one who comes does that first.
+    unpublished: bool,
+    /// An authority is being revoked: what that changes is done also where the audit log cannot tell it.
+    revoking: bool,
     /// Authorities that signed before, as long as some request may still be signing with them.
     former: Vec<(String, Weak<dyn Send + Sync>)>,
 }
@@ -101,6 +105,16 @@ impl Keyring {
         data_dir: &Path,
         store: Arc<Sqlite>,
         audit: Audit,
+    ) -> Result<Self, CaError> {
+        Self::open_at(config, data_dir, store, audit, SystemTime::now()).await
+    }
+
+    async fn open_at(
+        config: &Config,
+        data_dir: &Path,
+        store: Arc<Sqlite>,
+        audit: Audit,
+        now: SystemTime,
     ) -> Result<Self, CaError> {
         let path = data_dir.join("state.sqlite");
         let records = store.authorities().await.map_err(|source| CaError::Store {
@@ -144,19 +158,26 @@ impl Keyring {
             records: ArcSwap::from_pointee(records.clone()),
             book: Mutex::new(Book {
                 records,
+                unpublished: false,
+                revoking: false,
                 former: Vec::new(),
             }),
             trust: watch::Sender::new(Arc::new(nothing)),
             streams: OnceLock::new(),
             news: Notify::new(),
         };
-        keyring.start(SystemTime::now()).await?;
+        keyring.start(now).await?;
         Ok(keyring)
     }
 
     /// Whom a rotation must wait for is known from here on.
     pub fn watch(&self, streams: Arc<Streams>) {
         let _set_once = self.streams.set(streams);
+    }
+
+    /// Where what was issued is told.
+    pub fn audit(&self) -> &Audit {
+        &self.audit
     }
 
     /// The authorities that are trusted, the newest last; never in the middle of a step.
@@ -196,11 +217,28 @@ impl Keyring {
         }
     }
 
+    /// Writes to the audit log what is about to be done.
+    async fn told(&self, book: &Book, event: &Event) -> Result<(), CaError> {
+        match self.audit.record(event).await {
+            Err(error) if book.revoking => {
+                let authority = event.authority.as_deref();
+                let outcome = event.outcome;
+                tracing::error!(
+                    %error, authority, outcome,
+                    "A CHANGE OF AN AUTHORITY IS MISSING IN THE AUDIT LOG: a revocation needs it, so it is done all the same"
+                );
+                Ok(())
+            }
+            written => written.map_err(CaError::from),
+        }
+    }
+
     /// Writes a record, to the disk first.
     async fn put(&self, book: &mut Book, record: AuthorityRecord) -> Result<(), CaError> {
         let before = book.records.iter().find(|old| old.id == record.id);
-        if before.is_none_or(|before| before.state != record.state) {
-            self.audit.record(&changed(&record, now_in(record.state))).await?;
+        let moves = before.is_none_or(|before| before.state != record.state);
+        if moves {
+            self.told(book, &changed(&record, now_in(record.state))).await?;
         }
         self.store
             .put_authority(&record)
@@ -210,13 +248,14 @@ impl Keyring {
             Some(old) => *old = record,
             None => book.records.push(record),
         }
+        book.unpublished |= moves;
         self.records.store(Arc::new(book.records.clone()));
         Ok(())
     }
 
     async fn forget(&self, book: &mut Book, id: &str) -> Result<(), CaError> {
         if let Some(record) = book.records.iter().find(|record| record.id == id) {
-            self.audit.record(&changed(record, "removed")).await?;
+            self.told(book, &changed(record, "removed")).await?;
         }
         self.store
             .remove_authority(id)
@@ -268,6 +307,15 @@ impl Keyring {
             record.published = seconds(now);
             record.sequence = sequence;
             self.put(book, record).await?;
+        }
+        book.unpublished = false;
+        Ok(())
+    }
+
+    /// Publishes what an earlier attempt left behind.
+    async fn settle(&self, book: &mut Book, now: SystemTime) -> Result<(), CaError> {
+        if book.unpublished {
+            self.publish(book, now).await?;
         }
         Ok(())
     }
@@ -440,3 +488,6 @@ impl Issuer for Keyring {
         self.trust.subscribe()
     }
 }
+
+#[cfg(test)]
+mod tests;

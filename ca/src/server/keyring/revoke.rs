@@ -1,6 +1,7 @@
 //! Revoking: identities, certificates and authorities, with the lists that say so. An identity is barred before anything
 //! else, so that nothing that is being signed for it at this moment can be forgotten.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
 use spiffe::SpiffeId;
@@ -34,7 +35,8 @@ impl Keyring {
     /// # Errors
     /// When the store cannot be read.
     pub async fn would_revoke(&self, id: &SpiffeId, now: SystemTime) -> Result<Ended, CaError> {
-        let issued = self.store.issued(&id.to_string(), seconds(now)).await;
+        let name = id.to_string();
+        let issued = self.store.issued(&[&name], seconds(now)).await;
         Ok(ended(&issued.map_err(|source| self.failed(source))?))
     }
 
@@ -54,7 +56,7 @@ impl Keyring {
         self.wake();
         barred.map_err(|source| self.failed(source))?;
         let ended = self.would_revoke(id, now).await?;
-        let Gathered { left_out } = self.list_revoked(&mut book, now).await?;
+        let Gathered { left_out } = self.list_now(&mut book, now).await?;
         Ok(Ended { left_out, ..ended })
     }
 
@@ -63,6 +65,8 @@ impl Keyring {
     /// # Errors
     /// When that cannot be written.
     pub async fn lift(&self, id: &SpiffeId) -> Result<bool, CaError> {
+        // What is kept and what is in memory must not be changed by two at once.
+        let _book = self.book.lock().await;
         let lifted = self.revocation.lift(id).await;
         lifted.map_err(|source| self.failed(source))
     }
@@ -84,7 +88,13 @@ impl Keyring {
         let mut book = self.book.lock().await;
         let taken = self.revocation.take_back(one, reason, now).await;
         taken.map_err(|source| self.failed(source))?;
-        self.list_revoked(&mut book, now).await.map(drop)
+        self.list_now(&mut book, now).await.map(drop)
+    }
+
+    /// As [`Self::list_revoked`]; what failed to be published is soon published by the timer.
+    async fn list_now(&self, book: &mut Book, now: SystemTime) -> Result<Gathered, CaError> {
+        let listed = self.list_revoked(book, now).await;
+        listed.inspect_err(|_| self.news.notify_one())
     }
 
     /// Brings the lists up to date: after a change, at the start, and from time to time.
@@ -107,19 +117,13 @@ impl Keyring {
         now: SystemTime,
     ) -> Result<Ended, Refusal> {
         let mut book = self.book.lock().await;
+        if !dry {
+            // One that is discarded may still be published: then it is not gone before this.
+            self.settle(&mut book, now).await?;
+        }
         let record = trusted(&book).find(|record| record.id == id).cloned();
         let record = record.ok_or(Refusal::Nothing("no authority of that name is in the bundle"))?;
-        let shared = trusted(&book).any(|other| {
-            other.id != id
-                && record.kind == AuthorityKind::X509
-                && shares_anchor(&record.certificate, &other.certificate)
-        });
-        if shared {
-            return Err(Refusal::Nothing(
-                "the root that it was signed by stays in the bundle for another authority, and vouches for it: only the \
-                 organisation can take an intermediate back",
-            ));
-        }
+        refuse_vouched(&book, id, &[id.to_owned()])?;
         let mut ended = self.signed_by(id, now).await?;
         let next = trusted(&book)
             .filter(|other| other.kind == record.kind && other.state == AuthorityState::Prepared)
@@ -135,21 +139,38 @@ impl Keyring {
         if dry {
             return Ok(ended);
         }
-        if active {
-            let successor = match next {
+        book.revoking = true;
+        let taken = self.take_out(&mut book, &record, next, now).await;
+        book.revoking = false;
+        // Also of what failed: the timer goes on with it.
+        self.news.notify_one();
+        ended.successor = taken?;
+        Ok(ended)
+    }
+
+    /// Takes an authority out of the bundle; where it signs, this one takes over, or a new one. Answers which.
+    async fn take_out(
+        &self,
+        book: &mut Book,
+        record: &AuthorityRecord,
+        next: Option<String>,
+        now: SystemTime,
+    ) -> Result<Option<String>, CaError> {
+        let mut successor = None;
+        if record.state == AuthorityState::Active {
+            let id = match next {
                 Some(next) => next,
                 None => {
-                    let made = self.make(&mut book, record.kind, false, now).await?;
-                    self.publish(&mut book, now).await?;
+                    let made = self.make(book, record.kind, false, now).await?;
+                    self.publish(book, now).await?;
                     made.id
                 }
             };
-            self.let_sign(&mut book, record.kind, &successor, now).await?;
-            ended.successor = Some(successor);
+            self.let_sign(book, record.kind, &id, now).await?;
+            successor = Some(id);
         }
-        self.discard(&mut book, id, now).await?;
-        self.news.notify_one();
-        Ok(ended)
+        self.discard(book, std::slice::from_ref(&record.id), now).await?;
+        Ok(successor)
     }
 
     /// What an authority signed and is alive.
@@ -166,30 +187,28 @@ impl Keyring {
 
     /// Lists what revoked identities hold, signs the lists that are due, and publishes them.
     pub(super) async fn list_revoked(&self, book: &mut Book, now: SystemTime) -> Result<Gathered, CaError> {
-        let gathered = self.revocation.gather(now).await;
+        let known: BTreeSet<&str> = trusted(book).map(|record| record.id.as_str()).collect();
+        let gathered = self.revocation.gather(&known, now).await;
         let gathered = gathered.map_err(|source| self.failed(source))?;
         let authorities: Vec<AuthorityRecord> = trusted(book)
             .filter(|record| record.kind == AuthorityKind::X509 && record.not_after >= seconds(now))
             .cloned()
             .collect();
         let mut failed = None;
-        let mut changed = false;
         for record in authorities {
             let Some(draft) = self.revocation.due(&record.id, now) else {
                 continue;
             };
             // One key that cannot be used must not keep the others from saying what they must.
             match self.signed_list(&record, &draft, now).await {
-                Ok(()) => changed = true,
+                Ok(()) => book.unpublished = true,
                 Err(error) => {
                     tracing::error!(authority = record.id, %error, "the revocation list of an authority could not be signed");
                     failed = Some(error);
                 }
             }
         }
-        if changed {
-            self.publish(book, now).await?;
-        }
+        self.settle(book, now).await?;
         failed.map_or(Ok(gathered), Err)
     }
 
@@ -245,6 +264,23 @@ impl Keyring {
 fn trusted(book: &Book) -> impl Iterator<Item = &AuthorityRecord> {
     let records = book.records.iter();
     records.filter(|record| record.state != AuthorityState::Discarded)
+}
+
+/// What an intermediate signed is worth nothing only when no root vouches for it any more: as long as one stays in the bundle for
+/// another authority, the intermediate's list must stay too. `going` leave with it.
+pub(super) fn refuse_vouched(book: &Book, id: &str, going: &[String]) -> Result<(), Refusal> {
+    let Some(record) = trusted(book).find(|record| record.id == id && record.kind == AuthorityKind::X509)
+    else {
+        return Ok(());
+    };
+    let stays = |other: &&AuthorityRecord| other.kind == AuthorityKind::X509 && !going.contains(&other.id);
+    if trusted(book)
+        .filter(stays)
+        .any(|other| shares_anchor(&record.certificate, &other.certificate))
+    {
+        return Err(Refusal::Vouched(id.to_owned()));
+    }
+    Ok(())
 }
 
 fn ended(issued: &[Issued]) -> Ended {

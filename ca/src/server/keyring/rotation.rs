@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::import::WAITING;
+use super::revoke::refuse_vouched;
 use super::{Book, Keyring};
 use crate::authority::slot::{self, Next, Place, Reason, Slot, Step};
 use crate::server::{CaError, seconds};
@@ -29,6 +30,8 @@ pub enum Refusal {
     },
     /// There is nothing to do it with.
     Nothing(&'static str),
+    /// The root that this intermediate was signed by stays in the bundle for another authority, and vouches for it.
+    Vouched(String),
     /// We failed.
     Failed(CaError),
 }
@@ -85,6 +88,13 @@ impl Keyring {
     pub(super) async fn start(&self, now: SystemTime) -> Result<(), CaError> {
         {
             let mut book = self.book.lock().await;
+            let half_written = self.keys.tidy()?;
+            if half_written > 0 {
+                tracing::warn!(
+                    half_written,
+                    "what was left of keys whose writing was interrupted is removed"
+                );
+            }
             self.warn_of_orphans(&book)?;
             self.sweep(&mut book).await?;
             self.align(&mut book, AuthorityKind::X509, now).await?;
@@ -99,9 +109,19 @@ impl Keyring {
         if let Err(error) = self.list_revoked(&mut book, now).await {
             tracing::error!(%error, "revocation lists are not up to date");
         }
-        match self.x509.load_full() {
-            Some(authority) => self.tell(authority.id(), seconds(authority.not_after()) - seconds(now)),
-            None => return Err(self.failed(StoreError::Corrupt("no active authority".to_owned()))),
+        let active = |record: &&AuthorityRecord| {
+            record.kind == AuthorityKind::X509 && record.state == AuthorityState::Active
+        };
+        match (self.x509.load_full(), book.records.iter().find(active)) {
+            (Some(authority), _) => self.tell(authority.id(), seconds(authority.not_after()) - seconds(now)),
+            // No X.509-SVID is issued; revocations and the bundle go on, and only so can its successor be imported.
+            (None, Some(ended)) if ended.not_after < seconds(now) => tracing::error!(
+                authority = ended.id,
+                ended_seconds_ago = seconds(now) - ended.not_after,
+                hint = "`hopguard ca csr` and `hopguard ca import` renew it, `hopguard ca rotate` makes a root of our own",
+                "the active authority has ended, and somebody else must sign its successor: NO X.509-SVID IS ISSUED"
+            ),
+            (None, _) => return Err(self.failed(StoreError::Corrupt("no active authority".to_owned()))),
         }
         Ok(())
     }
@@ -143,6 +163,8 @@ impl Keyring {
     pub(super) async fn advance(&self, kind: AuthorityKind, now: SystemTime) -> Result<Next, CaError> {
         let mut book = self.book.lock().await;
         book.former.retain(|(_, former)| former.strong_count() > 0);
+        // Before the key and the record of a discarded one go: without them nothing tells that it is published.
+        self.settle(&mut book, now).await?;
         self.sweep(&mut book).await?;
         self.align(&mut book, kind, now).await?;
         let mut next = self.look(&book, kind, now).await?.next;
@@ -169,7 +191,7 @@ impl Keyring {
                 Ok(())
             }
             Step::Activate(id) => self.let_sign(book, kind, id, now).await,
-            Step::Remove(id) => self.discard(book, id, now).await,
+            Step::Remove(id) => self.discard(book, std::slice::from_ref(id), now).await,
         }
     }
 
@@ -195,15 +217,24 @@ impl Keyring {
         self.align(book, kind, now).await
     }
 
-    pub(super) async fn discard(&self, book: &mut Book, id: &str, now: SystemTime) -> Result<(), CaError> {
-        let Some(mut record) = find(book, id).cloned() else {
-            return Ok(());
-        };
-        record.state = AuthorityState::Discarded;
-        record.since = seconds(now);
-        self.put(book, record).await?;
+    /// Takes authorities out of the bundle, all at once: two that hang on one root leave together with it.
+    pub(super) async fn discard(
+        &self,
+        book: &mut Book,
+        ids: &[String],
+        now: SystemTime,
+    ) -> Result<(), CaError> {
+        for id in ids {
+            if let Some(mut record) = find(book, id).cloned() {
+                record.state = AuthorityState::Discarded;
+                record.since = seconds(now);
+                self.put(book, record).await?;
+            }
+        }
         self.publish(book, now).await?;
-        tracing::info!(authority = id, "the authority was taken out of the bundle");
+        for id in ids {
+            tracing::info!(authority = id, "the authority was taken out of the bundle");
+        }
         self.sweep(book).await
     }
 
@@ -260,6 +291,7 @@ impl Keyring {
         now: SystemTime,
     ) -> Result<Vec<String>, Refusal> {
         let mut book = self.book.lock().await;
+        self.settle(&mut book, now).await?;
         let outlook = self.look(&book, kind, now).await?;
         let retired: Vec<&Slot> = outlook
             .slots
@@ -269,6 +301,7 @@ impl Keyring {
         if retired.is_empty() {
             return Err(Refusal::Nothing("no authority is retired"));
         }
+        let going: Vec<String> = retired.iter().map(|slot| slot.id.clone()).collect();
         for slot in &retired {
             let reasons = slot::why_not_remove(slot, &self.policy(kind), &outlook.facts);
             // What is being signed right now would be by a key that no bundle has: that is over in a moment.
@@ -276,27 +309,44 @@ impl Keyring {
                 let id = slot.id.clone();
                 return Err(Refusal::Breaks { id, reasons });
             }
+            if !reasons.is_empty() {
+                refuse_vouched(&book, &slot.id, &going)?;
+            }
         }
-        let mut gone = Vec::new();
-        for slot in retired {
-            self.discard(&mut book, &slot.id, now).await?;
-            gone.push(slot.id.clone());
-        }
+        let done = self.discard(&mut book, &going, now).await;
+        // Also of what failed: the timer goes on with it.
         self.news.notify_one();
-        Ok(gone)
+        done?;
+        Ok(going)
+    }
+
+    /// Whether [`Self::retire`] may be forced for one that it would hurt.
+    ///
+    /// # Errors
+    /// [`Refusal::Vouched`].
+    pub async fn may_force(&self, id: &str) -> Result<(), Refusal> {
+        let book = self.book.lock().await;
+        let retired = book
+            .records
+            .iter()
+            .filter(|record| record.state == AuthorityState::Retired);
+        let going: Vec<String> = retired.map(|record| record.id.clone()).collect();
+        refuse_vouched(&book, id, &going)
     }
 
     /// An operator's: takes the prepared one out of the bundle again. It has signed nothing.
     pub async fn abort(&self, kind: AuthorityKind, now: SystemTime) -> Result<String, Refusal> {
         let mut book = self.book.lock().await;
+        self.settle(&mut book, now).await?;
         let outlook = self.look(&book, kind, now).await?;
         let prepared = slot::prepared(&outlook.slots).ok_or(Refusal::Nothing("no authority is prepared"))?;
         let id = prepared.id.clone();
         if slot::active(&outlook.slots).is_none() {
             return Err(Refusal::Nothing("no other authority could sign"));
         }
-        self.discard(&mut book, &id, now).await?;
+        let done = self.discard(&mut book, std::slice::from_ref(&id), now).await;
         self.news.notify_one();
+        done?;
         Ok(id)
     }
 }

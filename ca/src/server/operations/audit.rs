@@ -7,6 +7,8 @@ use crate::audit::{Audit, Event};
 
 /// A longer text in a request is told by its length.
 const MAX_TEXT: usize = 256;
+/// Of a longer list in a request the rest is told by its number.
+const MAX_VALUES: usize = 64;
 
 /// The request as the log has it; nothing for one that only reads.
 pub fn of(request: &Request, uid: u32) -> Option<Event> {
@@ -37,14 +39,28 @@ pub fn of(request: &Request, uid: u32) -> Option<Event> {
 /// Writes that it will be done.
 ///
 /// # Errors
-/// When it cannot be written: then it is not done.
-pub async fn before(audit: &Audit, event: Option<&Event>) -> Result<(), Refused> {
+/// When it cannot be written: then it is not done. Taking trust away is: a full disk must not protect a thief.
+pub async fn before(audit: &Audit, request: &Request, event: Option<&Event>) -> Result<(), Refused> {
     let Some(event) = event else { return Ok(()) };
-    let written = audit.record(event).await;
-    written.map_err(|error| Refused {
-        internal: true,
-        ..Refused::new(error.to_string(), error.hint())
-    })
+    match audit.record(event).await {
+        Ok(()) => Ok(()),
+        Err(error) if takes_back(request) => {
+            let asked = event.detail.clone().unwrap_or_default();
+            tracing::error!(
+                %error, uid = event.uid, %asked,
+                "A REVOCATION IS MISSING IN THE AUDIT LOG: it is done all the same"
+            );
+            Ok(())
+        }
+        Err(error) => Err(Refused {
+            internal: true,
+            ..Refused::new(error.to_string(), error.hint())
+        }),
+    }
+}
+
+fn takes_back(request: &Request) -> bool {
+    matches!(request, Request::Revoke(asked) if !asked.lift)
 }
 
 /// Writes how it ended.
@@ -69,8 +85,35 @@ pub async fn after(audit: &Audit, event: Option<Event>, answer: &Result<Value, R
 fn shorten(value: &mut Value) {
     match value {
         Value::String(text) if text.len() > MAX_TEXT => *text = format!("({} bytes)", text.len()),
-        Value::Array(values) => values.iter_mut().for_each(shorten),
+        Value::Array(values) => {
+            let more = values.len().saturating_sub(MAX_VALUES);
+            values.truncate(MAX_VALUES);
+            values.iter_mut().for_each(shorten);
+            if more > 0 {
+                values.push(format!("({more} more)").into());
+            }
+        }
         Value::Object(members) => members.values_mut().for_each(shorten),
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_long_in_a_request_is_told_by_its_length() {
+        let request = Request::IssueSvid {
+            spiffe_id: "x".repeat(1000),
+            ttl: None,
+            audience: vec!["a".repeat(200); 5000],
+        };
+        let detail = of(&request, 7).unwrap().detail.unwrap();
+        assert_eq!(detail["verb"], "issue_svid");
+        assert_eq!(detail["spiffe_id"], "(1000 bytes)");
+        let audience = detail["audience"].as_array().unwrap();
+        assert_eq!((audience.len(), &audience[64]), (65, &Value::from("(4936 more)")));
+        assert!(detail.to_string().len() < 32 << 10);
     }
 }

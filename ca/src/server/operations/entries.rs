@@ -17,7 +17,7 @@ use crate::attest::{Peer, unknown_group, unknown_user};
 use crate::problem::Problem;
 use crate::registration::{self, Entries, Entry, Scope, Seen, Selector};
 use crate::store::Store;
-use crate::workload::{OpenStream, Shared};
+use crate::workload::{Caller, Shared};
 
 /// The file is looked at many times a second, and read once it is still.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -71,8 +71,8 @@ impl Registry {
             Some(id) => one == id,
             None => meant.iter().any(|entry| entry.id.may_be(one)),
         };
-        let callers = self.shared.callers().all();
-        let have: Vec<&OpenStream> = callers
+        let callers = self.shared.streams().callers();
+        let have: Vec<&Caller> = callers
             .iter()
             .filter(|caller| caller.ids.iter().any(is_it))
             .collect();
@@ -81,14 +81,10 @@ impl Registry {
             .flat_map(|caller| caller.ids.iter().filter(|one| is_it(one)).cloned())
             .collect();
         ids.extend(id.clone());
-        let mut svids = Vec::new();
-        for one in ids.iter().take(MOST_IDS) {
-            let issued = self
-                .store
-                .issued(&one.to_string(), seconds(SystemTime::now()))
-                .await;
-            svids.extend(issued.map_err(|error| Refused::internal(&error))?);
-        }
+        let texts: Vec<String> = ids.iter().take(MOST_IDS).map(ToString::to_string).collect();
+        let asked: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let svids = self.store.issued(&asked, seconds(SystemTime::now())).await;
+        let svids = svids.map_err(|error| Refused::internal(&error))?;
         if meant.is_empty() && have.is_empty() && svids.is_empty() {
             let message = format!("no entry grants `{wanted}`, and nobody has it");
             return Err(Refused::new(
@@ -127,32 +123,32 @@ impl Registry {
             "file": self.file, "in_force": seen.in_force, "digest": registration::digest(text),
             "on_disk": {"digest": seen.read, "problems": problems(&seen.problems)},
         });
-        let new = Entries::parse(&name, text, &self.scope).and_then(|new| {
+        let (text, scope) = (text.to_owned(), self.scope.clone());
+        // A text may be long, and names may come from the network.
+        let parsed = tokio::task::spawn_blocking(move || {
+            let new = Entries::parse(&name, &text, &scope)?;
             let unknown = unknown_names(&name, &new);
             if unknown.is_empty() { Ok(new) } else { Err(unknown) }
         });
-        let new = match new {
+        let new = match parsed.await.map_err(|error| Refused::internal(&error))? {
             Ok(new) => Arc::new(new),
             Err(wrong) => return Ok(with(told, json!({"problems": problems(&wrong)}))),
         };
         let old = self.entries.borrow().clone();
         let (open, reached) = self.reached(&old, &new).await;
-        let difference = old.difference(&new);
-        let all = |entries: &[&Entry]| entries.iter().map(|entry| shown(entry)).collect::<Value>();
-        let changed = difference.changed.iter();
-        let changed = changed.map(|(before, after)| json!({"before": shown(before), "after": shown(after)}));
-        let plan = json!({
-            "problems": [], "added": all(&difference.added), "removed": all(&difference.removed),
-            "changed": changed.collect::<Value>(), "reordered": difference.reordered, "open_callers": open,
-            "callers": reached,
-        });
-        Ok(with(told, plan))
+        let compared = tokio::task::spawn_blocking(move || changes(&old, &new));
+        let changes = compared.await.map_err(|error| Refused::internal(&error))?;
+        let told = with(told, changes);
+        Ok(with(
+            told,
+            json!({"problems": [], "open_callers": open, "callers": reached}),
+        ))
     }
 
     /// How many callers have streams open, and those among them for whom something changes.
     async fn reached(&self, old: &Arc<Entries>, new: &Arc<Entries>) -> (usize, Vec<Value>) {
         let mut peers: BTreeMap<(i32, String), Peer> = BTreeMap::new();
-        for caller in self.shared.callers().all() {
+        for caller in self.shared.streams().callers() {
             let key = (caller.peer.pid(), caller.peer.socket().to_owned());
             peers.entry(key).or_insert(caller.peer);
         }
@@ -198,6 +194,18 @@ impl Registry {
             )),
         }
     }
+}
+
+/// What another text changes, whoever it reaches.
+fn changes(old: &Entries, new: &Entries) -> Value {
+    let difference = old.difference(new);
+    let all = |entries: &[&Entry]| entries.iter().map(|entry| shown(entry)).collect::<Value>();
+    let changed = difference.changed.iter();
+    let changed = changed.map(|(before, after)| json!({"before": shown(before), "after": shown(after)}));
+    json!({
+        "added": all(&difference.added), "removed": all(&difference.removed), "changed": changed.collect::<Value>(),
+        "reordered": difference.reordered,
+    })
 }
 
 /// What changes for one caller, if anything.

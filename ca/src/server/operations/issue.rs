@@ -9,14 +9,16 @@ use serde_json::{Value, json};
 use spiffe::SpiffeId;
 
 use crate::admin::Refused;
+use crate::audit::Event;
 use crate::server::keyring::Keyring;
-use crate::workload::{IssueError, Issuer};
+use crate::server::told;
+use crate::workload::{IssueError, Issuer, MAX_AUDIENCE, MAX_AUDIENCES, is_audience};
 
 /// The shortest life that makes sense: clocks differ, and an SVID must be carried somewhere.
 const SHORTEST: Duration = Duration::from_secs(2);
-/// As many audiences, and as long, as a token can carry through a header.
-const MAX_AUDIENCES: usize = 16;
-const MAX_AUDIENCE: usize = 1024;
+
+/// Whose it is, in the audit log.
+const OPERATOR: &str = "operator";
 
 /// What an operator asks for.
 pub struct Wanted {
@@ -65,6 +67,7 @@ pub async fn issue(keyring: &Keyring, wanted: Wanted, uid: u32) -> Result<Value,
         .issue_for(&id, ttl, now)
         .await
         .map_err(|error| unable(&error))?;
+    tell(keyring, told::x509(&svid, OPERATOR), uid).await?;
     // The bundle after the SVID: it holds whoever signed.
     let trust = keyring.trust().borrow().clone();
     tracing::info!(uid, %id, serial = svid.serial, ttl = ttl.as_secs(), "an SVID was issued to an operator");
@@ -87,10 +90,14 @@ async fn token(
     audience: &[String],
     (ttl, now, uid): (Duration, SystemTime, u32),
 ) -> Result<Value, Refused> {
-    let bad = |one: &String| one.is_empty() || one.len() > MAX_AUDIENCE || one.chars().any(char::is_control);
-    if audience.len() > MAX_AUDIENCES || audience.iter().any(bad) {
+    // An operator who types one of those has mistyped.
+    let odd = |one: &String| one.chars().any(char::is_control);
+    if !is_audience(audience) || audience.iter().any(odd) {
         return Err(Refused::new(
-            format!("the audience is not 1 to {MAX_AUDIENCES} texts of 1 to {MAX_AUDIENCE} bytes"),
+            format!(
+                "the audience is not 1 to {MAX_AUDIENCES} texts without control characters, {MAX_AUDIENCE} bytes \
+                 together in a token"
+            ),
             "one audience is best: whoever gets a token can show it to every other one in it",
         ));
     }
@@ -98,12 +105,25 @@ async fn token(
         .issue_jwt_for(id, audience, ttl, now)
         .await
         .map_err(|error| unable(&error))?;
+    tell(keyring, told::jwt(&svid, audience, OPERATOR), uid).await?;
     tracing::info!(uid, %id, ?audience, ttl = ttl.as_secs(), "a JWT-SVID was issued to an operator");
     Ok(json!({
         "spiffe_id": id.to_string(),
         "not_after": unix(svid.not_after),
         "token": svid.token.as_str(),
     }))
+}
+
+/// In the audit log before it leaves: there is the serial number by which it is revoked.
+async fn tell(keyring: &Keyring, event: Event, uid: u32) -> Result<(), Refused> {
+    let event = Event {
+        uid: Some(uid),
+        ..event
+    };
+    keyring.audit().record(&event).await.map_err(|error| Refused {
+        internal: true,
+        ..Refused::new(error.to_string(), error.hint())
+    })
 }
 
 fn unable(error: &IssueError) -> Refused {

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use serde_json::{Value, json};
 use spiffe::SpiffeId;
 
+use super::words;
 use crate::admin::{Refused, Revoke, Target};
 use crate::server::keyring::{Ended, Keyring, Refusal};
 use crate::server::seconds;
@@ -187,6 +188,7 @@ async fn authority(
         .await;
     let ended = ended.map_err(|refusal| match refusal {
         Refusal::Failed(error) => Refused::internal(&error),
+        Refusal::Vouched(id) => words::vouched(&id),
         Refusal::Nothing(why) => Refused::new(format!("`{id}`: {why}"), hint(why)),
         Refusal::Breaks { id, .. } => Refused::new(format!("`{id}` would break somebody"), ""),
     })?;
@@ -198,8 +200,6 @@ async fn authority(
 fn hint(why: &str) -> &'static str {
     if why.contains("active") {
         "`hopguard ca rotate --step prepare` first, then revoke; or --force, when the key was stolen"
-    } else if why.contains("organisation") {
-        "prepare an authority under another root, rotate, and have the intermediate revoked by who signed it"
     } else {
         "`hopguard ca status` lists the authorities"
     }

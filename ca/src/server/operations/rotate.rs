@@ -151,6 +151,7 @@ impl Work<'_> {
     async fn retire(&mut self) -> Result<Vec<String>, Refusal> {
         match self.keyring.retire(self.kind, false, SystemTime::now()).await {
             Err(Refusal::Breaks { id, reasons }) if self.force && !reasons.contains(&Reason::Signing) => {
+                self.keyring.may_force(&id).await?;
                 self.confess("retire", &id, &reasons).await;
                 self.keyring.retire(self.kind, true, SystemTime::now()).await
             }
@@ -209,6 +210,7 @@ impl Work<'_> {
     fn refused(&self, refusal: Refusal) -> Refused {
         match refusal {
             Refusal::Nothing(what) => Refused::new(what, "`hopguard ca status` shows what there is"),
+            Refusal::Vouched(id) => words::vouched(&id),
             Refusal::Failed(error) => Refused::internal(&error),
             Refusal::Breaks { id, reasons } => {
                 let now = seconds(SystemTime::now());

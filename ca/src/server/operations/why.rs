@@ -9,7 +9,7 @@ use super::entries::{Registry, shown, with};
 use crate::admin::Refused;
 use crate::attest::{AttestError, Peer};
 use crate::registration::{Entries, Fact, Facts, Judgement};
-use crate::workload::OpenStream;
+use crate::workload::Caller;
 
 impl Registry {
     /// What a process would get at a socket: the one that it is connected to, if none is named.
@@ -17,9 +17,9 @@ impl Registry {
     /// # Errors
     /// When there is no such process or socket.
     pub async fn why(&self, pid: i32, socket: Option<&str>) -> Result<Value, Refused> {
-        let streams: Vec<OpenStream> = self.shared.callers().all();
-        let streams: Vec<OpenStream> = streams.into_iter().filter(|one| one.peer.pid() == pid).collect();
-        let connected: Vec<&OpenStream> = streams.iter().filter(|one| one.peer.check().is_ok()).collect();
+        let streams: Vec<Caller> = self.shared.streams().callers();
+        let streams: Vec<Caller> = streams.into_iter().filter(|one| one.peer.pid() == pid).collect();
+        let connected: Vec<&Caller> = streams.iter().filter(|one| one.peer.check().is_ok()).collect();
         let sockets = self.scope.sockets.clone().unwrap_or_default();
         let socket = chosen(socket, &connected, &sockets)?;
         // As it was when it connected; else as it is now.
@@ -54,7 +54,7 @@ impl Registry {
     }
 }
 
-fn chosen(named: Option<&str>, connected: &[&OpenStream], sockets: &[Arc<str>]) -> Result<Arc<str>, Refused> {
+fn chosen(named: Option<&str>, connected: &[&Caller], sockets: &[Arc<str>]) -> Result<Arc<str>, Refused> {
     if let Some(name) = named {
         let known = sockets.iter().find(|socket| ***socket == *name);
         return known.cloned().ok_or_else(|| {

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::admin::Kind;
+use crate::admin::{Kind, Refused};
 use crate::authority::slot::{Alive, Reason};
 use crate::store::AuthorityKind;
 
@@ -18,6 +18,17 @@ pub fn name(kind: AuthorityKind) -> &'static str {
         AuthorityKind::X509 => "x509",
         AuthorityKind::Jwt => "jwt",
     }
+}
+
+/// An intermediate that cannot be taken back here.
+pub fn vouched(id: &str) -> Refused {
+    Refused::new(
+        format!(
+            "`{id}`: the root that it was signed by stays in the bundle for another authority, and vouches for it: only the \
+             organisation can take an intermediate back"
+        ),
+        "prepare an authority under another root, rotate, and have the intermediate revoked by who signed it",
+    )
 }
 
 /// What is waited for.

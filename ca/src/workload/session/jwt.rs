@@ -17,10 +17,7 @@ use crate::workload::proto::{
     ValidateJwtsvidResponse,
 };
 use crate::workload::streams::Carries;
-use crate::workload::validate::{MAX_AUDIENCE, jwks};
-
-/// The most audiences of one token: each can use the token at all the others.
-const MAX_AUDIENCES: usize = 32;
+use crate::workload::validate::{MAX_AUDIENCE, MAX_AUDIENCES, is_audience, jwks};
 
 /// What FetchJWTSVID was asked for.
 struct Wanted {
@@ -35,9 +32,7 @@ impl Wanted {
         if audience.is_empty() || audience.iter().any(String::is_empty) {
             return Err(Status::invalid_argument("audience must be specified"));
         }
-        // As it will stand in the token: escapes count.
-        let length = serde_json::to_vec(&audience).map_or(usize::MAX, |text| text.len());
-        if audience.len() > MAX_AUDIENCES || length > MAX_AUDIENCE {
+        if !is_audience(&audience) {
             let message =
                 format!("at most {MAX_AUDIENCES} audiences, and {MAX_AUDIENCE} bytes of them in a token");
             return Err(Status::invalid_argument(message));

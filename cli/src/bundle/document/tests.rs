@@ -153,3 +153,68 @@ fn what_is_for_others_is_passed_over() {
         1
     );
 }
+
+/// S-59: what was fetched takes the place of what is there only when it is of the same trust domain, and not older.
+#[test]
+fn a_bundle_is_followed_by_a_newer_one_of_its_own_trust_domain() {
+    let (one, two) = (ours(), ours());
+    let other = certificate(Some("spiffe://other.test"), true);
+    let (silent, stranger) = (certificate(None, true), certificate(None, true));
+    let of = |roots: &[&CertificateDer<'static>], sequence: Option<u64>| {
+        let keys: Vec<Value> = roots.iter().map(|root| root_jwk(root).unwrap()).collect();
+        let mut document = json!({ "keys": keys });
+        if let Some(sequence) = sequence {
+            document["spiffe_sequence"] = json!(sequence);
+        }
+        parse(&document).unwrap()
+    };
+    let keys = |kid: &str| parse(&json!({"keys": [jwt_key(Some(kid))]})).unwrap();
+    for (before, after, word) in [
+        (of(&[&one], Some(2)), of(&[&one], Some(2)), ""),
+        // All roots may have changed meanwhile: they say whose they are.
+        (of(&[&one], Some(2)), of(&[&two], Some(3)), ""),
+        (of(&[&one], None), of(&[&two], Some(1)), ""),
+        (of(&[&one], None), of(&[&two], None), ""),
+        (of(&[&silent], None), of(&[&silent, &stranger], Some(1)), ""),
+        (of(&[&one], Some(2)), of(&[&one], Some(1)), "the older 1"),
+        (of(&[&one], Some(2)), of(&[&one], None), "one without"),
+        (of(&[&one], Some(1)), of(&[&other], Some(2)), "of other.test"),
+        (of(&[&one], None), of(&[&other], None), "of other.test"),
+        (of(&[&one], None), of(&[&one, &other], None), "be of the same"),
+        (of(&[&one], None), of(&[&silent], None), "do not name"),
+        (of(&[&silent], None), of(&[&one], None), "of mesh.test"),
+        (of(&[&silent], None), of(&[&stranger], None), "do not name"),
+        (keys("a"), keys("a"), "do not name"),
+    ] {
+        match before.is_followed_by(&after) {
+            Ok(()) => assert_eq!(word, "", "{before:?}\n{after:?}"),
+            Err((problem, _)) => assert!(!word.is_empty() && problem.contains(word), "{word}: {problem}"),
+        }
+    }
+    let same = keys("a");
+    assert!(
+        same.is_followed_by(&parse(&same.to_spiffe().unwrap()).unwrap())
+            .is_ok()
+    );
+}
+
+#[test]
+fn a_root_that_names_nobody_is_only_known_by_its_fingerprint() {
+    let wanted = TrustDomain::new("mesh.test").unwrap();
+    let of = |uri: Option<&str>| {
+        let root = root_jwk(&certificate(uri, true)).unwrap();
+        parse(&json!({"keys": [root_jwk(&ours()).unwrap(), root]})).unwrap()
+    };
+    for fingerprints in [true, false] {
+        assert!(
+            of(Some("spiffe://mesh.test"))
+                .not_of(&wanted, fingerprints)
+                .is_empty()
+        );
+        assert!(of(Some("spiffe://other.test")).not_of(&wanted, fingerprints)[0].contains("another"));
+        let keys = parse(&json!({"keys": [jwt_key(Some("a"))]})).unwrap();
+        assert!(keys.not_of(&wanted, fingerprints)[0].contains("no X.509 root"));
+    }
+    assert!(of(None).not_of(&wanted, true).is_empty());
+    assert!(of(None).not_of(&wanted, false)[0].contains("--fingerprint"));
+}

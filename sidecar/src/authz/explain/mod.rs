@@ -54,13 +54,6 @@ impl Policies {
     }
 }
 
-/// A permit that did not apply although its scope fits.
-struct NearMiss {
-    /// How far it is: whether more than a user is in the way, how many parts fail, how many were not reached.
-    distance: (bool, usize, usize),
-    nearest: Nearest,
-}
-
 impl Set {
     fn explain(&self, facts: &Facts<'_>, asked: &Asked<'_>, how: (&Inputs, Option<&str>)) -> Explanation {
         let (inputs, user) = how;
@@ -77,11 +70,14 @@ impl Set {
             return told;
         };
         let seen = Seen::new(&world, facts, user);
-        let mut near: Vec<NearMiss> = Vec::new();
+        let chosen = decision.needs.as_ref().map(|needs| &*needs.rule);
+        let mut near = None;
         for ranks in [&slice.forbids, &slice.permits, &slice.shadow] {
             for rule in self.index.rules(ranks) {
                 let judged = judged(rule, &world, &seen);
-                near.extend(near_miss(rule, &judged, &world, facts));
+                if chosen == Some(&*rule.id) {
+                    near = Some(nearest(&judged));
+                }
                 if told.considered.len() < MOST_JUDGED {
                     told.considered.push(judged);
                 } else {
@@ -89,11 +85,10 @@ impl Set {
                 }
             }
         }
-        self.missed(&mut told, &prepared, &seen);
+        self.missed(&mut told, (&prepared, chosen), &seen);
         if decision.verdict == Verdict::Deny && decision.rules.is_empty() {
-            near.sort_by(|a, b| (a.distance, &a.nearest.rule).cmp(&(b.distance, &b.nearest.rule)));
-            let by_scope = told.missed.first().map(Miss::nearest);
-            told.nearest = near.into_iter().next().map(|near| near.nearest).or(by_scope);
+            // The one that the decision named; where it had none, no permit of the service is about the action.
+            told.nearest = near.or_else(|| told.missed.first().map(Miss::nearest));
         }
         told.hint = hint::of(decision.reason, &told);
         told
@@ -126,20 +121,30 @@ impl Set {
         }
     }
 
-    /// The permits whose scope missed, the nearest first.
-    fn missed(&self, told: &mut Explanation, prepared: &Arc<Prepared>, seen: &Seen<'_>) {
+    /// The permits whose scope missed, the nearest first, which is the chosen one.
+    fn missed(
+        &self,
+        told: &mut Explanation,
+        (prepared, chosen): (&Arc<Prepared>, Option<&str>),
+        seen: &Seen<'_>,
+    ) {
         let slice = &prepared.slice;
+        let first = self.index.all().iter().find(|rule| Some(&*rule.id) == chosen);
+        let first = first.map(|rule| (&*rule.id, &rule.origin));
         let own = (0..).zip(self.index.all()).filter(|(rank, rule)| {
             rule.effect == cedar_policy::Effect::Permit && !rule.shadow && !slice.permits.contains(rank)
         });
         let own = own.map(|(_, rule)| (&*rule.id, &rule.origin));
         let others = self.elsewhere.iter().map(|(id, origin)| (id.as_str(), origin));
-        let mut missed: Vec<(usize, Miss)> = own
-            .chain(others)
-            .take(MOST_COMPARED)
+        let others = own.chain(others).filter(|(id, _)| Some(*id) != chosen);
+        let mut missed: Vec<(usize, Miss)> = first
+            .into_iter()
+            .chain(others.take(MOST_COMPARED))
             .filter_map(|(id, origin)| scope::miss(id, origin, seen, told))
             .collect();
-        missed.sort_by(|(a, one), (b, other)| (a, &one.id).cmp(&(b, &other.id)));
+        let key =
+            |distance: usize, miss: &Miss| (chosen != Some(miss.id.as_str()), distance, miss.id.clone());
+        missed.sort_by_cached_key(|(distance, miss)| key(*distance, miss));
         told.missed = missed
             .into_iter()
             .take(MOST_MISSED)
@@ -176,26 +181,16 @@ fn judged(rule: &Rule, world: &Evaluation<'_>, seen: &Seen<'_>) -> Judged {
     }
 }
 
-/// How near a permit was that did not apply.
-fn near_miss(rule: &Rule, judged: &Judged, world: &Evaluation<'_>, facts: &Facts<'_>) -> Option<NearMiss> {
-    if judged.effect != Effect::Permit || judged.shadow || judged.state == State::True {
-        return None;
+/// The permit that the decision found nearest, with what it needed.
+fn nearest(judged: &Judged) -> Nearest {
+    Nearest {
+        rule: judged.id.clone(),
+        file: judged.file.clone(),
+        line: judged.line,
+        reason: judged.reason.clone(),
+        scope_matched: true,
+        needs: judged.clauses.iter().flat_map(Clause::needs).collect(),
     }
-    let no_user = matches!(facts.what, super::facts::What::Http(http) if http.user.is_none());
-    let user_alone = no_user && rule.all_but_the_user(world);
-    let failing: Vec<String> = judged.clauses.iter().flat_map(Clause::needs).collect();
-    let open = judged.clauses.iter().map(Clause::not_reached).sum();
-    Some(NearMiss {
-        distance: (!user_alone, failing.len(), open),
-        nearest: Nearest {
-            rule: judged.id.clone(),
-            file: judged.file.clone(),
-            line: judged.line,
-            reason: judged.reason.clone(),
-            scope_matched: true,
-            needs: failing,
-        },
-    })
 }
 
 /// The reason that stands for denials by error.

@@ -202,14 +202,6 @@ impl Clause {
             })
             .collect()
     }
-
-    /// How many of its parts were not reached.
-    pub(super) fn not_reached(&self) -> usize {
-        self.parts
-            .iter()
-            .filter(|part| part.state == State::NotReached)
-            .count()
-    }
 }
 
 impl Miss {

@@ -256,6 +256,69 @@ fn the_nearest_is_the_one_that_lacks_least() {
     assert_eq!(nearest.line, 3);
 }
 
+/// The record, the answer and the explanation name one permit: what a client could mend comes first, another caller after that,
+/// another path last.
+#[test]
+fn one_ranking_for_all_who_ask() {
+    const PATH: &str = "@id(\"a-path\") permit(principal, action in Action::\"http\", resource) when { context.path == \"/metrics\" };";
+    const CLAUSE: &str = "@id(\"b-clause\") permit(principal, action in Action::\"http\", resource) when { principal in Group::\"partners\" };";
+    const SCOPE: &str =
+        "@id(\"c-caller\") permit(principal in Group::\"partners\", action in Action::\"http\", resource);";
+    const FAR: &str =
+        "@id(\"0-far\") permit(principal in Group::\"partners\", action in Action::\"http\", resource)
+        when { context.path == \"/metrics\" };";
+    const HEADERS: &str = "@id(\"d-two\") permit(principal, action in Action::\"http\", resource)
+        when { context.headers has x_region && context.port == 1 };";
+    const HEADER: &str = "@id(\"e-one\") permit(principal, action in Action::\"http\", resource)
+        when { context.headers has x_region && context.headers.x_region.contains(\"eu\") };";
+    const CLAIMS: &str = "@id(\"f-claims\") permit(principal, action in Action::\"http\", resource)
+        when { context has user && context.user in Role::\"corp|clerk\" && context.user has acr };";
+    const ROLE: &str = "@id(\"g-role\") permit(principal, action in Action::\"http\", resource)
+        when { context has user && context.user in Role::\"corp|clerk\" };";
+    const TOKEN_SCOPE: &str = "@id(\"h-scope\") permit(principal, action in Action::\"http\", resource)
+        when { context has user && context.user.scope.containsAll([\"a\", \"b\", \"c\"]) };";
+    // Each is nearer than all before it.
+    let all = [
+        FAR,
+        PATH,
+        SCOPE,
+        CLAUSE,
+        HEADERS,
+        HEADER,
+        CLAIMS,
+        ROLE,
+        TOKEN_SCOPE,
+    ];
+    let nearest = [
+        "a-path", "a-path", "c-caller", "b-clause", "d-two", "e-one", "f-claims", "g-role", "h-scope",
+    ];
+    let ask = Ask::new(WEB, "GET", "/x").user(user("bob", &[]));
+    for (count, nearest) in (1..).zip(nearest).skip(1) {
+        let text: String = all.iter().take(count).copied().collect();
+        let decision = ask.of(&loaded(&text));
+        assert_eq!(&*decision.needs.unwrap().rule, nearest, "{text}");
+        assert_eq!(decision.scopes.is_empty(), nearest != "h-scope");
+        let told = explained(&text, &ask);
+        assert_eq!(told.nearest.unwrap().rule, nearest, "{text}");
+        assert!(told.hint.contains(nearest), "{}", told.hint);
+    }
+    // For the very path a permit of another caller is as near as a clause about the caller.
+    let near = FAR.replace("/metrics", "/x");
+    let told = explained(&format!("{near}{PATH}"), &ask).nearest.unwrap();
+    assert_eq!((told.rule.as_str(), told.scope_matched), ("0-far", false));
+    // Without a user what only a user lacks is nearest, and asks for one.
+    let nobody = Ask::new(WEB, "GET", "/x");
+    let decision = nobody.of(&loaded(&all.concat()));
+    assert_eq!(
+        (decision.reason, &*decision.needs.unwrap().rule),
+        (Reason::UserRequired, "f-claims")
+    );
+    assert_eq!(
+        explained(&all.concat(), &nobody).nearest.unwrap().rule,
+        "f-claims"
+    );
+}
+
 #[test]
 fn a_scope_that_misses_says_which_part() {
     let text = r#"
@@ -421,6 +484,10 @@ proptest! {
                 Reason::NoRule | Reason::UserRequired => prop_assert!(judged.state != State::True),
                 _ => {}
             }
+        }
+        if let Some(needs) = &decision.needs {
+            let nearest = told.nearest.as_ref().map(|nearest| nearest.rule.as_str());
+            prop_assert_eq!(nearest, Some(&*needs.rule), "one ranking for the record and for people");
         }
         if let Some(nearest) = &told.nearest {
             prop_assert!(!nearest.needs.is_empty(), "{:?}", told);

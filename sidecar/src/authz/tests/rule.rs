@@ -251,7 +251,7 @@ fn a_scope_is_asked_for_where_nothing_else_is_missing() {
     let pair = |scopes: &str, rule: &str| (scopes.to_owned(), rule.to_owned());
     assert_eq!(asked(WEB, "/any", bob()), pair("x", "a"));
     assert_eq!(asked(WEB, "/all", bob()), pair("orders:read z", "b"));
-    assert_eq!(asked(ORDERS, "/all", bob()), pair("", "a"), "another peer");
+    assert_eq!(asked(ORDERS, "/all", bob()), pair("", "b"), "another peer");
     assert_eq!(asked(WEB, "/one", clerk()), pair("w", "d"));
     assert_eq!(asked(WEB, "/one", bob()).0, "", "the role is missing, too");
     assert_eq!(asked(WEB, "/one", None).0, "", "there is no token");
@@ -296,14 +296,14 @@ fn the_nearest_permit_lacks_nothing_but_the_user() {
     assert_eq!(asked("/b", bob()), (Reason::NoRule, false, "b".to_owned()));
     assert_eq!(
         asked("/other", None),
-        (Reason::NoRule, false, "a".to_owned()),
-        "no user opens this path"
+        (Reason::NoRule, false, "c".to_owned()),
+        "no user opens this path, and `c` asks for nothing but another"
     );
-    assert_eq!(asked("/other", bob()), (Reason::NoRule, false, "a".to_owned()));
+    assert_eq!(asked("/other", bob()), (Reason::NoRule, false, "c".to_owned()));
     assert_eq!(
         asked("/d", None),
-        (Reason::NoRule, false, "a".to_owned()),
-        "a permit that errors helps nobody"
+        (Reason::NoRule, false, "d".to_owned()),
+        "a permit that errors helps nobody, and is still the one for this path"
     );
     let mut plain = Ask::new("", "GET", "/c");
     plain.peer = None;

@@ -284,7 +284,7 @@ const ISSUER: &[Key] = &[
         "roles",
         Kind::Paths,
         Need::Absent("no role"),
-        "Paths of the claims whose text or list of texts become roles; a dot steps into an object. A list of names does so too, for what lies below a name with dots: `[\"resource_access\", \"shop.web\", \"roles\"]`.",
+        "Paths of the claims whose text or list of texts become roles; a dot steps into an object, except in a URL, which is one name. A list of names steps too, and takes names with dots as they are: `[\"resource_access\", \"shop.web\", \"roles\"]`, `[\"com.example.roles\"]`.",
     ),
     key(
         "role_names",
@@ -362,7 +362,7 @@ const CLAIM: &[Key] = &[
         "path",
         Kind::Path,
         Need::Required,
-        "The claim's path in the token; a dot steps into an object, and so does a list of names.",
+        "The claim's path in the token; a dot steps into an object, except in a URL, and so does a list of names.",
     ),
     key(
         "type",

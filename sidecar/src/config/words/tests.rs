@@ -233,10 +233,27 @@ fn urls() {
 
 #[test]
 fn claim_paths_and_plain_texts() {
-    for text in ["tenant", "realm_access.roles", "https://x"] {
+    for text in [
+        "tenant",
+        "realm_access.roles",
+        "https://x",
+        "https://idp.example/a..b/",
+        "cognito:groups",
+    ] {
         assert!(claim_path(text).is_ok(), "{text}");
     }
-    for text in ["", ".", "a.", ".a", "a..b", "a\nb", "a.b.c.d.e.f.g.h.i"] {
+    for text in [
+        "",
+        ".",
+        "a.",
+        ".a",
+        "a..b",
+        "a\nb",
+        "https://a\nb",
+        "a.b.c.d.e.f.g.h.i",
+        "idp.example/roles",
+        "urn:idp.example:roles",
+    ] {
         assert!(claim_path(text).is_err(), "{text}");
     }
     assert!(plain_text("an audience", "shop").is_ok());

@@ -45,23 +45,19 @@ pub enum Blame {
     Upstream,
 }
 
-impl ExchangeFailure {
-    /// A stable label.
-    #[must_use]
-    pub fn label(&self) -> &'static str {
-        match self {
-            Self::ClientClosed => "client_closed",
-            Self::ClientStalled => "client_stalled",
-            Self::RequestTruncated => "request_truncated",
-            Self::RequestBody(_) => "bad_request_body",
-            Self::UpstreamClosed(_) => "upstream_closed",
-            Self::UpstreamTimeout => "upstream_timeout",
-            Self::UpstreamStalled => "upstream_stalled",
-            Self::BadResponse(_) => "bad_response",
-            Self::Idle => "idle_timeout",
-        }
-    }
+labels!(ExchangeFailure {
+    Self::ClientClosed => "client_closed",
+    Self::ClientStalled => "client_stalled",
+    Self::RequestTruncated => "request_truncated",
+    Self::RequestBody(_) => "bad_request_body",
+    Self::UpstreamClosed(_) => "upstream_closed",
+    Self::UpstreamTimeout => "upstream_timeout",
+    Self::UpstreamStalled => "upstream_stalled",
+    Self::BadResponse(_) => "bad_response",
+    Self::Idle => "idle_timeout",
+});
 
+impl ExchangeFailure {
     /// The status to answer with when the response has not begun; `None` when there is nobody to answer.
     #[must_use]
     pub fn status(&self) -> Option<u16> {

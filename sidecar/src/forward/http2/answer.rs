@@ -7,7 +7,6 @@ use http::{Response, StatusCode};
 
 use crate::forward::ErrorAnswer;
 use crate::forward::answer::error_body;
-use crate::request::Head;
 
 /// A whole answer.
 #[derive(Debug)]
@@ -18,18 +17,16 @@ pub struct Answer {
     pub body: Bytes,
 }
 
-/// Forms the answer to a request with this head; `None`: the head could not be read.
+/// Forms the answer to a request, which is a gRPC call or not.
 #[must_use]
-pub fn answer(error: &ErrorAnswer<'_>, head: Option<&Head>) -> Answer {
-    let status = head.and_then(|head| grpc_status(error.status, head));
-    let grpc = status.is_some();
+pub fn answer(error: &ErrorAnswer<'_>, grpc: bool) -> Answer {
     let mut response = Response::new(());
     let body = if grpc { Vec::new() } else { error_body(error) };
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if let Some(status) = status {
+    if grpc {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        headers.insert("grpc-status", HeaderValue::from(status));
+        headers.insert("grpc-status", HeaderValue::from(grpc_status(error.status)));
         if let Ok(message) = HeaderValue::try_from(grpc_message(error)) {
             headers.insert("grpc-message", message);
         }
@@ -53,20 +50,21 @@ pub fn answer(error: &ErrorAnswer<'_>, head: Option<&Head>) -> Answer {
     }
 }
 
-/// `application/grpc`, and with `+proto` and the like; not gRPC-Web, which browsers speak.
-fn is_grpc(head: &Head) -> bool {
-    let rest = head.single("content-type").and_then(|value| {
+/// Whether a request of this content type is a gRPC call, also one whose head is refused: `application/grpc`, and with `+proto`
+/// and the like; not gRPC-Web, which browsers speak.
+#[must_use]
+pub fn is_grpc(content_type: Option<&[u8]>) -> bool {
+    let rest = content_type.and_then(|value| {
         let (name, rest) = value.split_at_checked("application/grpc".len())?;
-        name.eq_ignore_ascii_case("application/grpc").then_some(rest)
+        name.eq_ignore_ascii_case(b"application/grpc").then_some(rest)
     });
-    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['+', ';', ' ']))
+    rest.is_some_and(|rest| matches!(rest, [] | [b'+' | b';' | b' ', ..]))
 }
 
-/// What a gRPC call with this head is told for a status, as gRPC clients read statuses of HTTP, and what that table leaves
-/// open by meaning; `None`: it is no gRPC call.
+/// What a gRPC call is told for a status, as gRPC clients read statuses of HTTP, and what that table leaves open by meaning.
 #[must_use]
-pub fn grpc_status(status: u16, head: &Head) -> Option<u16> {
-    is_grpc(head).then_some(match status {
+pub fn grpc_status(status: u16) -> u16 {
+    match status {
         401 => 16,
         403 => 7,
         404 => 12,
@@ -75,7 +73,7 @@ pub fn grpc_status(status: u16, head: &Head) -> Option<u16> {
         429 | 502 | 503 => 14,
         400..=499 => 3,
         _ => 2,
-    })
+    }
 }
 
 /// Percent-encoded, as the gRPC protocol demands of what is not plain ASCII.

@@ -24,7 +24,7 @@ mod sniff;
 #[cfg(test)]
 mod tests;
 
-pub use answer::{Answer, answer, grpc_status};
+pub use answer::{Answer, answer, grpc_status, is_grpc};
 pub use apps::{Apps, Lease, Links, To};
 pub use connection::{Client, Incoming};
 pub use exchange::{Outgoing, Stream, Times};

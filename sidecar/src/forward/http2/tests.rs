@@ -155,7 +155,8 @@ async fn say(stream: &mut Stream, status: u16, head: Option<&Head>) {
         close: false,
         to_head: false,
     };
-    assert!(stream.answer(answer(&error, head), 1024, PATIENCE).await);
+    let grpc = head.is_some_and(|head| is_grpc(head.header("content-type").next()));
+    assert!(stream.answer(answer(&error, grpc), 1024, PATIENCE).await);
 }
 
 /// Asks `addr` what it speaks.

@@ -220,7 +220,7 @@ async fn a_message_that_cannot_be_used_is_discarded_and_the_old_state_kept() {
     let ca = Ca::new("mesh.test");
     let other = Ca::new("other.test");
     type Spoil = fn(&mut X509svidResponse, &Ca);
-    let spoils: [(&str, Spoil); 13] = [
+    let spoils: [(&str, Spoil); 14] = [
         ("no SVID", |m, _| m.svids.clear()),
         ("spiffe_id", |m, _| m.svids[0].spiffe_id.clear()),
         ("x509_svid", |m, _| m.svids[0].x509_svid.clear()),
@@ -245,6 +245,7 @@ async fn a_message_that_cannot_be_used_is_discarded_and_the_old_state_kept() {
         ("key usage: the extension is missing", |m, ca| {
             m.svids[0] = ca.svid("/a", |p| p.key_usages.clear());
         }),
+        ("what was revoked is not known", |m, _| m.crl.push(vec![1, 2, 3])),
         ("clientAuth is missing", |m, ca| {
             m.svids[0] = ca.svid("/a", |p| p.extended_key_usages.truncate(1));
         }),

@@ -41,7 +41,7 @@ const BAD_FRAMING: &[(&str, &str)] = &[
     ("Transfer-Encoding: chunked;q=1\r\n", "bad_transfer_encoding"),
     ("Transfer-Encoding: \x0bchunked\r\n", "control_byte"),
     ("Transfer-Encoding: chunked\x0c\r\n", "control_byte"),
-    ("Transfer-Encoding : chunked\r\n", "bad_header"),
+    ("Transfer-Encoding : chunked\r\n", "malformed_header"),
     (
         "Content-Length: 5\r\nContent-Length: 5\r\n",
         "repeated_content_length",
@@ -61,7 +61,7 @@ const BAD_FRAMING: &[(&str, &str)] = &[
     ("Content-Length: 9223372036854775808\r\n", "bad_content_length"),
     ("Content-Length: 18446744073709551621\r\n", "bad_content_length"),
     ("Content-Length: 00000000000000000005\r\n", "bad_content_length"),
-    ("Content-Length : 5\r\n", "bad_header"),
+    ("Content-Length : 5\r\n", "malformed_header"),
     ("content_length: 5\r\n", "disguised_framing"),
     ("transfer_encoding: chunked\r\n", "disguised_framing"),
 ];

@@ -85,7 +85,7 @@ fn h2_a_host_that_is_not_one_host_is_refused() {
     refused(
         read("GET / HTTP/1.1\r\nHost : a\r\n\r\n"),
         400,
-        "bad_header",
+        "malformed_header",
         "Host : a",
     );
     refused(

@@ -102,7 +102,7 @@ fn what_could_be_read_in_two_ways_is_not_passed_on() {
         ("HTTP/1.1 200 OK\r\nX: a\rb\r\n\r\n", "bare_cr"),
         ("HTTP/1.1 200 OK\r\nX: a\0b\r\n\r\n", "control_byte"),
         ("HTTP/1.1 200 OK\r\nX: a\r\n b\r\n\r\n", "folded_header"),
-        ("HTTP/1.1 200 OK\r\nX : a\r\n\r\n", "bad_header"),
+        ("HTTP/1.1 200 OK\r\nX : a\r\n\r\n", "malformed_header"),
         ("HTTP/2 200 OK\r\n\r\n", "bad_status_line"),
         ("HTTP/1.1  200 OK\r\n\r\n", "bad_status_line"),
         ("HTTP/1.1 20 OK\r\n\r\n", "bad_status_line"),

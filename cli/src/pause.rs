@@ -1,41 +1,54 @@
-//! `hopguard hold`: does nothing until it is told to end. As the first process of a container it keeps the network namespace
-//! that others join.
+//! `hopguard pause`: a process that holds a network namespace for the containers that join it. Nothing enters; it leaves
+//! when it is told to.
 
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
 
-use crate::ui::{Exit, Failure, Ui};
+use crate::ui::{Exit, Failure};
 
 /// Arguments of the verb.
 #[derive(clap::Args)]
 #[command(after_help = "\
-A network namespace that is made anew has no redirect. With --once, a container that is started a second time ends at once,
-and nothing can join it: make it anew, and the redirect step with it.
+A network namespace that is made anew has no redirect. With --once, a container that is started a second time ends at once, and
+nothing can join it: make it anew, and the redirect step with it.
 
-Example: hopguard hold --once /.hopguard-held")]
+Example: hopguard pause --once /.hopguard-held")]
 pub struct Args {
     /// Make this file, and end at once with exit code 1 when it is there already
     #[arg(long, value_name = "FILE")]
     once: Option<PathBuf>,
 }
 
-/// Runs it.
-pub fn run(args: &Args, ui: &Ui) -> Result<Exit, Failure> {
-    let mut ends = SigSet::empty();
-    ends.add(Signal::SIGTERM);
-    ends.add(Signal::SIGINT);
+/// Waits for SIGTERM or SIGINT. As the first process of a container it takes up every process that ends.
+pub fn run(args: &Args) -> Result<Exit, Failure> {
+    let mut awaited = SigSet::empty();
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD] {
+        awaited.add(signal);
+    }
+    let waiting = |errno: Errno| Failure::new(format!("waiting for signals: {errno}"));
     // Blocked first: a signal that comes meanwhile waits.
-    ends.thread_block()
-        .map_err(|error| Failure::new(format!("signals: {error}")).exit(Exit::NotHere))?;
+    awaited.thread_block().map_err(waiting)?;
     if let Some(file) = &args.once {
         first(file)?;
     }
-    ui.note("holding");
-    ends.wait()
-        .map_err(|error| Failure::new(format!("signals: {error}")).exit(Exit::NotHere))?;
-    Ok(Exit::Done)
+    loop {
+        match awaited.wait().map_err(waiting)? {
+            Signal::SIGCHLD => while collected() {},
+            _ => return Ok(Exit::Done),
+        }
+    }
+}
+
+fn collected() -> bool {
+    match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
+        Ok(WaitStatus::StillAlive) | Err(_) => false,
+        Ok(_) => true,
+    }
 }
 
 fn first(file: &Path) -> Result<(), Failure> {
