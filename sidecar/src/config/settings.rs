@@ -33,7 +33,7 @@ pub(super) fn read(document: &Document, text: &str, given: &Given) -> Option<Sid
         let at = root.text(key);
         document.resolve(at.map_or(default, |at| at.value))
     };
-    let service = service(&root, given);
+    let service = given.service_of(&root);
     let (outbound, inbound) = (outbound(&root), inbound(&root));
     let assertion = assertion(&root, service.as_deref().unwrap_or_default());
     let health = listen(&root, "health", 15021);
@@ -63,29 +63,6 @@ pub(super) fn read(document: &Document, text: &str, given: &Given) -> Option<Sid
         service: service?,
         probe_port: given.probe_port,
     })
-}
-
-/// What the command line says wins, but a name in the file must be one.
-fn service(root: &Section<'_, '_>, given: &Given) -> Option<String> {
-    let in_file = root.parsed("service", words::service_name);
-    let Some(service) = &given.service else {
-        if root.text("service").is_none() {
-            root.document.add(
-                0..0,
-                "the key `service` is missing",
-                Some("add `service = \"shop/orders\"`, or give `hopguard sidecar --service`".to_owned()),
-            );
-        }
-        return in_file.map(|at| at.value);
-    };
-    match words::service_name(service) {
-        Ok(service) => Some(service),
-        Err(wrong) => {
-            root.document
-                .add(0..0, format!("--service: {}", wrong.message), Some(wrong.hint));
-            None
-        }
-    }
 }
 
 fn identity(root: &Section<'_, '_>) -> SidecarIdentity {

@@ -14,7 +14,7 @@ use super::document::{Document, Section, read_text};
 use super::mesh::{Mesh, load_mesh};
 use super::problem::ConfigProblem;
 use super::settings::read;
-use super::shape;
+use super::{shape, words};
 
 /// The settings of one sidecar.
 #[derive(Clone, Debug)]
@@ -169,6 +169,31 @@ pub struct Limits {
     pub tunnel_max_age: Duration,
     /// Streams of one tunnel at once.
     pub streams_per_tunnel: usize,
+}
+
+impl Given {
+    /// What the command line says wins, but a name in the file must be one.
+    pub(super) fn service_of(&self, root: &Section<'_, '_>) -> Option<String> {
+        let in_file = root.parsed("service", words::service_name);
+        let Some(service) = &self.service else {
+            if root.text("service").is_none() {
+                root.document.add(
+                    0..0,
+                    "the key `service` is missing",
+                    Some("add `service = \"shop/orders\"`, or give `hopguard sidecar --service`".to_owned()),
+                );
+            }
+            return in_file.map(|at| at.value);
+        };
+        match words::service_name(service) {
+            Ok(service) => Some(service),
+            Err(wrong) => {
+                root.document
+                    .add(0..0, format!("--service: {}", wrong.message), Some(wrong.hint));
+                None
+            }
+        }
+    }
 }
 
 /// A sidecar's settings with the mesh that they name, checked against each other.
