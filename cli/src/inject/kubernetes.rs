@@ -17,7 +17,7 @@ pub(super) struct Args {
     /// The ConfigMap with sidecar.toml, mesh.toml and policies, in each namespace
     #[arg(long, value_name = "NAME", default_value = "hopguard")]
     config: String,
-    /// Where the socket of the Workload API comes from: csi:DRIVER[:SOCKET] or hostPath:/FOLDER/SOCKET
+    /// Where the socket of the Workload API comes from: csi:DRIVER, csi:DRIVER:SOCKET or hostPath:/FOLDER/SOCKET
     #[arg(long, value_name = "SOURCE", default_value = "csi:csi.spiffe.io")]
     workload_api: WorkloadApi,
     #[command(flatten)]
