@@ -263,7 +263,7 @@ async fn a_log_that_was_exchanged_while_nobody_wrote_is_told_in_it() {
         write(&audit, 1).await;
         let text = text(dir.path());
         let added: Vec<Value> = text
-            .get(other.len()..)
+            .strip_prefix(&other)
             .unwrap()
             .lines()
             .map(|line| serde_json::from_str(line).unwrap())
