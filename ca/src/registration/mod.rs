@@ -2,6 +2,7 @@
 //! facts about a caller enter, grants leave. It reads no process and trusts no word of a caller; what could not be
 //! proven refuses the entry that asks for it.
 
+mod collisions;
 mod entries;
 mod facts;
 mod matching;

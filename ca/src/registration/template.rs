@@ -236,6 +236,20 @@ impl Template {
         matches!(self.kind, Kind::Open { .. })
     }
 
+    /// How many parts its path has, and those before the first variable; of a template of which all is known, all but the
+    /// last.
+    pub(super) fn beginning(&self) -> (usize, Vec<&str>) {
+        let Kind::Open { segments, .. } = &self.kind else {
+            return (0, Vec::new());
+        };
+        let known = segments.iter().map_while(|segment| match segment {
+            Segment::Literal(text) => Some(text.as_str()),
+            Segment::Variable { .. } => None,
+        });
+        let most = segments.len().saturating_sub(1);
+        (segments.len(), known.take(most).collect())
+    }
+
     /// Whether a variable of it differs between callers, so that it names no more than one each.
     pub fn bounds_the_caller(&self) -> bool {
         match &self.kind {
@@ -293,8 +307,7 @@ impl Template {
         match &self.kind {
             Kind::Fixed(own) => own == id,
             Kind::Open { domain, segments } => {
-                let theirs = literals(id);
-                id.trust_domain() == domain && overlap(segments, &theirs)
+                id.trust_domain() == domain && overlap(segments, &literals(id))
             }
         }
     }

@@ -205,8 +205,7 @@ pub async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result
 /// When a file is wrong, the data directory or a socket cannot be used, or the root has ended.
 pub async fn start(config: Config) -> Result<Running, CaError> {
     let scope = config.scope();
-    let entries = registration::load(&config.entries, &scope).map_err(CaError::Files)?;
-    warn_if_others_write(&config.entries);
+    let entries = entries_of(&config).await?;
     let data_dir = DataDir::open(&config.data_dir)?;
     let store = open_store(&config, data_dir.path()).await?;
     let audit = open_audit(&config, data_dir.path()).await?;
@@ -307,6 +306,16 @@ impl Running {
         let _in_time = tokio::time::timeout(Duration::from_secs(1), store.close()).await;
         Ok(served?)
     }
+}
+
+/// A long file takes a while, and whoever ends the authority meanwhile is heard.
+async fn entries_of(config: &Config) -> Result<Entries, CaError> {
+    let (file, scope) = (config.entries.clone(), config.scope());
+    let loaded = tokio::task::spawn_blocking(move || registration::load(&file, &scope)).await;
+    let failed = |_| vec![Problem::whole(&config.entries, "its reader failed")];
+    let entries = loaded.map_err(failed).flatten().map_err(CaError::Files)?;
+    warn_if_others_write(&config.entries);
+    Ok(entries)
 }
 
 /// Whoever can write the entries can give himself any identity.
