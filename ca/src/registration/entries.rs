@@ -55,7 +55,11 @@ impl Eq for Entry {}
 
 /// All entries, in the order of their file: the first that matches a caller is its default identity (S-47).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Entries(Vec<Entry>);
+pub struct Entries {
+    all: Vec<Entry>,
+    /// The file says that it has none on purpose.
+    none_is_meant: bool,
+}
 
 /// What the authority around the file is, where it is known.
 #[derive(Clone, Debug, Default)]
@@ -83,6 +87,7 @@ pub enum Host {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawFile {
+    entries: Option<Spanned<String>>,
     #[serde(default)]
     entry: Vec<Spanned<RawEntry>>,
 }
@@ -98,17 +103,22 @@ struct RawEntry {
 impl Entries {
     /// The entries, in the order of their file.
     pub fn iter(&self) -> impl Iterator<Item = &Entry> {
-        self.0.iter()
+        self.all.iter()
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.all.len()
     }
 
     /// Whether there are none: then nobody gets an identity.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.all.is_empty()
+    }
+
+    /// Whether the file says that there are none on purpose.
+    pub fn none_is_meant(&self) -> bool {
+        self.none_is_meant
     }
 
     /// Reads the text of an entries file.
@@ -154,8 +164,12 @@ impl Entries {
             }
         }
         reader.collisions(&raw.entry, &entries);
+        reader.none(&raw);
         if reader.problems.is_empty() {
-            Ok(Self(entries))
+            Ok(Self {
+                all: entries,
+                none_is_meant: raw.entries.is_some(),
+            })
         } else {
             Err(reader.all_problems())
         }
@@ -212,6 +226,19 @@ impl Reader<'_> {
         }
         self.problems
             .push(Problem::at(self.file, self.text, offset, message).hint(hint));
+    }
+
+    /// `entries = "none"`, in a file that has none.
+    fn none(&mut self, raw: &RawFile) {
+        let Some(said) = &raw.entries else { return };
+        let at = said.span().start;
+        if said.get_ref() != "none" {
+            let message = format!("`entries` is `{}`, and can be `none` alone", said.get_ref());
+            self.complain(at, message, "write each entry as a table [[entry]]");
+        } else if !raw.entry.is_empty() {
+            let message = "`entries` says that there are none, and there are".to_owned();
+            self.complain(at, message, "remove `entries`, or every [[entry]]");
+        }
     }
 
     fn entry(&mut self, raw: &Spanned<RawEntry>) -> Option<Entry> {
@@ -469,7 +496,13 @@ mod tests {
 
     #[test]
     fn an_empty_file_grants_nothing() {
-        assert!(parse("").unwrap().is_empty());
+        let (silent, meant) = (parse("").unwrap(), parse("entries = \"none\"\n").unwrap());
+        assert!(silent.is_empty() && !silent.none_is_meant());
+        assert!(meant.is_empty() && meant.none_is_meant());
+        assert!(only("entries = \"all\"\n").message.contains("`none` alone"));
+        let both =
+            "entries = \"none\"\n[[entry]]\nspiffe_id = \"spiffe://td/a\"\nselectors = [\"unix:uid:1\"]\n";
+        assert!(only(both).message.contains("and there are"));
     }
 
     #[test]

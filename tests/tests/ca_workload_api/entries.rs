@@ -55,6 +55,8 @@ fn an_entry_that_is_taken_away_ends_the_stream() {
     authority.write_entries(&for_us("b"));
     assert_eq!(client.next()["ids"], json!(["spiffe://mesh.local/b"]));
     authority.write_entries("");
+    authority.logged(&["the entries file is refused", "has no entries"]);
+    authority.write_entries("entries = \"none\"\n");
     assert_eq!(client.next()["status"], "PERMISSION_DENIED");
     assert_eq!(bundles.next()["status"], "PERMISSION_DENIED");
 }

@@ -126,17 +126,19 @@ impl Registry {
             "on_disk": {"digest": seen.read, "problems": problems(&seen.problems)},
         });
         let (text, scope) = (text.to_owned(), self.scope.clone());
+        let old = self.entries.borrow().clone();
+        let held = old.clone();
         // A text may be long, and names may come from the network.
         let parsed = tokio::task::spawn_blocking(move || {
             let new = Entries::parse(&name, &text, &scope)?;
-            let unknown = unknown_names(&name, &new);
+            let mut unknown = unknown_names(&name, &new);
+            unknown.extend(registration::takes_all(&name, &held, &new));
             if unknown.is_empty() { Ok(new) } else { Err(unknown) }
         });
         let new = match parsed.await.map_err(|error| Refused::internal(&error))? {
             Ok(new) => Arc::new(new),
             Err(wrong) => return Ok(with(told, json!({"problems": problems(&wrong)}))),
         };
-        let old = self.entries.borrow().clone();
         let (open, reached) = self.reached(&old, &new).await;
         let compared = tokio::task::spawn_blocking(move || changes(&old, &new));
         let changes = compared.await.map_err(|error| Refused::internal(&error))?;
