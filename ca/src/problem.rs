@@ -77,12 +77,9 @@ impl fmt::Display for Problem {
 impl std::error::Error for Problem {}
 
 fn place(text: &str, offset: usize) -> (usize, usize) {
-    let before: String = text
-        .char_indices()
-        .take_while(|(at, _)| *at < offset)
-        .map(|(_, c)| c)
-        .collect();
-    let line = before.matches('\n').count() + 1;
+    let offset = text.floor_char_boundary(offset);
+    let before = text.get(..offset).unwrap_or(text);
+    let line = before.bytes().filter(|byte| *byte == b'\n').count() + 1;
     let column = before.rsplit('\n').next().map_or(0, |last| last.chars().count()) + 1;
     (line, column)
 }

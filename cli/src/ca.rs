@@ -133,7 +133,12 @@ async fn serve_until_told(config: Config, ui: &Ui) -> Result<(), Failure> {
     let cannot = |error| Failure::new(format!("signals cannot be handled: {error}"));
     let mut terminate = signal(SignalKind::terminate()).map_err(cannot)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot)?;
-    let running = hopguard_ca::server::start(config).await.map_err(failure)?;
+    let started = tokio::select! {
+        started = hopguard_ca::server::start(config) => started,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
+    let running = started.map_err(failure)?;
     for socket in running.sockets() {
         if ui.is_json() {
             ui.json(&serde_json::json!({"socket": format!("unix://{}", socket.display())}));

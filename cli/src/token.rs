@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hopguard_ca::workload::LEEWAY;
 use hopguard_jose::{Algorithm, Json, MAX_HEADER_BYTES, MAX_TOKEN_BYTES};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -275,12 +276,7 @@ impl Inspected {
         if !claims.contains_key("exp") {
             self.problems.push("no `exp`: it would never end".to_owned());
         }
-        if let Some(iat) = iat.filter(|iat| *iat > now) {
-            self.warnings.push(format!(
-                "issued in the future, at {}: the clocks differ",
-                date(iat)
-            ));
-        }
+        self.issued(iat, now);
         let life = exp
             .zip(iat.or(nbf))
             .map(|(exp, from)| exp.saturating_sub(from))
@@ -288,6 +284,18 @@ impl Inspected {
         if life.is_some_and(|life| life > LONG_LIFE.as_secs()) {
             self.warnings
                 .push("it lives longer than a day: a stolen one is of use for as long".to_owned());
+        }
+    }
+
+    fn issued(&mut self, iat: Option<i64>, now: i64) {
+        if let Some(iat) = iat.filter(|iat| *iat > now) {
+            let said = format!("issued in the future, at {}: the clocks differ", date(iat));
+            // Within what verifiers of JWT-SVIDs allow it is no reason to refuse it.
+            if self.kind == "jwt-svid" && iat > now.saturating_add(LEEWAY) {
+                self.problems.push(said);
+            } else {
+                self.warnings.push(said);
+            }
         }
     }
 }

@@ -143,6 +143,7 @@ fn path(process: &Process) -> Result<PathBuf, String> {
     let path = PathBuf::from(std::ffi::OsString::from_vec(link.into_bytes()));
     let running =
         rustix::fs::openat(&dir, "exe", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(denied)?;
+    process.still_runs(&running)?;
     let running = metadata(running)?;
     // The kernel marks a removed file with " (deleted)" in the link, which a file name may also end with; what lies at
     // the path decides.
@@ -160,6 +161,7 @@ fn sha256(process: &Process, hashes: &Mutex<HashMap<Version, Hash>>) -> Result<H
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let mut file =
         std::fs::File::from(rustix::fs::openat(&dir, "exe", flags, Mode::empty()).map_err(denied)?);
+    process.still_runs(&file)?;
     let found = file.metadata().map_err(|error| error.to_string())?;
     if !found.is_file() || found.len() > MAX_EXECUTABLE {
         return Err(format!(

@@ -4,7 +4,8 @@
 //!
 //! Limits, as with every Workload API on a unix socket: the credentials are those of the process that connected. A
 //! descriptor that it hands to another process speaks for it until it ends. Path and hash narrow a uid down; they do not
-//! keep apart two programs of a uid that is itself hostile (it can trace, preload or re-execute its own programs).
+//! keep apart two programs of a uid that is itself hostile (it can trace, preload or re-execute its own programs). A
+//! process that runs another program than when its connection was accepted is refused for as long as the connection lives.
 
 mod cgroup;
 mod executable;
@@ -31,6 +32,12 @@ pub enum AttestError {
     /// The process that connected has ended; whoever holds the socket now was not attested.
     #[error("the process that connected (pid {0}) is gone")]
     Gone(i32),
+    /// Its uid is that of anybody: it has none in this user namespace.
+    #[error("the caller's uid {0} is not mapped in this user namespace, so it may be anybody's")]
+    Unmapped(u32),
+    /// It runs another program than when it connected.
+    #[error("process {0} runs another program than when it connected: connect anew")]
+    Replaced(i32),
     /// The kernel did not tell.
     #[error("the kernel does not tell who called: {0}")]
     Kernel(String),
@@ -150,6 +157,9 @@ impl Peer {
     fn told(&self, inspector: &Inspector) -> Result<Facts, AttestError> {
         self.check()?;
         let ids = inspector.ids();
+        if !matches!(ids.uid(self.uid), Fact::Proven(_)) {
+            return Err(AttestError::Unmapped(self.uid));
+        }
         Ok(Facts::new(
             ids.uid(self.uid),
             ids.gid(self.gid),

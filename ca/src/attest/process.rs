@@ -2,11 +2,13 @@
 //! directory in /proc and its start time. Either names one process for ever, whatever becomes of its number.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
 use nix::sys::socket::{getsockopt, sockopt::PeerPidfd};
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -19,7 +21,13 @@ const LOOK: std::time::Duration = std::time::Duration::from_millis(500);
 pub struct Process {
     pid: i32,
     held: Held,
+    /// The executable that it ran when it was met; none where the kernel did not let us see it.
+    met: OnceLock<Option<Executable>>,
+    replaced: AtomicBool,
 }
+
+/// Which file runs: its device and inode.
+pub type Executable = (u64, u64);
 
 #[derive(Debug)]
 enum Held {
@@ -33,17 +41,50 @@ impl Process {
         let process = match getsockopt(stream, PeerPidfd) {
             Ok(pidfd) => {
                 let held = watched(pidfd).map_err(|error| AttestError::Kernel(error.to_string()))?;
-                Self {
-                    pid,
-                    held: Held::Pidfd(held),
-                }
+                Self::of(pid, Held::Pidfd(held))
             }
             Err(Errno::ENOPROTOOPT) => Self::by_start_time(pid, uid)?,
             Err(Errno::ESRCH | Errno::ENODATA | Errno::EINVAL) => return Err(AttestError::Gone(pid)),
             Err(errno) => return Err(AttestError::Kernel(errno.to_string())),
         };
         process.check()?;
+        process.meet();
+        process.check()?;
         Ok(process)
+    }
+
+    fn of(pid: i32, held: Held) -> Self {
+        let (met, replaced) = (OnceLock::new(), AtomicBool::new(false));
+        Self {
+            pid,
+            held,
+            met,
+            replaced,
+        }
+    }
+
+    /// Notes what it runs now. No file system is asked: one of the caller's own might never answer.
+    fn meet(&self) -> Option<Executable> {
+        let look = || {
+            own_proc().ok()?;
+            let flags = OFlags::PATH | OFlags::CLOEXEC;
+            let file = rustix::fs::openat(self.dir().ok()?, "exe", flags, Mode::empty()).ok()?;
+            executable(&file).ok()
+        };
+        *self.met.get_or_init(look)
+    }
+
+    /// Whether this is the file that it ran when it was met. Once it is another, the process is refused for good.
+    pub fn still_runs(&self, file: impl AsFd) -> Result<(), String> {
+        let now = executable(file).map_err(|errno| format!("its executable cannot be read: {errno}"))?;
+        match self.meet() {
+            Some(met) if met == now => Ok(()),
+            Some(_) => {
+                self.replaced.store(true, Ordering::Release);
+                Err(AttestError::Replaced(self.pid).to_string())
+            }
+            None => Err("its executable could not be seen when it connected".to_owned()),
+        }
     }
 
     /// For kernels without `SO_PEERPIDFD`. The number could have been reused between connect and now; then its new owner
@@ -57,10 +98,7 @@ impl Process {
         }
         let stat = read_small(&dir, "stat").map_err(gone)?;
         let start = start_time(&stat).ok_or(AttestError::Gone(pid))?;
-        Ok(Self {
-            pid,
-            held: Held::Proc { dir, start },
-        })
+        Ok(Self::of(pid, Held::Proc { dir, start }))
     }
 
     /// The process that has this number now, with its effective uid and gid: for those who ask about a process that has
@@ -87,7 +125,8 @@ impl Process {
             Err(rustix::io::Errno::SRCH) => return Err(AttestError::Gone(pid)),
             Err(errno) => return Err(AttestError::Kernel(errno.to_string())),
         };
-        let process = Self { pid, held };
+        let process = Self::of(pid, held);
+        process.meet();
         // Opened before it was held: what a directory of an ended process answers is an error, never its successor's.
         let status = read_small(&dir, "status").map_err(gone)?;
         process.check()?;
@@ -102,6 +141,9 @@ impl Process {
 
     /// Whether it still runs (a zombie does not).
     pub fn check(&self) -> Result<(), AttestError> {
+        if self.replaced.load(Ordering::Acquire) {
+            return Err(AttestError::Replaced(self.pid));
+        }
         let runs = match &self.held {
             Held::Pidfd(pidfd) => !ended(pidfd.get_ref()),
             // A directory of a process that ended answers ESRCH, also when the number was given to another.
@@ -144,6 +186,14 @@ impl Process {
             Held::Proc { dir, .. } => dir.try_clone(),
         }
     }
+}
+
+/// Which file this is, by what the kernel remembers of it.
+fn executable(file: impl AsFd) -> rustix::io::Result<Executable> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let found = rustix::fs::statx(file, "", flags, StatxFlags::INO)?;
+    let device = u64::from(found.stx_dev_major) << 32 | u64::from(found.stx_dev_minor);
+    Ok((device, found.stx_ino))
 }
 
 /// Whether /proc counts processes as we do: with a foreign /proc the same number is another process.
@@ -240,10 +290,7 @@ mod tests {
     fn by_pidfd(pid: i32) -> Process {
         let raw = rustix::process::Pid::from_raw(pid).unwrap();
         let fd = rustix::process::pidfd_open(raw, rustix::process::PidfdFlags::empty()).unwrap();
-        Process {
-            pid,
-            held: Held::Pidfd(watched(fd).unwrap()),
-        }
+        Process::of(pid, Held::Pidfd(watched(fd).unwrap()))
     }
 
     #[tokio::test]
@@ -289,13 +336,8 @@ mod tests {
         else {
             panic!("held by /proc")
         };
-        let before = Process {
-            pid: us,
-            held: Held::Proc {
-                dir,
-                start: start - 1,
-            },
-        };
+        let start = start - 1;
+        let before = Process::of(us, Held::Proc { dir, start });
         assert_eq!(before.check(), Err(AttestError::Gone(us)));
     }
 

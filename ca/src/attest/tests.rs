@@ -25,12 +25,18 @@ fn executable(dir: &Path, name: &str) -> PathBuf {
 
 /// Runs a copy of this test program, which connects and waits (see `connect_and_wait`).
 async fn client(program: &Path, dir: &Path) -> Client {
+    client_that_runs(program, dir, "").await
+}
+
+/// One that becomes another program when it is told to.
+async fn client_that_runs(program: &Path, dir: &Path, other: &str) -> Client {
     let socket = dir.join(format!("{}.sock", program.file_name().unwrap().to_str().unwrap()));
     let _old = std::fs::remove_file(&socket);
     let listener = UnixListener::bind(&socket).unwrap();
     let child = Command::new(program)
         .args(["--exact", "attest::tests::connect_and_wait", "--ignored"])
         .env("HOPGUARD_TEST_CONNECT", &socket)
+        .env("HOPGUARD_TEST_EXEC", other)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -53,6 +59,10 @@ fn connect_and_wait() {
     };
     let _held = std::os::unix::net::UnixStream::connect(socket).unwrap();
     let _until_closed = std::io::Read::read(&mut std::io::stdin(), &mut [0]);
+    if let Some(other) = std::env::var_os("HOPGUARD_TEST_EXEC").filter(|other| !other.is_empty()) {
+        use std::os::unix::process::CommandExt;
+        let _failed = std::process::Command::new(other).arg("600").exec();
+    }
 }
 
 fn entries(selectors: &[String]) -> Entries {
@@ -187,4 +197,40 @@ async fn a_remembered_hash_is_not_used_for_a_changed_file() {
     let entries = entries(&[hash]);
     let facts = second.peer.facts(&entries, &inspector).await.unwrap();
     assert!(entries.matching(&facts).grants.is_empty());
+}
+
+#[tokio::test]
+async fn a_process_that_becomes_another_program_is_refused_for_good() {
+    use tokio::io::AsyncWriteExt;
+    let dir = tempfile::tempdir().unwrap();
+    let program = executable(dir.path(), "program");
+    let mut client = client_that_runs(&program, dir.path(), "sleep").await;
+    let (inspector, by_path) = (
+        Inspector::new(),
+        entries(&["unix:path:/usr/bin/trusted".to_owned()]),
+    );
+    let before = client.peer.facts(&by_path, &inspector).await.unwrap();
+    assert_eq!(before.path, Fact::Proven(program));
+    let stdin = client._child.stdin.as_mut().unwrap();
+    stdin.write_all(b"x").await.unwrap();
+    let refused = async {
+        loop {
+            match client.peer.facts(&by_path, &inspector).await {
+                Ok(_) => tokio::task::yield_now().await,
+                Err(error) => return error,
+            }
+        }
+    };
+    let refused = tokio::time::timeout(Duration::from_secs(30), refused)
+        .await
+        .unwrap();
+    assert!(matches!(refused, AttestError::Replaced(_)), "{refused:?}");
+    // Whatever is asked from now on.
+    assert!(
+        client
+            .peer
+            .facts(&entries(&["unix:uid:0".to_owned()]), &inspector)
+            .await
+            .is_err()
+    );
 }

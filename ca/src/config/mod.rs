@@ -4,6 +4,7 @@
 mod endpoint;
 mod reader;
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -160,7 +161,7 @@ pub fn check_file(path: &Path) -> Result<(), Vec<Problem>> {
     let table: toml::Table = toml::from_str(&text)
         .map_err(|error| vec![Problem::toml(path, &text, &error).hint("this is not TOML")])?;
     if table.contains_key("entry") {
-        return registration::load(path, &Scope::default()).map(|_| ());
+        return registration::check(path, &Scope::default(), None).map(|_| ());
     }
     if ["data_dir", "workload_api", "entries", "svid_ttl"]
         .iter()
@@ -168,7 +169,9 @@ pub fn check_file(path: &Path) -> Result<(), Vec<Problem>> {
     {
         let config = parse(path, &text)?;
         let mut problems = here(path, &text, &config);
-        if let Err(of_entries) = registration::load(&config.entries, &config.scope()) {
+        // Whoever checks need not be the user whom the authority runs as.
+        let us = std::fs::metadata(&config.data_dir).map(|found| found.uid()).ok();
+        if let Err(of_entries) = registration::check(&config.entries, &config.scope(), us) {
             problems.extend(of_entries);
         }
         return if problems.is_empty() {

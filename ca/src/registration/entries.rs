@@ -9,6 +9,7 @@ use serde::Deserialize;
 use spiffe::{SpiffeId, TrustDomain};
 use toml::Spanned;
 
+use super::collisions::collisions;
 use super::selector::Selector;
 use super::template::Template;
 use crate::problem::Problem;
@@ -17,8 +18,14 @@ use crate::problem::Problem;
 const MAX_HINT: usize = 1024;
 /// S-5.
 pub const MAX_ID: usize = 2048;
-/// Each template is compared with every other identity of the file.
+/// Each template is compared with every other one of the file.
 const MAX_TEMPLATES: usize = 1000;
+/// All of them are looked at for each caller.
+const MAX_ENTRIES: usize = 50_000;
+/// More problems than a person reads are counted.
+const MAX_PROBLEMS: usize = 100;
+/// Columns farther behind are not counted.
+const MAX_COLUMN: usize = 4096;
 
 /// An identity, and what a process must be proven to be to get it.
 #[derive(Clone, Debug)]
@@ -33,6 +40,8 @@ pub struct Entry {
     pub hint: Option<Arc<str>>,
     /// Where it begins in its file.
     pub line: usize,
+    /// Line and column of each selector.
+    pub places: Arc<[(usize, usize)]>,
 }
 
 /// Its place is no part of what it says.
@@ -46,7 +55,11 @@ impl Eq for Entry {}
 
 /// All entries, in the order of their file: the first that matches a caller is its default identity (S-47).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Entries(Vec<Entry>);
+pub struct Entries {
+    all: Vec<Entry>,
+    /// The file says that it has none on purpose.
+    none_is_meant: bool,
+}
 
 /// What the authority around the file is, where it is known.
 #[derive(Clone, Debug, Default)]
@@ -76,6 +89,7 @@ pub enum Host {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawFile {
+    entries: Option<Spanned<String>>,
     #[serde(default)]
     entry: Vec<Spanned<RawEntry>>,
 }
@@ -91,17 +105,22 @@ struct RawEntry {
 impl Entries {
     /// The entries, in the order of their file.
     pub fn iter(&self) -> impl Iterator<Item = &Entry> {
-        self.0.iter()
+        self.all.iter()
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.all.len()
     }
 
     /// Whether there are none: then nobody gets an identity.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.all.is_empty()
+    }
+
+    /// Whether the file says that there are none on purpose.
+    pub fn none_is_meant(&self) -> bool {
+        self.none_is_meant
     }
 
     /// Reads the text of an entries file.
@@ -120,7 +139,17 @@ impl Entries {
             scope,
             ends: text.match_indices('\n').map(|(at, _)| at).collect(),
             problems: Vec::new(),
+            untold: 0,
         };
+        if let Some(beyond) = raw.entry.get(MAX_ENTRIES) {
+            let message = format!("there are more than {MAX_ENTRIES} entries");
+            reader.complain(
+                beyond.span().start,
+                message,
+                "a template names many callers by one entry, like spiffe://TRUST-DOMAIN/user/{unix.user}",
+            );
+            return Err(reader.problems);
+        }
         let mut entries = Vec::with_capacity(raw.entry.len());
         let mut seen = BTreeSet::new();
         for raw in &raw.entry {
@@ -137,13 +166,20 @@ impl Entries {
             }
         }
         reader.collisions(&raw.entry, &entries);
+        reader.none(&raw);
         if reader.problems.is_empty() {
-            Ok(Self(entries))
+            Ok(Self {
+                all: entries,
+                none_is_meant: raw.entries.is_some(),
+            })
         } else {
-            Err(reader.problems)
+            Err(reader.all_problems())
         }
     }
 }
+
+/// Selectors, and line and column of each.
+type Selectors = (Vec<Selector>, Vec<(usize, usize)>);
 
 struct Reader<'a> {
     file: &'a Path,
@@ -152,6 +188,8 @@ struct Reader<'a> {
     /// Where lines end.
     ends: Vec<usize>,
     problems: Vec<Problem>,
+    /// How many were found beyond those.
+    untold: usize,
 }
 
 impl Reader<'_> {
@@ -160,9 +198,49 @@ impl Reader<'_> {
         self.ends.partition_point(|end| *end < offset) + 1
     }
 
+    /// Line and column, counted from 1.
+    fn place(&self, offset: usize) -> (usize, usize) {
+        let line = self.line(offset);
+        let start = line.checked_sub(2).and_then(|before| self.ends.get(before));
+        let start = start.map_or(0, |end| end + 1);
+        let within = offset.saturating_sub(start);
+        let column = match self.text.get(start..offset) {
+            Some(before) if within <= MAX_COLUMN => before.chars().count(),
+            _ => within,
+        };
+        (line, column + 1)
+    }
+
+    fn all_problems(mut self) -> Vec<Problem> {
+        if self.untold > 0 {
+            let message = format!("and {} more problems", self.untold);
+            let hint = "mend these first";
+            self.problems.push(Problem::whole(self.file, message).hint(hint));
+        }
+        self.problems
+    }
+
     fn complain(&mut self, offset: usize, message: String, hint: &str) {
+        // Each place is found by going through the text.
+        if self.problems.len() >= MAX_PROBLEMS {
+            self.untold += 1;
+            return;
+        }
         self.problems
             .push(Problem::at(self.file, self.text, offset, message).hint(hint));
+    }
+
+    /// `entries = "none"`, in a file that has none.
+    fn none(&mut self, raw: &RawFile) {
+        let Some(said) = &raw.entries else { return };
+        let at = said.span().start;
+        if said.get_ref() != "none" {
+            let message = format!("`entries` is `{}`, and can be `none` alone", said.get_ref());
+            self.complain(at, message, "write each entry as a table [[entry]]");
+        } else if !raw.entry.is_empty() {
+            let message = "`entries` says that there are none, and there are".to_owned();
+            self.complain(at, message, "remove `entries`, or every [[entry]]");
+        }
     }
 
     fn entry(&mut self, raw: &Spanned<RawEntry>) -> Option<Entry> {
@@ -170,10 +248,10 @@ impl Reader<'_> {
         let id = self.id(&raw.spiffe_id);
         let selectors = match &raw.selectors {
             Some(selectors) => self.selectors(selectors),
-            None => Some(Vec::new()),
+            None => Some((Vec::new(), Vec::new())),
         };
         let hint = self.hint(raw.hint.as_ref());
-        let (id, selectors) = (id?, selectors?);
+        let (id, (selectors, places)) = (id?, selectors?);
         if selectors.is_empty() && !id.bounds_the_caller() {
             let at = raw.selectors.as_ref().map_or(at, |list| list.span().start);
             self.complain(
@@ -191,6 +269,7 @@ impl Reader<'_> {
             selectors,
             hint: hint?,
             line: self.line(at),
+            places: places.into(),
         })
     }
 
@@ -239,42 +318,40 @@ impl Reader<'_> {
         let mut templates: Vec<&Entry> = entries.iter().filter(|entry| entry.id.is_template()).collect();
         templates.sort_by_key(|entry| &entry.id);
         templates.dedup_by_key(|entry| &entry.id);
-        let place = |entry: &Entry| {
+        let first = |entry: &Entry| {
             let text = entry.id.as_str();
-            let raw = raw.iter().map(|raw| &raw.get_ref().spiffe_id);
-            raw.into_iter()
-                .find(|raw| raw.get_ref() == text)
-                .map_or(0, |raw| raw.span().start)
+            let ids = raw.iter().map(|raw| &raw.get_ref().spiffe_id);
+            let mut same = ids.filter(|id| id.get_ref() == text);
+            same.next().map_or(0, |id| id.span().start)
         };
         if let Some(beyond) = templates.get(MAX_TEMPLATES) {
-            let at = place(beyond);
             self.complain(
-                at,
+                first(beyond),
                 format!("there are more than {MAX_TEMPLATES} templates"),
                 "one template names many callers: write fewer",
             );
             return;
         }
-        for template in templates {
-            let Some(other) = entries.iter().find(|other| template.id.may_collide(&other.id)) else {
-                continue;
-            };
-            let at = place(template);
+        let found = collisions(&templates, entries);
+        for (template, other) in templates.iter().zip(found) {
+            let Some(other) = other else { continue };
             let message = format!(
                 "`{}` may become the identity that `{}` of line {} grants to other callers",
                 template.id, other.id, other.line
             );
             self.complain(
-                at,
+                first(template),
                 message,
                 "give the template a prefix of its own, like /user/{unix.user}",
             );
         }
     }
 
-    fn selectors(&mut self, raw: &Spanned<Vec<Spanned<String>>>) -> Option<Vec<Selector>> {
+    /// Selectors, and where each stands.
+    fn selectors(&mut self, raw: &Spanned<Vec<Spanned<String>>>) -> Option<Selectors> {
         let mut selectors: Vec<Selector> = Vec::new();
-        let before = self.problems.len();
+        let mut places = Vec::new();
+        let before = self.problems.len() + self.untold;
         for one in raw.get_ref() {
             let at = one.span().start;
             let selector = match Selector::parse(one.get_ref()) {
@@ -296,8 +373,9 @@ impl Reader<'_> {
             }
             self.known_socket(at, &selector);
             selectors.push(selector);
+            places.push(self.place(at));
         }
-        (self.problems.len() == before).then_some(selectors)
+        (self.problems.len() + self.untold == before).then_some((selectors, places))
     }
 
     fn known_socket(&mut self, at: usize, selector: &Selector) {
@@ -408,9 +486,66 @@ mod tests {
         );
     }
 
+    /// In a debug build: what compares each with each takes minutes.
+    #[test]
+    fn a_long_file_takes_time_by_its_length() {
+        let fixed = |at: usize| {
+            format!(
+                "[[entry]]\nspiffe_id = \"spiffe://td/ns/{at}/sa/web\"\nselectors = [\"unix:uid:{at}\"]\n"
+            )
+        };
+        let open = |at: usize| format!("[[entry]]\nspiffe_id = \"spiffe://td/ns/{at}/user/{{unix.user}}\"\n");
+        let text: String = (0..20_000)
+            .map(fixed)
+            .chain((0..MAX_TEMPLATES).map(open))
+            .collect();
+        let start = std::time::Instant::now();
+        assert_eq!(parse(&text).unwrap().len(), 20_000 + MAX_TEMPLATES);
+        let wrong = text.replace("unix:uid", "unix:udi");
+        let problems = parse(&wrong).unwrap_err();
+        assert_eq!(problems.len(), MAX_PROBLEMS + 1, "a hundred, and how many more");
+        assert!(
+            problems[MAX_PROBLEMS].message.contains("19900 more"),
+            "{}",
+            problems[MAX_PROBLEMS]
+        );
+        assert_eq!(problems[99].line, 300);
+        assert!(
+            start.elapsed() < std::time::Duration::from_secs(30),
+            "{:?}",
+            start.elapsed()
+        );
+    }
+
+    #[test]
+    fn more_entries_than_anybody_has_are_refused() {
+        let one = |at: usize| {
+            format!("[[entry]]\nspiffe_id = \"spiffe://td/{at}\"\nselectors = [\"unix:uid:1\"]\n")
+        };
+        let text: String = (0..=MAX_ENTRIES).map(one).collect();
+        let problem = only(&text);
+        assert!(problem.message.contains("more than 50000 entries"), "{problem}");
+        assert_eq!(problem.line, 3 * MAX_ENTRIES + 1);
+    }
+
+    #[test]
+    fn each_selector_knows_its_place() {
+        let entries = parse(
+            "[[entry]]\nspiffe_id = \"spiffe://td/a\"\nselectors = [\"unix:uid:1\",\n  \"unix:gid:2\"]\n",
+        );
+        let entries = entries.unwrap();
+        assert_eq!(entries.iter().next().unwrap().places.as_ref(), [(3, 14), (4, 3)]);
+    }
+
     #[test]
     fn an_empty_file_grants_nothing() {
-        assert!(parse("").unwrap().is_empty());
+        let (silent, meant) = (parse("").unwrap(), parse("entries = \"none\"\n").unwrap());
+        assert!(silent.is_empty() && !silent.none_is_meant());
+        assert!(meant.is_empty() && meant.none_is_meant());
+        assert!(only("entries = \"all\"\n").message.contains("`none` alone"));
+        let both =
+            "entries = \"none\"\n[[entry]]\nspiffe_id = \"spiffe://td/a\"\nselectors = [\"unix:uid:1\"]\n";
+        assert!(only(both).message.contains("and there are"));
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! caller. Its value is taken as it is or refused, never escaped or mapped, so that two callers who differ in it never
 //! get one identity.
 
+mod error;
+
 use std::fmt;
 use std::sync::Arc;
 
@@ -10,6 +12,7 @@ use spiffe::{SpiffeId, TrustDomain};
 
 use super::entries::{Host, MAX_ID};
 use super::facts::{Ask, Fact, Facts};
+pub use error::TemplateError;
 
 /// What an entry grants.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,6 +39,15 @@ enum Segment {
         variable: Variable,
         after: String,
     },
+}
+
+impl Segment {
+    fn literal(&self) -> Option<&str> {
+        match self {
+            Self::Literal(text) => Some(text),
+            Self::Variable { .. } => None,
+        }
+    }
 }
 
 /// What may stand between braces.
@@ -139,62 +151,6 @@ pub enum Expanded {
     Refused(Variable, Arc<str>),
 }
 
-/// Why a text is no identity.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TemplateError {
-    /// Not a SPIFFE ID.
-    #[error("`{0}` is not a SPIFFE ID: {1}")]
-    NotAnId(String, String),
-    /// Another spelling of one.
-    #[error("`{0}` is not in its one form")]
-    Form(String, String),
-    /// Longer than identities may be.
-    #[error("the SPIFFE ID is longer than {MAX_ID} bytes")]
-    Long,
-    /// No path.
-    #[error("`{0}` is the trust domain itself, which no workload may be")]
-    NoPath(String),
-    /// No such variable.
-    #[error("`{{{0}}}` is no variable")]
-    Variable(String),
-    /// A brace without its other half, or a second variable in a segment.
-    #[error("the part `{0}` of the path is not text with one {{variable}} at the most")]
-    Braces(String),
-    /// It starts with a variable.
-    #[error("the path starts with the variable `{0}`")]
-    NoPrefix(Variable),
-    /// The name of the machine cannot be part of an identity.
-    #[error("`{{host}}` has no value here: {0}")]
-    Host(Arc<str>),
-}
-
-impl TemplateError {
-    /// What to write instead.
-    pub fn hint(&self) -> String {
-        match self {
-            Self::NotAnId(..) => {
-                "write it as spiffe://TRUST-DOMAIN/PATH, like spiffe://mesh.local/ns/shop/sa/web".to_owned()
-            }
-            Self::Form(_, form) => format!("write `{form}`"),
-            Self::Long => "shorten its path".to_owned(),
-            Self::NoPath(_) => "add a path, like /ns/shop/sa/web".to_owned(),
-            Self::Variable(_) => {
-                let known: Vec<String> = Variable::ALL.iter().map(ToString::to_string).collect();
-                format!("known are {}", known.join(", "))
-            }
-            Self::Braces(_) => {
-                "write /user/{unix.user}; two variables stand in two parts: /{unix.uid}/{unix.gid}".to_owned()
-            }
-            Self::NoPrefix(_) => {
-                "start with a word of its own, like /user/{unix.user}, so that a caller's name never \
-                                  decides what kind of identity it is"
-                    .to_owned()
-            }
-            Self::Host(_) => "name the machine by `host = \"NAME\"` in ca.toml".to_owned(),
-        }
-    }
-}
-
 impl Template {
     /// Reads an identity, or a template of one. `{host}` is put in where it is known.
     ///
@@ -234,6 +190,19 @@ impl Template {
     /// Whether it depends on the caller.
     pub fn is_template(&self) -> bool {
         matches!(self.kind, Kind::Open { .. })
+    }
+
+    /// How many parts its path has, and those before the first variable: never all.
+    pub(super) fn beginning(&self) -> (usize, Vec<&str>) {
+        let segments: &[Segment] = match &self.kind {
+            Kind::Fixed(_) => &[],
+            Kind::Open { segments, .. } => segments,
+        };
+        let known = segments.iter().map_while(Segment::literal);
+        (
+            segments.len(),
+            known.take(segments.len().saturating_sub(1)).collect(),
+        )
     }
 
     /// Whether a variable of it differs between callers, so that it names no more than one each.
@@ -293,8 +262,7 @@ impl Template {
         match &self.kind {
             Kind::Fixed(own) => own == id,
             Kind::Open { domain, segments } => {
-                let theirs = literals(id);
-                id.trust_domain() == domain && overlap(segments, &theirs)
+                id.trust_domain() == domain && overlap(segments, &literals(id))
             }
         }
     }

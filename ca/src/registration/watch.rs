@@ -12,6 +12,7 @@ use aws_lc_rs::digest::{SHA256, digest as digest_of};
 use tokio::sync::watch;
 
 use super::entries::{Entries, Scope};
+use super::guard;
 use super::moved::Moves;
 use crate::problem::Problem;
 
@@ -50,13 +51,39 @@ pub fn digest(text: &str) -> String {
     hex::encode(digest_of(&SHA256, text.as_bytes()))
 }
 
-/// Reads and checks the entries file.
+/// Reads and checks the entries file, and who may change it.
 ///
 /// # Errors
-/// When it cannot be read, and all that is wrong in it.
+/// When it cannot be read, when others may change it, and all that is wrong in it.
 pub fn load(file: &Path, scope: &Scope) -> Result<Entries, Vec<Problem>> {
-    let text = read(file)?;
-    Entries::parse(file, &text, scope)
+    check(file, scope, Some(guard::us()))
+}
+
+/// The same for the authority of another uid; none: it is not known.
+///
+/// # Errors
+/// As [`load`].
+pub fn check(file: &Path, scope: &Scope, us: Option<u32>) -> Result<Entries, Vec<Problem>> {
+    let (text, found) = read(file)?;
+    let mut wrong = guard::problems(file, &found, us.unwrap_or(found.uid()));
+    match Entries::parse(file, &text, scope) {
+        Ok(entries) if wrong.is_empty() => Ok(entries),
+        Ok(_) => Err(wrong),
+        Err(more) => {
+            wrong.extend(more);
+            Err(wrong)
+        }
+    }
+}
+
+/// What is wrong with a file that has no entries any more, and does not say that this is meant: a file that was emptied by
+/// mistake would take every identity away.
+pub fn takes_all(file: &Path, old: &Entries, new: &Entries) -> Option<Problem> {
+    let all = new.is_empty() && !new.none_is_meant() && !old.is_empty();
+    all.then(|| {
+        let message = format!("it has no entries, which would take all {} away", old.len());
+        Problem::whole(file, message).hint("where that is meant, write `entries = \"none\"` into it")
+    })
 }
 
 /// Follows the file for ever and sends each good state that differs from the one before. Problems are logged, once for
@@ -98,7 +125,7 @@ pub async fn watch(
             return std::future::pending().await;
         };
         follower = back;
-        match news {
+        match unless_all_goes(news, &follower.file, &entries) {
             News::None => {}
             News::Entries(new, digest) => {
                 publish(&entries, new, &follower.file, refused);
@@ -116,6 +143,16 @@ pub async fn watch(
                 seen.send_modify(|seen| (seen.read, seen.problems) = (read, problems));
             }
         }
+    }
+}
+
+fn unless_all_goes(news: News, file: &Path, entries: &watch::Sender<Arc<Entries>>) -> News {
+    match news {
+        News::Entries(new, digest) => match takes_all(file, &entries.borrow(), &new) {
+            Some(problem) => News::Problems(vec![problem], Some(digest)),
+            None => News::Entries(new, digest),
+        },
+        news => news,
     }
 }
 
@@ -162,8 +199,8 @@ impl Follower {
         if self.still < STILL {
             return News::None;
         }
-        let text = match read(&self.file) {
-            Ok(text) => text,
+        let (text, found) = match read(&self.file) {
+            Ok(read) => read,
             Err(problems) => {
                 return problems
                     .into_iter()
@@ -173,10 +210,17 @@ impl Follower {
         };
         self.unreadable = false;
         let digest = digest(&text);
-        if self.seen.as_ref() == Some(&digest) {
+        let insecure = guard::problems(&self.file, &found, guard::us());
+        let state = insecure
+            .iter()
+            .fold(digest.clone(), |state, one| state + &one.message);
+        if self.seen.as_ref() == Some(&state) {
             return News::None;
         }
-        self.seen = Some(digest.clone());
+        self.seen = Some(state);
+        if !insecure.is_empty() {
+            return News::Problems(insecure, Some(digest));
+        }
         match Entries::parse(&self.file, &text, &self.scope) {
             Ok(entries) => News::Entries(entries, digest),
             Err(problems) => News::Problems(problems, Some(digest)),
@@ -239,7 +283,7 @@ fn stamp(file: &Path) -> std::io::Result<Stamp> {
     })
 }
 
-fn read(file: &Path) -> Result<String, Vec<Problem>> {
+fn read(file: &Path) -> Result<(String, std::fs::Metadata), Vec<Problem>> {
     let problem =
         |message: String| vec![Problem::whole(file, message).hint("`entries` of ca.toml names this file")];
     let found = std::fs::metadata(file).map_err(|error| problem(error.to_string()))?;
@@ -247,6 +291,8 @@ fn read(file: &Path) -> Result<String, Vec<Problem>> {
         return Err(problem("it is not a plain file".to_owned()));
     }
     let open = std::fs::File::open(file).map_err(|error| problem(error.to_string()))?;
+    // Of what is read, whatever lies there by now.
+    let found = open.metadata().map_err(|error| problem(error.to_string()))?;
     let mut text = String::new();
     open.take(MAX_FILE + 1)
         .read_to_string(&mut text)
@@ -254,7 +300,7 @@ fn read(file: &Path) -> Result<String, Vec<Problem>> {
     if text.len() as u64 > MAX_FILE {
         return Err(problem(format!("it is larger than {} MiB", MAX_FILE >> 20)));
     }
-    Ok(text)
+    Ok((text, found))
 }
 
 #[cfg(test)]
@@ -352,6 +398,64 @@ mod tests {
         let good = until(&text(&["a", "b"])).await;
         assert_eq!((good.problems.len(), good.in_force), (0, good.read));
         assert_eq!(entries.borrow().len(), 2, "they are in force when it is told");
+    }
+
+    #[test]
+    fn a_file_that_others_may_write_from_now_on_is_refused_until_they_may_not() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("entries.toml");
+        std::fs::write(&file, text(&["a"])).unwrap();
+        let mode = |mode| std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+        mode(0o644);
+        let mut follower = Follower {
+            file: file.clone(),
+            scope: Scope::default(),
+            stamp: None,
+            still: 0,
+            seen: None,
+            polls: 0,
+            unreadable: false,
+        };
+        let mut polls = || -> Vec<News> {
+            let news = (0..100).map(|_| follower.poll(false));
+            news.filter(|news| !matches!(news, News::None)).collect()
+        };
+        assert!(matches!(polls().as_slice(), [News::Entries(..)]));
+        mode(0o666);
+        assert!(load(&file, &Scope::default()).is_err());
+        assert!(
+            matches!(polls().as_slice(), [News::Problems(_, Some(_))]),
+            "told once"
+        );
+        mode(0o644);
+        assert!(matches!(polls().as_slice(), [News::Entries(..)]));
+    }
+
+    #[tokio::test]
+    async fn a_file_that_was_emptied_takes_nothing_away_unless_it_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("entries.toml");
+        std::fs::write(&file, text(&["a"])).unwrap();
+        let scope = Scope::default();
+        let entries = watch::Sender::new(Arc::new(load(&file, &scope).unwrap()));
+        let seen = watch::Sender::default();
+        let mut told: watch::Receiver<Seen> = seen.subscribe();
+        tokio::spawn(watch(file.clone(), scope, entries.clone(), seen));
+        for (text, problems, left) in [("", 1, 1), ("entries = \"none\"\n", 0, 0), ("", 0, 0)] {
+            std::fs::write(&file, text).unwrap();
+            let read = |seen: &Seen| seen.read.as_deref() == Some(digest(text).as_str());
+            let seen = tokio::time::timeout(DEADLINE, told.wait_for(read))
+                .await
+                .unwrap()
+                .unwrap()
+                .clone();
+            assert_eq!(
+                (seen.problems.len(), entries.borrow().len()),
+                (problems, left),
+                "{text}: {seen:?}"
+            );
+        }
     }
 
     #[test]

@@ -213,8 +213,7 @@ pub async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result
 /// When a file is wrong, the data directory or a socket cannot be used, or the root has ended.
 pub async fn start(config: Config) -> Result<Running, CaError> {
     let scope = config.scope();
-    let entries = registration::load(&config.entries, &scope).map_err(CaError::Files)?;
-    warn_if_others_write(&config.entries);
+    let entries = entries_of(&config).await?;
     let data_dir = DataDir::open(&config.data_dir)?;
     remains::refuse(data_dir.path())?;
     let store = open_store(&config, data_dir.path()).await?;
@@ -318,14 +317,18 @@ impl Running {
     }
 }
 
-/// Whoever can write the entries can give himself any identity.
-fn warn_if_others_write(entries: &Path) {
-    use std::os::unix::fs::MetadataExt;
-    let mode = std::fs::metadata(entries).map_or(0, |found| found.mode() & 0o7777);
-    if mode & 0o022 != 0 {
-        let file = entries.display();
-        tracing::warn!(%file, mode = format!("{mode:04o}"), "others may write the entries file: chmod go-w it");
+/// A long file takes a while, and whoever ends the authority meanwhile is heard.
+async fn entries_of(config: &Config) -> Result<Entries, CaError> {
+    let (file, scope) = (config.entries.clone(), config.scope());
+    let loaded = tokio::task::spawn_blocking(move || registration::load(&file, &scope)).await;
+    let failed = |_| vec![Problem::whole(&config.entries, "its reader failed")];
+    let entries = loaded.map_err(failed).flatten().map_err(CaError::Files)?;
+    registration::warn_of_group(&config.entries);
+    if entries.is_empty() && !entries.none_is_meant() {
+        let file = config.entries.display();
+        tracing::warn!(%file, "the entries file has no entries: nobody gets an identity");
     }
+    Ok(entries)
 }
 
 /// A user who was deleted must not keep the authority from starting: his entry names nobody, and the log says so.

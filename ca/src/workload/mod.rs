@@ -21,4 +21,4 @@ pub use limits::Limits;
 pub use listener::{Bound, Socket, SocketError};
 pub use service::{Shared, serve};
 pub use streams::{Caller, Carries, Handed, Open, Streams, Ticket};
-pub use validate::{MAX_AUDIENCE, MAX_AUDIENCES, is_audience};
+pub use validate::{LEEWAY, MAX_AUDIENCE, MAX_AUDIENCES, is_audience};

@@ -240,7 +240,10 @@ fn hint(reason: &AttestError) -> Option<&'static str> {
         AttestError::Invisible => {
             Some("run the authority in the PID namespace of its callers, or in one above")
         }
-        AttestError::Gone(_) | AttestError::Kernel(_) => None,
+        AttestError::Gone(_)
+        | AttestError::Kernel(_)
+        | AttestError::Unmapped(_)
+        | AttestError::Replaced(_) => None,
     }
 }
 

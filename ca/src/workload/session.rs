@@ -188,6 +188,10 @@ impl Session {
     }
 
     fn nobody(&self, error: &AttestError) -> Status {
+        let worth_a_look = matches!(error, AttestError::Unmapped(_) | AttestError::Replaced(_));
+        if worth_a_look && let Some(unlogged) = self.may_log() {
+            self.tell_denied(&error.to_string(), unlogged);
+        }
         tracing::debug!(uid = self.peer.uid(), pid = self.peer.pid(), reason = %error, "permission denied");
         Status::permission_denied(error.to_string())
     }

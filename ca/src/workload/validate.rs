@@ -21,7 +21,7 @@ pub const MAX_AUDIENCE: usize = 3 << 10;
 /// The most audiences of one token: each can use the token at all the others.
 pub const MAX_AUDIENCES: usize = 32;
 /// By how many seconds clocks may differ (S-33): whoever signed is this process, or a replica of it.
-const LEEWAY: i64 = 5;
+pub const LEEWAY: i64 = 5;
 
 /// Whether a token may have these audiences, whoever asks for it: there is one, none is empty, and they are not too many
 /// or too long.

@@ -97,6 +97,10 @@ pub fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 /// Why a Workload API gives nothing.
 pub fn refused(error: &IdentityError) -> Failure {
     let (exit, hint) = match error {
+        IdentityError::Refused { detail, .. } if detail.contains("is revoked") => (
+            Exit::No,
+            "`hopguard ca revoke --list` says why; nobody gets it until that is lifted, whatever entries say",
+        ),
         IdentityError::Refused { code, .. } if format!("{code:?}") == "PermissionDenied" => (
             Exit::No,
             "no entry grants an identity to this process: the authority's log says what was missing",

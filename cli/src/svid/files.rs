@@ -1,12 +1,13 @@
 //! Certificates and keys in files: PEM and DER are read, PEM is written, and a new file takes the place of an old one whole.
 
-use std::fs::OpenOptions;
+use std::fs::{Metadata, OpenOptions};
 use std::io::{Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use rustix::process::geteuid;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use x509_parser::certificate::X509Certificate;
@@ -16,6 +17,8 @@ use zeroize::Zeroizing;
 /// A chain is a few KiB.
 const MAX_INPUT: u64 = 1 << 20;
 const MAX_CHAIN: usize = 64;
+/// Only its owner may rename what lies in such a folder.
+const STICKY: u32 = 0o1000;
 
 /// A whole file, or stdin for `-`.
 pub fn read(file: &Path) -> std::io::Result<Vec<u8>> {
@@ -61,6 +64,33 @@ fn concatenated(mut bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, String
         bytes = rest;
     }
     Ok(chain)
+}
+
+/// Whether nobody but root and this user can put a file of his own into a folder, or another folder in its place.
+pub fn guarded(dir: &Path, found: &Metadata) -> Result<(), String> {
+    let trusted = |found: &Metadata| [0, geteuid().as_raw()].contains(&found.uid());
+    if found.mode() & 0o022 != 0 || !trusted(found) {
+        let place = dir.display();
+        return Err(format!(
+            "`{place}`: other users could put a key of theirs into it"
+        ));
+    }
+    let said = |error: std::io::Error| format!("`{}`: {error}", dir.display());
+    let real = dir.canonicalize().map_err(said)?;
+    let name = std::path::absolute(dir).map_err(said)?;
+    // Where the folder lies, and where its name does, which may be a link.
+    for parent in [real.parent(), name.parent()].into_iter().flatten() {
+        let found = std::fs::metadata(parent).map_err(said)?;
+        let open = found.mode() & 0o002 != 0 && found.mode() & STICKY == 0;
+        if open || !trusted(&found) {
+            return Err(format!(
+                "`{}`: other users could put another folder in its place, because of `{}`",
+                dir.display(),
+                parent.display()
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// A new file takes the place of an old one whole, and has its mode from the start.

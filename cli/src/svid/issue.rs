@@ -11,7 +11,7 @@ use rustls_pki_types::CertificateDer;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use super::files::{certificates, key_pem, replace};
+use super::files::{certificates, guarded, key_pem, replace};
 use super::id;
 use super::inspect::{examined, show};
 use crate::ca::ask::{Which, ask, list, text};
@@ -72,13 +72,25 @@ pub fn run(issue: &Issue, ui: &Ui) -> Result<Exit, Failure> {
 fn writable(dir: &Path) -> Result<&Path, Failure> {
     let kept = dir.join("..data").symlink_metadata().is_ok();
     let problem = match (dir.is_dir(), kept) {
-        (true, false) => return Ok(dir),
+        (true, false) => return secured(dir),
         (true, true) => "is kept by `svid watch`",
         (false, _) => "is not a folder",
     };
     Err(Failure::new(format!("`{}` {problem}", dir.display()))
         .hint("name another folder, which exists")
         .exit(Exit::NotHere))
+}
+
+fn secured(dir: &Path) -> Result<&Path, Failure> {
+    let found = std::fs::metadata(dir).map_err(|error| error.to_string());
+    found
+        .and_then(|found| guarded(dir, &found))
+        .map(|()| dir)
+        .map_err(|problem| {
+            Failure::new(problem)
+                .hint("name a folder that only this user can write, below one that others cannot change")
+                .exit(Exit::NotHere)
+        })
 }
 
 fn token(answer: &Value, ui: &Ui) -> Result<Exit, Failure> {

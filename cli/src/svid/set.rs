@@ -4,15 +4,14 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{FlockOperation, flock};
-use rustix::process::geteuid;
 use rustls_pki_types::CertificateDer;
 
-use super::files::{certificates, key_pem, replace};
+use super::files::{certificates, guarded, key_pem, replace};
 
 const DATA: &str = "..data";
 /// The names, with the mode of each.
@@ -51,11 +50,7 @@ impl Folder {
         if !found.is_dir() {
             return Err(format!("`{place}` is not a folder"));
         }
-        if found.mode() & 0o022 != 0 || ![0, geteuid().as_raw()].contains(&found.uid()) {
-            return Err(format!(
-                "`{place}`: other users could put a key of theirs into it"
-            ));
-        }
+        guarded(dir, &found)?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive)
             .map_err(|_| format!("`{place}`: another `svid watch` keeps it"))?;
         for (name, _) in NAMES {
@@ -294,6 +289,11 @@ mod tests {
         fs::remove_file(dir.path().join("svid.key")).unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
         assert!(Folder::open(dir.path()).unwrap_err().contains("other users"));
+        // Whoever may rename the folder puts another in its place.
+        let inner = dir.path().join("inner");
+        assert!(Folder::open(&inner).unwrap_err().contains("other users"));
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o1777)).unwrap();
+        drop(Folder::open(&inner).unwrap());
         assert!(Folder::open(&dir.path().join("no/such")).is_err());
         let file = dir.path().join("file");
         fs::write(&file, "").unwrap();

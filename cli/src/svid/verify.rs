@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use hopguard_ca::workload::LEEWAY;
 use hopguard_jose::{Algorithms, KeyPolicy, KeySet, Rules, Token, TokenTypes};
 use hopguard_sidecar::identity::{Bundles, parse_id};
 use hopguard_sidecar::tls;
@@ -16,9 +17,6 @@ use super::id;
 use super::inspect::{chain_of, examined, show};
 use crate::bundle::document::Bundle;
 use crate::ui::{Exit, Failure, Ui, printable};
-
-/// Clocks differ by some seconds.
-const LEEWAY: i64 = 10;
 
 /// Arguments of the verb.
 #[derive(clap::Args)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use hopguard_sidecar::identity::{
-    self, Identity, IdentityState, Pick, WorkloadApiOptions, describe, readable,
+    self, Fetched, Identity, IdentityError, IdentityState, Pick, WorkloadApiOptions, describe, readable,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -26,6 +26,9 @@ authority is away or takes the identity back: the log says until when the set is
 
 /// Before what failed (writing, telling) is tried again.
 const AGAIN: Duration = Duration::from_secs(5);
+/// How long one question of `--once` may take, and when the next one comes.
+const ANSWER: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_millis(500);
 /// The longest wait between two looks at the clock, which can be set.
 const CLOCK_CHECK: Duration = Duration::from_secs(10);
 
@@ -54,7 +57,7 @@ pub struct Watch {
     /// Holds the number of the process that is told; only root or this user may be able to write it
     #[arg(long, value_name = "FILE", requires = "signal")]
     pid_file: Option<PathBuf>,
-    /// Write one set, tell of it, and end
+    /// Write one set, tell of it, and end; an authority that is not there yet is waited for, any other failure is the end
     #[arg(long)]
     once: bool,
     /// What is logged to stderr (tracing's filter syntax)
@@ -95,9 +98,66 @@ pub fn run(watch: &Watch, ui: &Ui) -> Result<Exit, Failure> {
         held: None,
         unwritten: None,
         untold: None,
+        failed: None,
         stage: Stage::Fresh,
     };
-    runtime()?.block_on(follow(options, keeper))
+    if watch.once {
+        runtime()?.block_on(once(options, keeper))
+    } else {
+        runtime()?.block_on(follow(options, keeper))
+    }
+}
+
+/// One set: an authority that is not there yet is waited for, and everything else that fails is the end.
+async fn once(options: WorkloadApiOptions, mut keeper: Keeper<'_>) -> Result<Exit, Failure> {
+    let cannot = |error| Failure::new(format!("signals cannot be handled: {error}"));
+    let mut terminate = signal(SignalKind::terminate()).map_err(cannot)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot)?;
+    let work = async {
+        let identity = first(&options).await?;
+        keeper.state(IdentityState::Ready(identity)).await;
+        match keeper.failed.take() {
+            None => Ok(Exit::Done),
+            Some(why) => Err(Failure::new(why)
+                .hint("nothing is tried again with --once")
+                .exit(Exit::NotHere)),
+        }
+    };
+    tokio::select! {
+        done = work => done,
+        _ = terminate.recv() => Err(Failure::new("ended before there was a set")),
+        _ = interrupt.recv() => Err(Failure::new("ended before there was a set")),
+    }
+}
+
+/// The identity that is asked for, as soon as somebody answers.
+async fn first(options: &WorkloadApiOptions) -> Result<Arc<Identity>, Failure> {
+    let offered = loop {
+        match identity::fetch(&options.endpoint, ANSWER).await {
+            Ok(offered) => break offered,
+            Err(error @ (IdentityError::Unreachable { .. } | IdentityError::Silent { .. })) => {
+                tracing::warn!(reason = %error, "no SVID yet");
+            }
+            Err(error) if format!("{error}").contains("answered Unavailable") => {
+                tracing::warn!(reason = %error, "no SVID yet");
+            }
+            Err(error) => return Err(refused(&error)),
+        }
+        tokio::time::sleep(SOON).await;
+    };
+    let names: Vec<String> = offered.iter().map(|one| one.identity.id.to_string()).collect();
+    let meant = |one: &Fetched| match &options.pick {
+        Pick::First => true,
+        Pick::Id(id) => one.identity.id == *id,
+        Pick::OneOf(ids) => ids.contains(&one.identity.id),
+        Pick::Hint(hint) => one.hint == *hint,
+    };
+    let found = offered.into_iter().find(meant).map(|one| Arc::new(one.identity));
+    found.ok_or_else(|| {
+        Failure::new("the identity that is asked for is not offered to this process")
+            .hint(format!("offered: {}", names.join(", ")))
+            .exit(Exit::No)
+    })
 }
 
 async fn follow(options: WorkloadApiOptions, mut keeper: Keeper<'_>) -> Result<Exit, Failure> {
@@ -117,9 +177,6 @@ async fn follow(options: WorkloadApiOptions, mut keeper: Keeper<'_>) -> Result<E
             }
             _ = terminate.recv() => return Ok(Exit::Done),
             _ = interrupt.recv() => return Ok(Exit::Done),
-        }
-        if keeper.watch.once && keeper.settled() {
-            return Ok(Exit::Done);
         }
     }
 }
@@ -144,14 +201,12 @@ struct Keeper<'a> {
     unwritten: Option<Arc<Identity>>,
     /// When to tell again of the change that could not be told.
     untold: Option<SystemTime>,
+    /// Why the last attempt to write or to tell failed.
+    failed: Option<String>,
     stage: Stage,
 }
 
 impl Keeper<'_> {
-    fn settled(&self) -> bool {
-        self.held.is_some() && self.unwritten.is_none() && self.untold.is_none()
-    }
-
     async fn state(&mut self, state: IdentityState) {
         match state {
             IdentityState::Ready(identity) => {
@@ -192,6 +247,7 @@ impl Keeper<'_> {
         };
         if let Err(error) = self.folder.replace(&set, now) {
             let dir = self.watch.write.display();
+            self.failed = Some(format!("`{dir}`: the new SVID could not be written: {error}"));
             tracing::error!(%dir, %error, retry = ?AGAIN, "the new SVID could not be written for certain; a whole set stays in force");
             return;
         }
@@ -218,6 +274,7 @@ impl Keeper<'_> {
                 None
             }
             Err(error) => {
+                self.failed = Some(format!("the change could not be told: {error}"));
                 tracing::error!(error, retry = ?AGAIN, "the change could not be told");
                 Some(now + AGAIN)
             }

@@ -17,6 +17,20 @@ pub fn is_one(claims: &Map<String, Value>) -> bool {
     scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case("spiffe"))
 }
 
+/// The longest `kid` and `typ` that are read.
+const MAX_NAME: usize = 256;
+
+fn is_type(typ: &str) -> bool {
+    let (start, rest) = typ.split_at_checked("application/".len()).unwrap_or(("", typ));
+    let short = match start.eq_ignore_ascii_case("application/") {
+        true => rest,
+        false => typ,
+    };
+    ["JWT", "JOSE"]
+        .iter()
+        .any(|name| name.eq_ignore_ascii_case(short))
+}
+
 /// Adds what is wrong with it as a JWT-SVID.
 pub fn judge(said: &mut Inspected, header: &Map<String, Value>, claims: &Map<String, Value>) {
     let subject = claims.get("sub").and_then(Value::as_str).unwrap_or_default();
@@ -33,7 +47,8 @@ pub fn judge(said: &mut Inspected, header: &Map<String, Value>, claims: &Map<Str
     }
     match header.get("typ") {
         None => {}
-        Some(Value::String(typ)) if typ == "JWT" || typ == "JOSE" => {}
+        // As media types are (RFC 7515, 4.1.9).
+        Some(Value::String(typ)) if is_type(typ) => {}
         Some(other) => said
             .problems
             .push(format!("`typ` is {other}: a JWT-SVID has JWT, JOSE or none")),
@@ -41,7 +56,7 @@ pub fn judge(said: &mut Inspected, header: &Map<String, Value>, claims: &Map<Str
     let more: Vec<&str> = header
         .keys()
         .map(String::as_str)
-        .filter(|name| !["alg", "kid", "typ"].contains(name))
+        .filter(|name| !["alg", "kid", "typ", "cty"].contains(name))
         // Said already, of every token.
         .filter(|name| !["crit", "b64", "zip", "enc", "jwk", "jku", "x5u", "x5c"].contains(name))
         .collect();
@@ -51,6 +66,7 @@ pub fn judge(said: &mut Inspected, header: &Map<String, Value>, claims: &Map<Str
             more.join("`, `")
         ));
     }
+    forms(said, header, claims);
     if !header.contains_key("kid") {
         said.warnings
             .push("no `kid`: verifiers must try each key of the bundle, and some refuse to".to_owned());
@@ -62,6 +78,28 @@ pub fn judge(said: &mut Inspected, header: &Map<String, Value>, claims: &Map<Str
     {
         said.warnings
             .push("it is for several audiences: each of them can use it at the others".to_owned());
+    }
+}
+
+/// What is of another form than verifiers read.
+fn forms(said: &mut Inspected, header: &Map<String, Value>, claims: &Map<String, Value>) {
+    if header.contains_key("cty") {
+        said.problems
+            .push("the header has `cty`: a token in a token is never accepted".to_owned());
+    }
+    match header.get("kid") {
+        None => {}
+        Some(Value::String(kid)) if kid.len() <= MAX_NAME => {}
+        Some(_) => said
+            .problems
+            .push(format!("`kid` is not a text of at most {MAX_NAME} bytes")),
+    }
+    match claims.get("aud") {
+        None | Some(Value::Null | Value::String(_)) => {}
+        Some(Value::Array(all)) if all.iter().all(Value::is_string) => {}
+        Some(_) => said
+            .problems
+            .push("`aud` is neither a text nor a list of texts".to_owned()),
     }
 }
 
@@ -95,6 +133,8 @@ mod tests {
             HEADER,
             r#"{"alg":"ES512","kid":"1"}"#,
             r#"{"alg":"PS384","kid":"1","typ":"JOSE"}"#,
+            r#"{"alg":"ES256","kid":"1","typ":"jwt"}"#,
+            r#"{"alg":"ES256","kid":"1","typ":"Application/jose"}"#,
         ] {
             let said = said(header, &claims("spiffe://td/a"));
             assert_eq!(said.kind, "jwt-svid");
@@ -130,6 +170,31 @@ mod tests {
                 r#"{"alg":"ES256","kid":"1","typ":7}"#,
                 claims("spiffe://td/a"),
                 "`typ` is",
+            ),
+            (
+                r#"{"alg":"ES256","kid":"1","cty":"JWT"}"#,
+                claims("spiffe://td/a"),
+                "`cty`",
+            ),
+            (
+                r#"{"alg":"ES256","kid":7}"#,
+                claims("spiffe://td/a"),
+                "`kid` is not a text",
+            ),
+            (
+                HEADER,
+                r#"{"sub":"spiffe://td/a","aud":{"a":1},"exp":1300}"#.to_owned(),
+                "`aud` is neither",
+            ),
+            (
+                HEADER,
+                r#"{"sub":"spiffe://td/a","aud":["a",1],"exp":1300}"#.to_owned(),
+                "`aud` is neither",
+            ),
+            (
+                HEADER,
+                r#"{"sub":"spiffe://td/a","aud":"a","exp":1300,"iat":1006}"#.to_owned(),
+                "issued in the future",
             ),
             (
                 HEADER,

@@ -293,3 +293,49 @@ fn nginx_reads_the_files_again_by_a_signal_and_never_shows_one_that_has_ended() 
     drop(watch.process);
     whole(&dir).unwrap();
 }
+
+#[test]
+fn once_ends_with_the_reason_whatever_fails() {
+    use std::os::unix::fs::PermissionsExt;
+    let authority = Authority::with("1h", "");
+    let (dir, socket) = (authority.path("svid"), authority.socket());
+    let once = |dir: &Path, more: &[&str]| {
+        let start = ["svid", "watch", "--once", "--socket", &socket, "--write"];
+        run(&[&start, &[dir.to_str().unwrap()][..], more].concat())
+    };
+    fails(&once(&dir, &["--", "false"]), 4, "`false`: exit status: 1");
+    let pid = authority.path("pid");
+    std::fs::write(&pid, "no number").unwrap();
+    let pid = pid.to_str().unwrap();
+    fails(
+        &once(&dir, &["--signal", "hup", "--pid-file", pid]),
+        4,
+        "no process id",
+    );
+    fails(
+        &once(&dir, &["--id", "spiffe://mesh.local/other"]),
+        1,
+        "not offered",
+    );
+    let open = authority.path("open");
+    std::fs::create_dir(&open).unwrap();
+    std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o777)).unwrap();
+    fails(&once(&open.join("svid"), &[]), 4, "other users");
+    std::fs::create_dir(open.join("issued")).ok();
+    let config = authority.path("ca.toml");
+    let issued = run(&[
+        "svid",
+        "issue",
+        OURS,
+        "--config",
+        config.to_str().unwrap(),
+        "--write",
+        open.join("issued").to_str().unwrap(),
+    ]);
+    fails(&issued, 4, "other users");
+    let config = config.to_str().unwrap();
+    stdout(&run(&["ca", "revoke", "--id", OURS, "--config", config]));
+    fails(&once(&dir, &[]), 1, "is revoked");
+    let fetched = run(&["svid", "fetch", "--socket", &socket]);
+    fails(&fetched, 1, "ca revoke --list");
+}

@@ -55,6 +55,8 @@ fn an_entry_that_is_taken_away_ends_the_stream() {
     authority.write_entries(&for_us("b"));
     assert_eq!(client.next()["ids"], json!(["spiffe://mesh.local/b"]));
     authority.write_entries("");
+    authority.logged(&["the entries file is refused", "has no entries"]);
+    authority.write_entries("entries = \"none\"\n");
     assert_eq!(client.next()["status"], "PERMISSION_DENIED");
     assert_eq!(bundles.next()["status"], "PERMISSION_DENIED");
 }
@@ -105,4 +107,51 @@ fn a_file_that_is_put_right_again_is_told() {
     authority.write_entries(&good);
     authority.logged(&["the entries file is good again", "\"entries\":1"]);
     assert_eq!(first(&authority, &[])["ids"][0], "spiffe://mesh.local/a");
+}
+
+/// As many entries and templates as take minutes where each is compared with each.
+fn a_long_file() -> String {
+    let fixed = |at: usize| entry(&format!("ns/{at}/sa/web"), &[format!("unix:uid:{at}")]);
+    let open =
+        |at: usize| format!("[[entry]]\nspiffe_id = \"spiffe://mesh.local/ns/{at}/user/{{unix.user}}\"\n");
+    (0..20_000).map(fixed).chain((0..1000).map(open)).collect()
+}
+
+#[test]
+fn whoever_asks_is_answered_while_a_long_file_is_checked() {
+    let mut authority = Authority::start(&for_us("a"));
+    let long = authority.path("long.toml");
+    std::fs::write(&long, a_long_file()).unwrap();
+    let plan = || {
+        let mut command = hopguard_tests::hopguard();
+        command.args(["-o", "json", "entry", "plan", "--file"]).arg(&long);
+        command.arg("--config").arg(authority.path("ca.toml"));
+        let child = command.stdout(std::process::Stdio::null()).spawn().unwrap();
+        hopguard_tests::Guard(child)
+    };
+    let fetch = || {
+        let start = Instant::now();
+        let mut command = hopguard_tests::hopguard();
+        command.args(["svid", "fetch", "--socket", &authority.endpoint()]);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        start.elapsed()
+    };
+    let mut planning = plan();
+    let start = Instant::now();
+    let mut took = Vec::new();
+    let planned = loop {
+        took.push(fetch());
+        if let Some(status) = planning.0.try_wait().unwrap() {
+            break status;
+        }
+        assert!(start.elapsed() < 2 * DEADLINE, "the check takes too long");
+    };
+    assert!(planned.success(), "{planned}");
+    assert!(took.iter().max().unwrap() < &Duration::from_secs(5), "{took:?}");
+    let _planning = plan();
+    fetch();
+    let (status, after) = authority.terminate();
+    assert!(status.success(), "{status}");
+    assert!(after < Duration::from_secs(5), "{after:?}");
 }

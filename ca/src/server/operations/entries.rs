@@ -25,6 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const AT_ONCE: usize = 64;
 /// Identities of one template whose SVIDs are told.
 const MOST_IDS: usize = 1000;
+/// Names that nobody has, of one file.
+const MOST_PROBLEMS: usize = 100;
 
 /// The entries, where they come from, and whom they reach.
 pub struct Registry {
@@ -124,17 +126,19 @@ impl Registry {
             "on_disk": {"digest": seen.read, "problems": problems(&seen.problems)},
         });
         let (text, scope) = (text.to_owned(), self.scope.clone());
+        let old = self.entries.borrow().clone();
+        let held = old.clone();
         // A text may be long, and names may come from the network.
         let parsed = tokio::task::spawn_blocking(move || {
             let new = Entries::parse(&name, &text, &scope)?;
-            let unknown = unknown_names(&name, &new);
+            let mut unknown = unknown_names(&name, &new);
+            unknown.extend(registration::takes_all(&name, &held, &new));
             if unknown.is_empty() { Ok(new) } else { Err(unknown) }
         });
         let new = match parsed.await.map_err(|error| Refused::internal(&error))? {
             Ok(new) => Arc::new(new),
             Err(wrong) => return Ok(with(told, json!({"problems": problems(&wrong)}))),
         };
-        let old = self.entries.borrow().clone();
         let (open, reached) = self.reached(&old, &new).await;
         let compared = tokio::task::spawn_blocking(move || changes(&old, &new));
         let changes = compared.await.map_err(|error| Refused::internal(&error))?;
@@ -277,15 +281,18 @@ pub fn unknown_names(file: &std::path::Path, entries: &Entries) -> Vec<Problem> 
     let mut known: BTreeMap<&Selector, Option<String>> = BTreeMap::new();
     let mut found = Vec::new();
     for entry in entries.iter() {
-        for selector in &entry.selectors {
+        for (at, selector) in entry.selectors.iter().enumerate() {
             let unknown = known.entry(selector).or_insert_with(|| match selector {
                 Selector::User(name) => unknown_user(name),
                 Selector::Group(name) => unknown_group(name),
                 _ => None,
             });
             if let Some(why) = unknown {
+                if found.len() >= MOST_PROBLEMS {
+                    return found;
+                }
                 let mut problem = Problem::whole(file, format!("`{selector}` names nobody: {why}"));
-                (problem.line, problem.column) = (entry.line, 1);
+                (problem.line, problem.column) = entry.places.get(at).copied().unwrap_or((entry.line, 1));
                 found.push(problem.hint("make the account, or remove the entry"));
             }
         }

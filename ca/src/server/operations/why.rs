@@ -81,6 +81,8 @@ fn nobody(pid: i32, error: &AttestError) -> Refused {
         AttestError::Gone(_) | AttestError::Invisible => {
             "PIDs are those of the authority's own PID namespace: `ps -o pid,args` beside it prints them"
         }
+        AttestError::Unmapped(_) => "map the uid into the user namespace of the authority",
+        AttestError::Replaced(_) => "it is refused until it connects anew",
         AttestError::Kernel(_) => "name the process itself (its thread group)",
     };
     match error {
