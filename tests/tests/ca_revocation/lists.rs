@@ -282,11 +282,11 @@ fn a_revoked_authority_takes_all_that_it_signed_with_it() {
         said.contains("SVIDs of a root") && !said.contains("--kind"),
         "{said}"
     );
-    let key = status["authorities"].as_array().unwrap().iter();
-    let key = key
-        .filter(|one| one["kind"] == "jwt")
-        .map(|one| one["id"].as_str().unwrap());
-    let said = refused(&ca(&config, &["revoke", "--authority", key.last().unwrap()]));
+    let mut all = status["authorities"].as_array().unwrap().iter();
+    let key = all.find(|one| one["kind"] == "jwt").unwrap()["id"]
+        .as_str()
+        .unwrap();
+    let said = refused(&ca(&config, &["revoke", "--authority", key]));
     assert!(
         said.contains("JWT-SVIDs of a key") && said.contains("--kind jwt"),
         "{said}"

@@ -17,7 +17,7 @@ impl Keyring {
         (self.lives.svid, self.lives.jwt_svid)
     }
 
-    /// As [`Issuer::issue`], for a life that is never longer than the one of workloads' SVIDs.
+    /// As [`Issuer::issue`](crate::workload::Issuer::issue), for a life that is never longer than the one of workloads' SVIDs.
     pub fn issue_for<'a>(&'a self, id: &'a SpiffeId, ttl: Duration, now: SystemTime) -> Issue<'a> {
         Box::pin(async move {
             let failed = |error: &dyn std::fmt::Display| IssueError(error.to_string());
@@ -49,7 +49,7 @@ impl Keyring {
         })
     }
 
-    /// As [`Issuer::issue_jwt`], for a life that is never longer.
+    /// As [`Issuer::issue_jwt`](crate::workload::Issuer::issue_jwt), for a life that is never longer.
     pub fn issue_jwt_for<'a>(
         &'a self,
         id: &'a SpiffeId,
