@@ -11,6 +11,7 @@ mod doctor;
 mod entry;
 mod explain;
 mod health;
+mod inject;
 mod iptables;
 mod pause;
 mod policy;
@@ -65,6 +66,10 @@ enum Verb {
     Sidecar(sidecar::Args),
     /// Plan, apply, undo or check the transparent redirect
     Iptables(iptables::Args),
+    /// Put a sidecar and a redirect beside the services of a Compose file or of Kubernetes manifests
+    Inject(inject::Args),
+    /// Take out what `inject` put in
+    Uninject(inject::OutArgs),
     /// SVIDs: fetch, keep in files, inspect, verify, have one issued
     Svid(svid::Args),
     /// Trust bundles: show, fetch from a bundle endpoint, verify
@@ -86,7 +91,7 @@ enum Verb {
     /// Run a command when the sidecar is ready, pass signals on, and end with its exit code
     Run(run::Args),
     /// Do nothing until told to end: holds the network of a pod for the containers that join it
-    Pause,
+    Pause(pause::Args),
     /// Look for what keeps hopguard from working here
     Doctor(doctor::Args),
     /// Print the completions of this command line for a shell
@@ -119,6 +124,8 @@ fn run(verb: Verb, ui: &Ui) -> Result<u8, Failure> {
         Verb::Why(args) => why::run(&args, ui),
         Verb::Sidecar(args) => sidecar::run(args, ui),
         Verb::Iptables(args) => iptables::run(args, ui),
+        Verb::Inject(args) => inject::run(&args, ui),
+        Verb::Uninject(args) => inject::run_out(&args, ui),
         Verb::Svid(args) => svid::run(args, ui),
         Verb::Bundle(args) => bundle::run(args, ui),
         Verb::Token(args) => token::run(args, ui),
@@ -126,7 +133,7 @@ fn run(verb: Verb, ui: &Ui) -> Result<u8, Failure> {
         Verb::Can(args) => can::run(args, ui),
         Verb::Explain(args) => explain::run(args, ui),
         Verb::Config(args) => config::run(args, ui),
-        Verb::Pause => pause::run(),
+        Verb::Pause(args) => pause::run(&args),
         Verb::Wait(args) => wait::run(&args, ui),
         Verb::Demo(args) => demo::run(args, ui),
         Verb::Doctor(args) => doctor::run(args, ui),

@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
+use hopguard_sidecar::admin::AppProbes;
 use hopguard_sidecar::config::{ConfigProblem, Rendering, render};
 use hopguard_sidecar::server::{self, ServerError};
 
@@ -15,6 +16,17 @@ pub struct Args {
     /// The sidecar's configuration
     #[arg(long, value_name = "FILE", default_value = "sidecar.toml")]
     config: PathBuf,
+    /// The service that it stands beside, instead of the one in its file: one file then serves many
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    service: Option<String>,
+    /// The application's probes, which are relayed at port 15022: what `hopguard inject` writes (docs/inject.md)
+    #[arg(
+        long,
+        value_name = "JSON",
+        env = "HOPGUARD_APP_PROBES",
+        hide_env_values = true
+    )]
+    app_probes: Option<AppProbes>,
     /// What is logged to stderr (tracing's filter syntax)
     #[arg(long, value_name = "FILTER", default_value = "info", env = "HOPGUARD_LOG")]
     log: String,
@@ -32,7 +44,7 @@ pub fn run(args: Args, ui: &Ui) -> Result<Exit, Failure> {
     start_log(&args.log)?;
     // The sidecar says itself when they do not suffice for its settings.
     let _limit = raise_descriptors();
-    match server::run(&args.config) {
+    match server::run(&args.config, args.service, args.app_probes) {
         Ok(()) => Ok(Exit::Done),
         Err(error) => Err(failure(error, ui)),
     }

@@ -1,11 +1,11 @@
 #!/bin/sh
 # Makes target/pyenv with what others wrote and we are tested against, from PyPI, once: two SPIFFE clients and gRPC's own
 # reflection and health clients (for our Workload API), Canaille (an OpenID provider), PyJWT, Authlib and joserfc (JWT
-# libraries), a WebSocket client. Prints the path of its python. Says precisely what is missing, and exits with 4 then.
+# libraries), a WebSocket client, the schemas of Kubernetes. Prints the path of its python. Says precisely what is missing, and exits with 4 then.
 set -eu
 
 # Moved by hand, after reading what changed.
-WANT="spiffe==0.3.2 spiffe-defakto==1.1.0 grpcio-reflection==1.85.1 grpcio-health-checking==1.85.1 canaille[oidc]==0.3.6 websockets==17.4 pyjwt[crypto]==2.15.1 authlib==1.9.10 joserfc==1.8.0"
+WANT="spiffe==0.3.2 spiffe-defakto==1.1.0 grpcio-reflection==1.85.1 grpcio-health-checking==1.85.1 canaille[oidc]==0.3.6 websockets==17.4 pyjwt[crypto]==2.15.1 authlib==1.9.10 joserfc==1.8.0 kubernetes-validate==1.37.0"
 
 root=$(cd "$(dirname "$0")/../.." && pwd)
 env=${CARGO_TARGET_DIR:-$root/target}/pyenv

@@ -55,7 +55,7 @@ fn own_namespaces(mesh: &Mesh) -> BTreeSet<String> {
 
 fn users_of(namespaces_of_mesh: &BTreeSet<String>) -> Result<(), String> {
     for pid in processes() {
-        if !namespaces(pid).is_disjoint(namespaces_of_mesh) {
+        if !namespaces(pid).is_disjoint(namespaces_of_mesh) && !has_ended(pid) {
             let command = fs::read_to_string(format!("/proc/{pid}/cmdline"))
                 .unwrap_or_default()
                 .replace('\0', " ");
@@ -63,6 +63,13 @@ fn users_of(namespaces_of_mesh: &BTreeSet<String>) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Ended, and only not yet collected: that is up to the first process of the machine when whoever started it was killed.
+fn has_ended(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')')
+        .is_none_or(|(_, rest)| rest.trim_start().starts_with(['Z', 'X']))
 }
 
 fn host_knows_nothing(mesh_name: &str) {

@@ -65,6 +65,7 @@ impl Config {
     pub fn scope(&self) -> Scope {
         Scope {
             trust_domain: Some(self.trust_domain.clone()),
+            reserved: self.endpoint.own_id().cloned(),
             sockets: Some(self.sockets.iter().map(|socket| socket.name.clone()).collect()),
             host: self.host.clone(),
         }

@@ -21,7 +21,7 @@ use x509_parser::prelude::FromDer;
 use zeroize::Zeroizing;
 
 use super::{EndpointError, WebFiles};
-use crate::authority::rotate_at;
+use crate::authority::{Svid, rotate_at};
 use crate::workload::Issuer;
 
 /// Time between two looks at the files. Two that agree make a change: certificate and key are seldom written at one moment.
@@ -76,13 +76,15 @@ impl Shown {
         }
     }
 
-    /// Renews the endpoint's own SVID at half life, and whenever the roots are no more those that it was issued under,
-    /// until it is dropped.
+    /// Renews the endpoint's own SVID at half life, and whenever the roots are no more those that it was issued under or it was
+    /// taken back, until it is dropped. Where none is to be had, the one before stays as long as it is good: not when it has
+    /// ended or was revoked.
     pub async fn renew(self: Arc<Self>, id: SpiffeId, issuer: Arc<dyn Issuer>, mut current: Validity) {
         let mut trust = issuer.trust();
         let mut failed = false;
         loop {
-            let turned = trust.borrow_and_update().roots != current.roots;
+            let turned =
+                trust.borrow_and_update().roots != current.roots || current.is_revoked(issuer.as_ref());
             if failed || !turned {
                 let wait = current.until.duration_since(SystemTime::now());
                 tokio::select! {
@@ -91,7 +93,7 @@ impl Shown {
                         if changed.is_err() {
                             return;
                         }
-                        if trust.borrow().roots == current.roots {
+                        if trust.borrow().roots == current.roots && !current.is_revoked(issuer.as_ref()) {
                             continue;
                         }
                     }
@@ -104,7 +106,18 @@ impl Shown {
                     tracing::debug!(%id, "the bundle endpoint renewed its SVID");
                 }
                 Err(error) => {
-                    tracing::error!(%error, "the bundle endpoint's SVID could not be renewed; the one before stays, if there is one");
+                    if current.is_good(issuer.as_ref(), SystemTime::now()) {
+                        tracing::error!(%error, "the bundle endpoint's SVID could not be renewed; the one before stays");
+                    } else if self.0.swap(None).is_some() {
+                        tracing::error!(
+                            %id,
+                            %error,
+                            "the bundle endpoint's SVID has ended or was revoked, and is not shown any more: nobody can fetch the \
+                             bundle until it has another one"
+                        );
+                    } else if !failed {
+                        tracing::error!(%id, %error, "the bundle endpoint has no SVID: nobody can fetch the bundle until it has one");
+                    }
                     (current.until, failed) = (SystemTime::now() + AGAIN, true);
                 }
             }
@@ -118,6 +131,7 @@ pub struct Validity {
     until: SystemTime,
     /// The roots that were published before it was issued.
     roots: Vec<CertificateDer<'static>>,
+    svid: Option<Arc<Svid>>,
 }
 
 impl Validity {
@@ -126,7 +140,19 @@ impl Validity {
         Self {
             until: now,
             roots: Vec::new(),
+            svid: None,
         }
+    }
+
+    /// Whether there is one that may not be shown any more.
+    fn is_revoked(&self, issuer: &dyn Issuer) -> bool {
+        self.svid.as_ref().is_some_and(|svid| !issuer.stands(svid))
+    }
+
+    /// Whether there is one that may be shown.
+    fn is_good(&self, issuer: &dyn Issuer, now: SystemTime) -> bool {
+        let good = |svid: &Arc<Svid>| svid.not_after > now && issuer.stands(svid);
+        self.svid.as_ref().is_some_and(good)
     }
 }
 
@@ -221,7 +247,8 @@ pub async fn own(
     let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(svid.key.to_vec()));
     let certified = CertifiedKey::from_der(svid.chain.clone(), key, &provider())?;
     let until = rotate_at(svid.issued_at, svid.not_after, 0.0);
-    Ok((certified, Validity { until, roots }))
+    let svid = Some(svid);
+    Ok((certified, Validity { until, roots, svid }))
 }
 
 /// Reads the files of a server certificate.

@@ -49,6 +49,14 @@ impl Default for Connections {
 }
 
 impl Options {
+    /// The identity that the endpoint itself has.
+    pub fn own_id(&self) -> Option<&SpiffeId> {
+        match &self.bundle.as_ref()?.profile {
+            Profile::Spiffe(id) => Some(id),
+            Profile::Web(_) => None,
+        }
+    }
+
     fn listeners(&self) -> u32 {
         let plain = self.openid.as_ref().and_then(|openid| openid.plain.as_ref());
         u32::from(self.bundle.is_some()) + u32::from(plain.is_some())
@@ -188,7 +196,8 @@ impl EndpointError {
                  alone or with a group of its own (chmod 0640)"
                     .to_owned()
             }
-            Self::Issue(_) | Self::Document(_) | Self::Tls(_) => {
+            Self::Issue(_) => "the authority's log says why; a revoked identity gets one again by `hopguard ca revoke --lift`".to_owned(),
+            Self::Document(_) | Self::Tls(_) => {
                 "this should not happen: please report it".to_owned()
             }
         }

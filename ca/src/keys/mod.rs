@@ -67,6 +67,16 @@ pub enum KeyError {
         "key file `{0}` does not open with this passphrase: it is another one's, or the file was changed"
     )]
     WrongPassphrase(PathBuf),
+    /// The file of the passphrase cannot be used; the keys are as they were.
+    #[error("the file of the key passphrase, `{path}`, {problem}")]
+    PassphraseFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+        /// What to do about it.
+        hint: String,
+    },
     /// A passphrase that anyone would guess, or no passphrase at all.
     #[error("the passphrase must be one line of 8 to 1024 bytes")]
     WeakPassphrase,

@@ -65,18 +65,23 @@ impl Passphrase {
                 let found = file.metadata().map_err(|source| io(path, source))?;
                 let (us, owner) = (rustix::process::geteuid().as_raw(), found.uid());
                 if owner != us && owner != 0 {
-                    return Err(KeyError::Foreign {
+                    return Err(KeyError::PassphraseFile {
                         path: path.clone(),
-                        owner,
+                        problem: format!("belongs to uid {owner}, not to this process (uid {us}) or root"),
+                        hint: format!("give it to the authority's user: chown {us} {}", path.display()),
                     });
                 }
                 let mode = found.mode() & 0o7777;
                 // Root's file may be for our group.
                 let others = if owner == us { 0o077 } else { 0o027 };
                 if mode & others != 0 {
-                    return Err(KeyError::Open {
+                    return Err(KeyError::PassphraseFile {
                         path: path.clone(),
-                        mode,
+                        problem: format!("has mode {mode:04o}: others may have read it"),
+                        hint: format!(
+                            "chmod 600 {}; if others read it, take a new passphrase: `hopguard ca keys decrypt`, then `encrypt`",
+                            path.display()
+                        ),
                     });
                 }
                 take(file, path)
@@ -97,9 +102,12 @@ impl Passphrase {
 }
 
 fn io(path: &Path, source: std::io::Error) -> KeyError {
-    KeyError::Io {
+    KeyError::PassphraseFile {
         path: path.to_owned(),
-        source,
+        problem: format!("cannot be read: {source}"),
+        hint: "`key_passphrase_file` in ca.toml (or the credential) must be the file with the passphrase, readable for this user; \
+               the keys are as they were"
+            .to_owned(),
     }
 }
 
@@ -137,15 +145,21 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("p");
         let source = PassphraseSource::File(path.clone());
-        assert!(matches!(Passphrase::read(&source), Err(KeyError::Io { .. })));
+        let refused = |source: &PassphraseSource, what: &str, remedy: &str| match Passphrase::read(source) {
+            Err(error @ KeyError::PassphraseFile { .. }) => {
+                let text = error.to_string();
+                assert!(text.contains("passphrase") && text.contains(what), "{text}");
+                let hint = crate::server::CaError::from(error).hint();
+                assert!(hint.contains(remedy) && !hint.contains("trust"), "{hint}");
+            }
+            other => panic!("{other:?}"),
+        };
+        refused(&source, "No such file", "key_passphrase_file");
         std::fs::write(&path, "correct horse\n").unwrap();
         let mode = |mode| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
         for open in [0o640, 0o604, 0o644] {
             mode(open);
-            assert!(
-                matches!(Passphrase::read(&source), Err(KeyError::Open { .. })),
-                "{open:o}"
-            );
+            refused(&source, &format!("{open:04o}"), "chmod 600");
         }
         mode(0o600);
         let read = Passphrase::read(&source).unwrap();
@@ -160,9 +174,10 @@ mod tests {
         }
         std::fs::write(&path, "x".repeat(MOST + 1)).unwrap();
         assert!(matches!(Passphrase::read(&source), Err(KeyError::WeakPassphrase)));
-        assert!(matches!(
-            Passphrase::read(&PassphraseSource::File(dir.path().to_owned())),
-            Err(KeyError::Io { .. })
-        ));
+        refused(
+            &PassphraseSource::File(dir.path().to_owned()),
+            "not a plain file",
+            "key_passphrase_file",
+        );
     }
 }

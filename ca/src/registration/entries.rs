@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde::Deserialize;
-use spiffe::TrustDomain;
+use spiffe::{SpiffeId, TrustDomain};
 use toml::Spanned;
 
 use super::collisions::collisions;
@@ -66,6 +66,8 @@ pub struct Entries {
 pub struct Scope {
     /// Every identity must be in it.
     pub trust_domain: Option<TrustDomain>,
+    /// The authority's own identity, which no workload may get.
+    pub reserved: Option<SpiffeId>,
     /// The names that `socket:` may use.
     pub sockets: Option<Vec<Arc<str>>>,
     /// What `{host}` stands for.
@@ -295,6 +297,19 @@ impl Reader<'_> {
             );
             return None;
         }
+        if let Some(own) = self.scope.reserved.as_ref().filter(|own| id.may_be(own)) {
+            let message = if id.is_template() {
+                format!("`{text}` may become `{own}`, the identity of the authority's bundle endpoint")
+            } else {
+                format!("`{text}` is the identity of the authority's bundle endpoint")
+            };
+            self.complain(
+                at,
+                message,
+                "whoever had it could serve a false trust bundle: give the workload another path",
+            );
+            return None;
+        }
         Some(id)
     }
 
@@ -400,6 +415,7 @@ mod tests {
     fn scope() -> Scope {
         Scope {
             trust_domain: Some(TrustDomain::new("td").unwrap()),
+            reserved: Some(SpiffeId::new("spiffe://td/hopguard/bundle-endpoint").unwrap()),
             sockets: Some(vec!["default".into()]),
             host: Host::Name("node-1".into()),
         }
@@ -414,6 +430,33 @@ mod tests {
         assert_eq!(problems.len(), 1, "{problems:?}");
         assert!(problems[0].hint.is_some(), "{problems:?}");
         problems[0].clone()
+    }
+
+    #[test]
+    fn nobody_gets_the_identity_of_the_bundle_endpoint() {
+        for path in [
+            "bundle-endpoint",
+            "{unix.user}",
+            "bundle-{unix.group}",
+            "{systemd.id}",
+        ] {
+            let text = format!(
+                "[[entry]]\nspiffe_id = \"spiffe://td/hopguard/{path}\"\nselectors = [\"unix:uid:1\"]\n"
+            );
+            let problem = only(&text);
+            assert!(problem.message.contains("bundle endpoint"), "{problem}");
+            assert_eq!(problem.line, 2);
+        }
+        for path in [
+            "hopguard/{unix.uid}",
+            "hopguard/other",
+            "hopguard/{unix.user}/x",
+            "user/{unix.user}",
+        ] {
+            let text =
+                format!("[[entry]]\nspiffe_id = \"spiffe://td/{path}\"\nselectors = [\"unix:uid:1\"]\n");
+            parse(&text).unwrap();
+        }
     }
 
     #[test]

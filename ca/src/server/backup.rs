@@ -1,11 +1,13 @@
 //! State and keys together: to one file while the authority runs or when none does, and back from it into an empty data
 //! directory. The file holds private keys; nothing that is there is ever overwritten.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use serde::Serialize;
 
+use super::remains::{self, NEW_STATE};
 use super::{AUDIT_HEAD, STATE, seconds};
 use crate::config::Config;
 use crate::datadir::{DataDir, DataDirError};
@@ -56,7 +58,7 @@ pub enum BackupError {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        source: io::Error,
     },
 }
 
@@ -72,6 +74,13 @@ impl BackupError {
             }
             Self::OtherTrustDomain { .. } => "use the ca.toml of that trust domain".to_owned(),
             Self::KeyMissing(_) => "the backup would be of no use; another backup may have it".to_owned(),
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                "run it as the user that the authority runs as, or as root".to_owned()
+            }
+            Self::Store { .. } if self.blames_file() => {
+                "give a file as `hopguard ca backup` wrote it; where that is damaged, another backup"
+                    .to_owned()
+            }
             Self::Store { .. } | Self::Keys(_) | Self::Io { .. } => String::new(),
         }
     }
@@ -104,8 +113,12 @@ pub struct Summary {
 /// # Errors
 /// [`BackupError`]; [`DataDirError::Locked`] when it runs.
 pub async fn offline(config: &Config, to: &Path) -> Result<Summary, BackupError> {
-    if !config.data_dir.join(STATE).exists() {
-        return Err(BackupError::NoState(config.data_dir.clone()));
+    let state = config.data_dir.join(STATE);
+    // Who may not look into the directory must not be told that nothing is there.
+    match state.try_exists() {
+        Ok(true) => {}
+        Ok(false) => return Err(BackupError::NoState(config.data_dir.clone())),
+        Err(source) => return Err(BackupError::Io { path: state, source }),
     }
     let data_dir = DataDir::open(&config.data_dir)?;
     write(data_dir.path(), config.trust_domain.as_str(), to).await
@@ -162,11 +175,17 @@ async fn complete(backup: &Path, files: &Files) -> Result<usize, BackupError> {
     }
 }
 
-/// Restores a backup into the data directory of `config`, which must be empty or missing.
+/// Restores a backup into the data directory of `config`, which must be empty or missing; what an interrupted restore left
+/// there is removed first.
 ///
 /// # Errors
 /// [`BackupError`]; then the directory is as it was.
 pub async fn restore(config: &Config, from: &Path) -> Result<Summary, BackupError> {
+    // The database only says that it cannot be opened, and not why.
+    std::fs::File::open(from).map_err(|source| BackupError::Io {
+        path: from.to_owned(),
+        source,
+    })?;
     let (about, files) = backup::read(from).await.map_err(|source| BackupError::Store {
         path: from.to_owned(),
         source,
@@ -180,14 +199,24 @@ pub async fn restore(config: &Config, from: &Path) -> Result<Summary, BackupErro
     }
     let authorities = complete(from, &files).await?;
     let path = &config.data_dir;
-    let empty = std::fs::read_dir(path).map_or(true, |mut entries| entries.next().is_none());
-    if !empty {
-        return Err(BackupError::NotEmpty(path.clone()));
-    }
+    let free = || match remains::is_free(path) {
+        true => Ok(()),
+        false => Err(BackupError::NotEmpty(path.clone())),
+    };
+    // Before the lock is made in it, and once more when nobody else works in it.
+    free()?;
     let data_dir = DataDir::open(path)?;
+    free()?;
+    let io = |source| BackupError::Io {
+        path: path.clone(),
+        source,
+    };
     let mut made = Made(vec![path.join("lock")]);
+    // From here on a kill leaves a directory that nobody serves from, and that may be restored to again.
+    made.0.push(remains::begin(path).map_err(io)?);
     let keys = put(data_dir.path(), &files, &mut made)?;
     state(data_dir.path(), from, wanted, &mut made).await?;
+    remains::end(path).map_err(io)?;
     made.0.clear();
     Ok(Summary {
         trust_domain: about.trust_domain,
@@ -198,12 +227,12 @@ pub async fn restore(config: &Config, from: &Path) -> Result<Summary, BackupErro
     })
 }
 
-/// Files that are removed again unless all goes well.
+/// Files that are removed again unless all goes well, the last one first.
 struct Made(Vec<PathBuf>);
 
 impl Drop for Made {
     fn drop(&mut self) {
-        for path in &self.0 {
+        for path in self.0.iter().rev() {
             let _not_there = std::fs::remove_file(path);
         }
     }
@@ -225,7 +254,7 @@ fn put(data_dir: &Path, files: &Files, made: &mut Made) -> Result<usize, BackupE
     Ok(keys)
 }
 
-fn private(path: &Path, content: &[u8]) -> std::io::Result<()> {
+fn private(path: &Path, content: &[u8]) -> io::Result<()> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
     let mut options = std::fs::OpenOptions::new();
@@ -236,9 +265,10 @@ fn private(path: &Path, content: &[u8]) -> std::io::Result<()> {
 
 /// The state gets its name last: without it the directory holds nothing that an authority would use.
 async fn state(data_dir: &Path, from: &Path, wanted: &str, made: &mut Made) -> Result<(), BackupError> {
-    let (new, path) = (data_dir.join("state.sqlite.new"), data_dir.join(STATE));
+    let (new, path) = (data_dir.join(NEW_STATE), data_dir.join(STATE));
+    made.0.push(path.clone());
     for end in ["", "-wal", "-shm"] {
-        made.0.push(data_dir.join(format!("state.sqlite.new{end}")));
+        made.0.push(data_dir.join(format!("{NEW_STATE}{end}")));
     }
     let failed = |source| BackupError::Store {
         path: from.to_owned(),

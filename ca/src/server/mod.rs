@@ -5,6 +5,7 @@ mod backup;
 mod keyring;
 mod offline;
 mod operations;
+mod remains;
 mod revocation;
 mod told;
 
@@ -30,6 +31,7 @@ pub use backup::{BackupError, Summary, offline, restore};
 use keyring::Keyring;
 pub use offline::convert_keys;
 use operations::{Operations, Registry, unknown_names};
+pub use remains::LostState;
 use told::ForEndpoint;
 
 /// The most entries of one change that the audit log names.
@@ -54,6 +56,9 @@ pub enum CaError {
     /// The data directory cannot be used.
     #[error(transparent)]
     DataDir(#[from] DataDirError),
+    /// The data directory has lost its state.
+    #[error(transparent)]
+    LostState(#[from] LostState),
     /// A key cannot be used.
     #[error(transparent)]
     Keys(#[from] KeyError),
@@ -114,6 +119,7 @@ impl CaError {
             Self::Endpoint(EndpointError::File { .. }) => Blame::Config,
             Self::Endpoint(EndpointError::Listen { .. } | EndpointError::Socket(_)) => Blame::User,
             Self::DataDir(_)
+            | Self::LostState(_)
             | Self::Keys(_)
             | Self::Socket(_)
             | Self::Admin(_)
@@ -131,6 +137,7 @@ impl CaError {
                 .find_map(|problem| problem.hint.clone())
                 .unwrap_or_default(),
             Self::DataDir(error) => error.hint(),
+            Self::LostState(error) => error.hint().to_owned(),
             Self::Socket(error) => error.hint(),
             Self::Admin(AdminError::Socket(error)) => format!("{}, by `admin_socket`", error.hint()),
             Self::Admin(_) => String::new(),
@@ -151,6 +158,7 @@ impl CaError {
             Self::Keys(KeyError::WrongPassphrase(_)) => {
                 "give the passphrase that the keys were encrypted with; without it they are lost".to_owned()
             }
+            Self::Keys(KeyError::PassphraseFile { hint, .. }) => hint.clone(),
             Self::Keys(KeyError::WeakPassphrase) => {
                 "a good one: head -c 32 /dev/urandom | base64".to_owned()
             }
@@ -207,6 +215,7 @@ pub async fn start(config: Config) -> Result<Running, CaError> {
     let scope = config.scope();
     let entries = entries_of(&config).await?;
     let data_dir = DataDir::open(&config.data_dir)?;
+    remains::refuse(data_dir.path())?;
     let store = open_store(&config, data_dir.path()).await?;
     let audit = open_audit(&config, data_dir.path()).await?;
     let keyring = Arc::new(Keyring::open(&config, data_dir.path(), store.clone(), audit.clone()).await?);

@@ -11,8 +11,8 @@ use spiffe::SpiffeId;
 use super::seconds;
 use crate::authority::{LIST_LIFE, Listed, listed_serials};
 use crate::store::{
-    Issued, KeptList, RevocationChange, Revocations, RevokedIdentity, RevokedSerial, Sqlite, Store,
-    StoreError,
+    Issued, KeptList, LiftedIdentity, RevocationChange, Revocations, RevokedIdentity, RevokedSerial, Sqlite,
+    Store, StoreError,
 };
 
 /// So many certificates fit on the lists: with them a message of the Workload API stays below half of the 4 MiB that gRPC
@@ -30,6 +30,8 @@ pub struct Revocation {
 #[derive(Clone, Default)]
 struct Held {
     identities: BTreeMap<String, RevokedIdentity>,
+    /// When the revocation of an identity was lifted, seconds since 1970.
+    lifted: BTreeMap<String, i64>,
     serials: BTreeMap<String, RevokedSerial>,
     /// By authority.
     lists: BTreeMap<String, Arc<Newest>>,
@@ -77,6 +79,15 @@ impl Revocation {
         !held.identities.is_empty() && held.identities.contains_key(&id.to_string())
     }
 
+    /// The second in which a revocation of this identity was lifted: what it was given until then stays worthless.
+    pub fn lifted(&self, id: &SpiffeId) -> Option<i64> {
+        let held = self.held.load();
+        if held.lifted.is_empty() {
+            return None;
+        }
+        held.lifted.get(&id.to_string()).copied()
+    }
+
     /// Whether a certificate was taken back.
     pub fn has(&self, serial: &str) -> bool {
         self.held.load().serials.contains_key(serial)
@@ -120,22 +131,29 @@ impl Revocation {
         self.store.change_revocations(&change).await
     }
 
-    /// Lets an identity have SVIDs again; `false`: it was not revoked. Its certificates that were taken back stay so.
+    /// Lets an identity have SVIDs again; `false`: it was not revoked. Its certificates that were taken back stay so, and so do
+    /// its tokens. `now` is later than anything that it was given.
     ///
     /// # Errors
     /// When that cannot be written; then nothing changed.
-    pub async fn lift(&self, id: &SpiffeId) -> Result<bool, StoreError> {
+    pub async fn lift(&self, id: &SpiffeId, now: SystemTime) -> Result<bool, StoreError> {
         let name = id.to_string();
-        if !self.held.load().identities.contains_key(&name) {
+        let Some(since) = self.held.load().identities.get(&name).map(|one| one.since) else {
             return Ok(false);
-        }
+        };
+        // A clock that was put back meanwhile brings no token back.
+        let lifted = seconds(now).max(since);
         let change = RevocationChange {
-            lifted: Some(name.clone()),
+            lifted: Some(LiftedIdentity {
+                spiffe_id: name.clone(),
+                lifted,
+            }),
             ..RevocationChange::default()
         };
         self.store.change_revocations(&change).await?;
         self.change(|held| {
             held.identities.remove(&name);
+            held.lifted.insert(name.clone(), lifted);
         });
         Ok(true)
     }
@@ -325,6 +343,11 @@ impl Held {
                 .identities
                 .into_iter()
                 .map(|one| (one.spiffe_id.clone(), one))
+                .collect(),
+            lifted: all
+                .lifted
+                .into_iter()
+                .map(|one| (one.spiffe_id, one.lifted))
                 .collect(),
             serials: all
                 .serials

@@ -66,6 +66,10 @@ impl Issuer for ForEndpoint {
         self.0.revoked(id)
     }
 
+    fn believes(&self, id: &SpiffeId, issued: Option<i64>) -> bool {
+        self.0.believes(id, issued)
+    }
+
     fn stands(&self, svid: &Svid) -> bool {
         self.0.stands(svid)
     }

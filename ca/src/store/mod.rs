@@ -9,7 +9,9 @@ mod sqlite;
 mod suite;
 
 pub use recorder::Recorder;
-pub use revocations::{KeptList, RevocationChange, Revocations, RevokedIdentity, RevokedSerial};
+pub use revocations::{
+    KeptList, LiftedIdentity, RevocationChange, Revocations, RevokedIdentity, RevokedSerial,
+};
 pub use sqlite::Sqlite;
 
 use std::future::Future;

@@ -16,6 +16,18 @@ pub struct RevokedIdentity {
     pub since: i64,
 }
 
+/// So long a token may live at the most, in seconds, whatever `jwt_svid_ttl` is or was.
+pub(super) const LONGEST_TOKEN: i64 = 24 * 3600;
+
+/// An identity whose revocation was lifted: what it was given before stays worthless.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LiftedIdentity {
+    /// Which.
+    pub spiffe_id: String,
+    /// When, seconds since 1970.
+    pub lifted: i64,
+}
+
 /// A certificate that was taken back and has not expired.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RevokedSerial {
@@ -51,6 +63,8 @@ pub struct KeptList {
 pub struct Revocations {
     /// Identities, by name.
     pub identities: Vec<RevokedIdentity>,
+    /// Identities that were revoked, by name, as long as tokens from before may be alive.
+    pub lifted: Vec<LiftedIdentity>,
     /// Certificates, by serial number.
     pub serials: Vec<RevokedSerial>,
     /// The newest lists, by authority.
@@ -63,7 +77,7 @@ pub struct RevocationChange {
     /// This identity is revoked.
     pub identity: Option<RevokedIdentity>,
     /// This identity is not revoked any more.
-    pub lifted: Option<String>,
+    pub lifted: Option<LiftedIdentity>,
     /// Nothing is kept of what this authority signed, and no list of it.
     pub forgotten: Option<String>,
     /// These certificates are revoked.
@@ -76,6 +90,9 @@ pub(super) async fn read(connection: &mut SqliteConnection) -> Result<Revocation
     let identities = sqlx::query("SELECT spiffe_id, reason, since FROM revoked_identity ORDER BY spiffe_id")
         .fetch_all(&mut *connection)
         .await?;
+    let lifted = sqlx::query("SELECT spiffe_id, lifted FROM lifted_identity ORDER BY spiffe_id")
+        .fetch_all(&mut *connection)
+        .await?;
     let serials = sqlx::query(
         "SELECT serial, spiffe_id, authority, reason, since, not_after FROM revoked_serial ORDER BY serial",
     )
@@ -86,6 +103,7 @@ pub(super) async fn read(connection: &mut SqliteConnection) -> Result<Revocation
         .await?;
     Ok(Revocations {
         identities: identities.iter().map(identity).collect::<Result<_, _>>()?,
+        lifted: lifted.iter().map(lifted_identity).collect::<Result<_, _>>()?,
         serials: serials.iter().map(serial).collect::<Result<_, _>>()?,
         lists: lists.iter().map(list).collect::<Result<_, _>>()?,
     })
@@ -105,7 +123,12 @@ pub(super) async fn change(
     }
     if let Some(lifted) = &change.lifted {
         sqlx::query("DELETE FROM revoked_identity WHERE spiffe_id = ?")
-            .bind(lifted)
+            .bind(&lifted.spiffe_id)
+            .execute(&mut *connection)
+            .await?;
+        sqlx::query("INSERT OR REPLACE INTO lifted_identity (spiffe_id, lifted) VALUES (?, ?)")
+            .bind(&lifted.spiffe_id)
+            .bind(lifted.lifted)
             .execute(&mut *connection)
             .await?;
     }
@@ -155,6 +178,13 @@ fn identity(row: &SqliteRow) -> Result<RevokedIdentity, StoreError> {
         spiffe_id: row.try_get("spiffe_id")?,
         reason: row.try_get("reason")?,
         since: row.try_get("since")?,
+    })
+}
+
+fn lifted_identity(row: &SqliteRow) -> Result<LiftedIdentity, StoreError> {
+    Ok(LiftedIdentity {
+        spiffe_id: row.try_get("spiffe_id")?,
+        lifted: row.try_get("lifted")?,
     })
 }
 

@@ -268,6 +268,10 @@ impl Store for Sqlite {
                 .bind(now)
                 .execute(&self.pool)
                 .await?;
+            sqlx::query("DELETE FROM lifted_identity WHERE lifted < ?")
+                .bind(now.saturating_sub(revocations::LONGEST_TOKEN))
+                .execute(&self.pool)
+                .await?;
             // Some at a time, so that those who record never wait for long.
             let mut removed = 0;
             loop {

@@ -34,6 +34,12 @@ pub trait Issuer: Send + Sync {
         false
     }
 
+    /// Whether a token of an identity, issued in this second (since 1970), is to be believed: not when the identity is revoked,
+    /// and not when it was since.
+    fn believes(&self, id: &SpiffeId, _issued: Option<i64>) -> bool {
+        !self.revoked(id)
+    }
+
     /// Whether an SVID may be held on to until it is due: not when its authority was taken out of
     /// the bundle before, and not when it was taken back itself.
     fn stands(&self, _svid: &Svid) -> bool {

@@ -69,6 +69,17 @@ pub fn jwks(keys: &[JwtKey]) -> Vec<u8> {
     json!({ "keys": keys }).to_string().into_bytes()
 }
 
+/// What a token proves.
+#[derive(Debug)]
+pub struct Believed {
+    /// Whom it speaks for.
+    pub id: SpiffeId,
+    /// The second in which it was issued, since 1970.
+    pub issued: Option<i64>,
+    /// All that it says.
+    pub claims: Struct,
+}
+
 /// Verifies, and remembers the keys made ready as long as they are published.
 #[derive(Default)]
 pub struct Validator {
@@ -91,7 +102,7 @@ impl Validator {
         audience: String,
         token: &str,
         now: SystemTime,
-    ) -> Result<(SpiffeId, Struct), Refusal> {
+    ) -> Result<Believed, Refusal> {
         let ready = self.ready(&trust.jwt_keys)?;
         validate(trust, &ready.keys, audience, token, now)
     }
@@ -117,7 +128,7 @@ fn validate(
     audience: String,
     token: &str,
     now: SystemTime,
-) -> Result<(SpiffeId, Struct), Refusal> {
+) -> Result<Believed, Refusal> {
     let token = Token::parse(token)?;
     let rules = Rules {
         algorithms: Algorithms::JWT_SVID,
@@ -128,11 +139,16 @@ fn validate(
     };
     let id = subject(&token, trust)?;
     let verified = token.verify(keys, &rules, unix(now))?;
+    let issued = verified.claims.times.iat;
     let mut claims = verified.claims.all;
     // A list whatever it was, as SPIRE answers: one type less for clients to expect.
     let audience = verified.claims.audience.into_iter().map(Json::String).collect();
     claims.insert("aud".to_owned(), Json::Array(audience));
-    Ok((id, fields(claims)))
+    Ok(Believed {
+        id,
+        issued,
+        claims: fields(claims),
+    })
 }
 
 /// Selects the bundle, so it comes before the proof.

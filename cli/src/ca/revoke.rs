@@ -84,6 +84,10 @@ pub fn run(args: Args, ui: &Ui) -> Result<Exit, Failure> {
             ui.line(line);
         }
     }
+    match text(&done, "warning") {
+        "" => {}
+        warning => ui.note(format!("warning: {warning}")),
+    }
     match number(&done, "left_out").unwrap_or_default() {
         0 => Ok(Exit::Done),
         left_out => Err(Failure::new(format!(

@@ -2,6 +2,7 @@
 //! control side only, JSON or metrics text leave. Nothing can be changed here. About users nothing is shown, but for a
 //! refusal that is asked for by its id on the socket: there, what policies read of the user, as records show it.
 
+mod relay;
 mod serve;
 mod socket;
 
@@ -14,7 +15,8 @@ use tokio::net::TcpListener;
 
 use crate::observe::Metrics;
 
-use serve::{Answer, Bounds, serve};
+pub use relay::{AppProbes, AppProbesError, Relay};
+use serve::{Answer, Bounds, serve, serve_route};
 pub use socket::AdminSocket;
 
 /// The sections that the administration socket shows, each as `GET /NAME`.
@@ -92,6 +94,11 @@ pub async fn serve_metrics(listener: TcpListener, metrics: Arc<Metrics>) {
         (path == "/metrics").then(|| Answer::open_metrics(metrics.encode()))
     })
     .await;
+}
+
+/// Relays the application's probes until it is dropped.
+pub async fn serve_relay(listener: TcpListener, relay: Arc<Relay>) {
+    serve_route(listener, Bounds::relay(), relay).await;
 }
 
 /// Serves a key set at `/.well-known/jwks.json` until it is dropped.

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,6 +45,15 @@ impl Bounds {
             connections: 256,
             head: Duration::from_secs(5),
             whole: Duration::from_secs(10),
+        }
+    }
+
+    /// For the relay of probes, whose answers may take as long as the application does.
+    pub(super) fn relay() -> Self {
+        Self {
+            connections: 256,
+            head: Duration::from_secs(5),
+            whole: Duration::from_secs(70),
         }
     }
 
@@ -90,6 +100,30 @@ pub(super) trait Listener: Send {
 
     /// The next connection, or `None` for one that is not served.
     fn accept(&mut self) -> impl Future<Output = io::Result<Option<Self::Io>>> + Send;
+
+    /// The address of ours at which it arrived.
+    fn here(_io: &Self::Io) -> Option<IpAddr> {
+        None
+    }
+}
+
+/// What is answered at which path.
+pub(super) trait Route: Send + Sync + 'static {
+    /// Whether there is anything. Must not block.
+    fn knows(&self, path: &str) -> bool;
+
+    /// What is there, for a connection that arrived at `here`.
+    fn answer(&self, path: &str, here: Option<IpAddr>) -> impl Future<Output = Option<Answer>> + Send;
+}
+
+impl<F: Fn(&str) -> Option<Answer> + Send + Sync + 'static> Route for F {
+    fn knows(&self, path: &str) -> bool {
+        self(path).is_some()
+    }
+
+    async fn answer(&self, path: &str, _here: Option<IpAddr>) -> Option<Answer> {
+        self(path)
+    }
 }
 
 impl Listener for TcpListener {
@@ -98,14 +132,22 @@ impl Listener for TcpListener {
     async fn accept(&mut self) -> io::Result<Option<TcpStream>> {
         TcpListener::accept(self).await.map(|(stream, _)| Some(stream))
     }
+
+    fn here(io: &TcpStream) -> Option<IpAddr> {
+        io.local_addr().ok().map(|here| here.ip())
+    }
+}
+
+/// Serves what is at hand, until it is dropped.
+pub(super) async fn serve<F>(listener: impl Listener, bounds: Bounds, route: F)
+where
+    F: Fn(&str) -> Option<Answer> + Send + Sync + 'static,
+{
+    serve_route(listener, bounds, route).await;
 }
 
 /// Serves until it is dropped; what is being answered then ends with it.
-pub(super) async fn serve<L, F>(mut listener: L, bounds: Bounds, route: F)
-where
-    L: Listener,
-    F: Fn(&str) -> Option<Answer> + Send + Sync + 'static,
-{
+pub(super) async fn serve_route<L: Listener>(mut listener: L, bounds: Bounds, route: impl Route) {
     let route = Arc::new(route);
     let mut connections = JoinSet::new();
     let mut by_age: VecDeque<AbortHandle> = VecDeque::new();
@@ -121,8 +163,9 @@ where
                     oldest.into_iter().for_each(|oldest| oldest.abort());
                 }
                 let route = Arc::clone(&route);
+                let here = L::here(&io);
                 by_age.push_back(connections.spawn(async move {
-                    let _in_time = timeout(bounds.whole, connection(io, bounds, route)).await;
+                    let _in_time = timeout(bounds.whole, connection(io, bounds, (route, here))).await;
                 }));
             }
             Ok(None) => {}
@@ -135,14 +178,13 @@ where
     }
 }
 
-async fn connection<Io, F>(io: Io, bounds: Bounds, route: Arc<F>)
+async fn connection<Io>(io: Io, bounds: Bounds, (route, here): (Arc<impl Route>, Option<IpAddr>))
 where
     Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    F: Fn(&str) -> Option<Answer> + Send + Sync + 'static,
 {
     let service = service_fn(move |request: Request<Incoming>| {
-        let answer = answer(&request, &*route);
-        async move { Ok::<_, Infallible>(answer) }
+        let route = Arc::clone(&route);
+        async move { Ok::<_, Infallible>(answer(&request, &*route, here).await) }
     });
     let served = http1::Builder::new()
         .keep_alive(false)
@@ -157,16 +199,24 @@ where
     }
 }
 
-fn answer(request: &Request<Incoming>, route: &impl Fn(&str) -> Option<Answer>) -> Response<Full<Bytes>> {
-    let allowed = matches!(*request.method(), Method::GET | Method::HEAD);
-    let answer = match route(request.uri().path()) {
-        Some(answer) if allowed => answer,
-        Some(_) => Answer::json(
+async fn answer(
+    request: &Request<Incoming>,
+    route: &impl Route,
+    here: Option<IpAddr>,
+) -> Response<Full<Bytes>> {
+    let path = request.uri().path();
+    let answer = if matches!(*request.method(), Method::GET | Method::HEAD) {
+        route.answer(path, here).await
+    } else if route.knows(path) {
+        Some(Answer::json(
             StatusCode::METHOD_NOT_ALLOWED,
             &json!({"error": "nothing can be changed here: GET"}),
-        ),
-        None => Answer::json(StatusCode::NOT_FOUND, &json!({"error": "not found"})),
+        ))
+    } else {
+        None
     };
+    let answer =
+        answer.unwrap_or_else(|| Answer::json(StatusCode::NOT_FOUND, &json!({"error": "not found"})));
     let mut response = Response::new(Full::new(answer.body));
     *response.status_mut() = answer.status;
     let headers = response.headers_mut();

@@ -29,8 +29,8 @@ pub use problem::{ConfigProblem, Rendering, render};
 pub use reference::reference_markdown;
 pub use settings::{PublicPair, read_public};
 pub use sidecar::{
-    Egress, Inbound, Limits, Loaded, Log, Outbound, PublicTls, Sidecar, SidecarIdentity, Traffic, WhichSvid,
-    load, load_sidecar, parse_sidecar,
+    Egress, Given, Inbound, Limits, Loaded, Log, Outbound, PublicTls, Sidecar, SidecarIdentity, Traffic,
+    WhichSvid, load, load_given, load_sidecar, parse_sidecar,
 };
 pub use tokens::{PortTokens, TokenRules};
 

@@ -20,12 +20,12 @@ use super::issuer::certificates;
 use super::mesh::choice;
 use super::problem::ConfigProblem;
 use super::sidecar::{
-    Egress, Inbound, Limits, Log, Outbound, PublicTls, Sidecar, SidecarIdentity, Traffic, WhichSvid,
+    Egress, Given, Inbound, Limits, Log, Outbound, PublicTls, Sidecar, SidecarIdentity, Traffic, WhichSvid,
 };
 use super::unique::Seen;
 use super::{keys, shape, words};
 
-pub(super) fn read(document: &Document, text: &str) -> Option<Sidecar> {
+pub(super) fn read(document: &Document, text: &str, given: &Given) -> Option<Sidecar> {
     let root = document.parse(text)?;
     shape::check(document, root.get_ref(), keys::SIDECAR, (0..0, ""));
     let root = Section::root(document, &root);
@@ -33,9 +33,9 @@ pub(super) fn read(document: &Document, text: &str) -> Option<Sidecar> {
         let at = root.text(key);
         document.resolve(at.map_or(default, |at| at.value))
     };
-    let service = root.parsed("service", words::service_name);
+    let service = given.service_of(&root);
     let (outbound, inbound) = (outbound(&root), inbound(&root));
-    let assertion = assertion(&root, service.as_ref().map_or("", |at| &at.value));
+    let assertion = assertion(&root, service.as_deref().unwrap_or_default());
     let health = listen(&root, "health", 15021);
     let metrics = listen(&root, "metrics", 15020);
     let keys = assertion.as_ref().map(|assertion| assertion.port);
@@ -60,7 +60,8 @@ pub(super) fn read(document: &Document, text: &str) -> Option<Sidecar> {
         limits: limits(&root),
         drain_timeout: timed(&root, ("drain", "timeout"), 30_000, 0..=3_600_000),
         // Last, so that the others are checked when it is missing.
-        service: service?.value,
+        service: service?,
+        probe_port: given.probe_port,
     })
 }
 

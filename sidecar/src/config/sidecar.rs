@@ -14,7 +14,7 @@ use super::document::{Document, Section, read_text};
 use super::mesh::{Mesh, load_mesh};
 use super::problem::ConfigProblem;
 use super::settings::read;
-use super::shape;
+use super::{shape, words};
 
 /// The settings of one sidecar.
 #[derive(Clone, Debug)]
@@ -55,6 +55,17 @@ pub struct Sidecar {
     pub limits: Limits,
     /// Time for open requests and connections to end on SIGTERM.
     pub drain_timeout: Duration,
+    /// The port at which the application's probes are relayed, if they are.
+    pub probe_port: Option<u16>,
+}
+
+/// What the command line says beside the file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Given {
+    /// The service, instead of the file's: one file then serves many sidecars.
+    pub service: Option<String>,
+    /// The port at which the application's probes are relayed.
+    pub probe_port: Option<u16>,
 }
 
 /// Where the sidecar's identity comes from.
@@ -160,6 +171,31 @@ pub struct Limits {
     pub streams_per_tunnel: usize,
 }
 
+impl Given {
+    /// What the command line says wins, but a name in the file must be one.
+    pub(super) fn service_of(&self, root: &Section<'_, '_>) -> Option<String> {
+        let in_file = root.parsed("service", words::service_name);
+        let Some(service) = &self.service else {
+            if root.text("service").is_none() {
+                root.document.add(
+                    0..0,
+                    "the key `service` is missing",
+                    Some("add `service = \"shop/orders\"`, or give `hopguard sidecar --service`".to_owned()),
+                );
+            }
+            return in_file.map(|at| at.value);
+        };
+        match words::service_name(service) {
+            Ok(service) => Some(service),
+            Err(wrong) => {
+                root.document
+                    .add(0..0, format!("--service: {}", wrong.message), Some(wrong.hint));
+                None
+            }
+        }
+    }
+}
+
 /// A sidecar's settings with the mesh that they name, checked against each other.
 #[derive(Clone, Debug)]
 pub struct Loaded {
@@ -184,7 +220,7 @@ pub fn load_sidecar(path: &Path) -> Result<Sidecar, Vec<ConfigProblem>> {
 /// Everything that is wrong with it, in the order of the file.
 pub fn parse_sidecar(path: &Path, text: &str) -> Result<Sidecar, Vec<ConfigProblem>> {
     let document = Document::new(path, text);
-    let sidecar = read(&document, text);
+    let sidecar = read(&document, text, &Given::default());
     finish(document, sidecar)
 }
 
@@ -193,9 +229,17 @@ pub fn parse_sidecar(path: &Path, text: &str) -> Result<Sidecar, Vec<ConfigProbl
 /// # Errors
 /// Everything that is wrong with both.
 pub fn load(path: &Path) -> Result<Loaded, Vec<ConfigProblem>> {
+    load_given(path, &Given::default())
+}
+
+/// The same with what the command line says beside it.
+///
+/// # Errors
+/// Everything that is wrong with both.
+pub fn load_given(path: &Path, given: &Given) -> Result<Loaded, Vec<ConfigProblem>> {
     let text = read_text(path).map_err(|problem| vec![problem])?;
     let document = Document::new(path, &text);
-    let Some(sidecar) = read(&document, &text) else {
+    let Some(sidecar) = read(&document, &text, given) else {
         return Err(document.into_problems());
     };
     match load_mesh(&sidecar.mesh) {
@@ -278,6 +322,7 @@ impl Sidecar {
             self.health.port(),
         ];
         ports.extend(self.assertion.as_ref().map(|assertion| assertion.port));
+        ports.extend(self.probe_port);
         ports
     }
 }

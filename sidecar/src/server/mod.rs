@@ -19,8 +19,8 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 
-use crate::admin::{serve_admin, serve_health, serve_keys, serve_metrics};
-use crate::config::{ConfigProblem, Loaded, load};
+use crate::admin::{AppProbes, Relay, serve_admin, serve_health, serve_keys, serve_metrics, serve_relay};
+use crate::config::{ConfigProblem, Given, Loaded, load_given};
 use crate::flow::{hbone, outbound, redirected};
 use crate::intercept::{Reach, bind};
 use crate::runtime::Runtimes;
@@ -68,26 +68,35 @@ impl ServerError {
 /// How long both runtimes may take to let go at the very end.
 const LAST_GRACE: Duration = Duration::from_millis(500);
 
-/// Runs the sidecar of `file` until SIGTERM or SIGINT, and drains.
+/// The port at which the application's probes are relayed: one that the redirect leaves alone, as it does the health port.
+const PROBE_PORT: u16 = 15022;
+
+/// Runs the sidecar of `file` until SIGTERM or SIGINT, and drains. `service` stands instead of the file's; `probes` are
+/// relayed to the application.
 ///
 /// # Errors
 /// See [`ServerError`]; nothing was intercepted then.
-pub fn run(file: &Path) -> Result<(), ServerError> {
-    let loaded = load(file).map_err(ServerError::Config)?;
+pub fn run(file: &Path, service: Option<String>, probes: Option<AppProbes>) -> Result<(), ServerError> {
+    let given = Given {
+        service,
+        probe_port: probes.as_ref().map(|_| PROBE_PORT),
+    };
+    let loaded = load_given(file, &given).map_err(ServerError::Config)?;
     let workers = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     let runtimes = Runtimes::start(workers).map_err(ServerError::system("starting threads"))?;
-    let ended = runtimes.control(serve(loaded, &runtimes));
+    let ended = runtimes.control(serve(loaded, probes, &runtimes));
     runtimes.stop(LAST_GRACE);
     ended
 }
 
-async fn serve(loaded: Loaded, runtimes: &Runtimes) -> Result<(), ServerError> {
+async fn serve(loaded: Loaded, probes: Option<AppProbes>, runtimes: &Runtimes) -> Result<(), ServerError> {
     // Asked for first: a signal that comes while we start must not be lost.
     let mut term = signal(SignalKind::terminate()).map_err(ServerError::system("SIGTERM"))?;
     let mut int = signal(SignalKind::interrupt()).map_err(ServerError::system("SIGINT"))?;
     let state = build::build(loaded)?;
     let control = background(&state)?;
     control_listeners(&state).await?;
+    relay_probes(&state, probes)?;
     data_listeners(&state, runtimes)?;
     tracing::info!(service = %state.sidecar.service, "the sidecar is listening");
     tokio::select! {
@@ -147,6 +156,18 @@ fn assertion_keys(state: &Arc<State>) -> Result<(), ServerError> {
     }
     let signer = Arc::clone(signer);
     tokio::spawn(async move { signer.run().await });
+    Ok(())
+}
+
+/// The application's probes, from those who cannot speak to it any more.
+fn relay_probes(state: &Arc<State>, probes: Option<AppProbes>) -> Result<(), ServerError> {
+    let (Some(probes), Some(port)) = (probes, state.sidecar.probe_port) else {
+        return Ok(());
+    };
+    let relay = Arc::new(Relay::new(probes, state.sidecar.traffic.mark));
+    for listener in bind(port, Reach::Anywhere).map_err(ServerError::system(format!("port {port}")))? {
+        tokio::spawn(serve_relay(listener, Arc::clone(&relay)));
+    }
     Ok(())
 }
 

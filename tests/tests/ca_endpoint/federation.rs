@@ -296,3 +296,60 @@ fn the_endpoint_proves_itself_by_an_svid_of_our_own() {
     let shown = said(&openssl(&["s_client", "-connect", place]));
     assert!(shown.contains("Cipher is TLS_"), "{shown}");
 }
+
+#[test]
+fn an_endpoint_whose_identity_is_revoked_shows_nothing_and_the_authority_says_so() {
+    let more = "[bundle_endpoint]\nlisten = \"127.0.0.1:0\"\nprofile = \"https_spiffe\"\n";
+    let mut authority = Authority::start(more);
+    let bootstrap = authority.bundle();
+    let config = authority.path("ca.toml");
+    let id = "spiffe://mesh.local/hopguard/bundle-endpoint";
+    let fetch = |authority: &Authority| {
+        let (url, bootstrap) = (&authority.places[0], bootstrap.to_str().unwrap());
+        let arguments = ["bundle", "fetch", "--url", url, "--profile", "https_spiffe"];
+        run(&[&arguments[..], &["--server-id", id, "--bootstrap", bootstrap]].concat())
+    };
+    let revoke = |more: &[&str]| {
+        let arguments = ["ca", "revoke", "--id", id, "--config", config.to_str().unwrap()];
+        run(&[&arguments, more].concat())
+    };
+    stdout(&fetch(&authority));
+    let would = revoke(&["--dry-run"]);
+    assert!(would.status.success(), "{}", said(&would));
+    assert!(
+        said(&would).contains("nobody can fetch the bundle"),
+        "{}",
+        said(&would)
+    );
+    stdout(&fetch(&authority));
+
+    let revoked = revoke(&[]);
+    assert!(revoked.status.success(), "{}", said(&revoked));
+    assert!(
+        said(&revoked).contains("nobody can fetch the bundle"),
+        "{}",
+        said(&revoked)
+    );
+    authority.logged("is not shown any more");
+    assert!(!fetch(&authority).status.success());
+    // It starts all the same, and only so can the revocation be lifted.
+    authority.kill_9();
+    authority.run();
+    assert!(!fetch(&authority).status.success());
+    assert!(
+        !authority.log().contains("should not happen"),
+        "{}",
+        authority.log()
+    );
+    let lifted = revoke(&["--lift"]);
+    assert!(lifted.status.success(), "{}", said(&lifted));
+    let again = eventually(DEADLINE, || {
+        let fetched = fetch(&authority);
+        if fetched.status.success() {
+            Ok(())
+        } else {
+            Err(said(&fetched))
+        }
+    });
+    again.unwrap();
+}

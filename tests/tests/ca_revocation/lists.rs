@@ -251,6 +251,8 @@ fn what_cannot_be_revoked_is_refused_with_a_hint() {
         (&["revoke", "--serial", "zz"], "no serial number"),
         (&["revoke", "--serial", "0102"], "is alive"),
         (&["revoke", "--authority", "0102"], "no authority of that name"),
+        (&["revoke", "--serial", "00"], "`00` is no serial number"),
+        (&["revoke", "--serial", "0x0A:0b"], "serial number 0a0b is alive"),
         (&["revoke", "--id", US, "--reason", "two\nlines"], "one line"),
     ] {
         let said = refused(&ca(&config, arguments));
@@ -274,6 +276,19 @@ fn a_revoked_authority_takes_all_that_it_signed_with_it() {
     let said = refused(&ca(&config, &["revoke", "--authority", &id]));
     assert!(
         said.contains("no other is prepared") && said.contains("--force"),
+        "{said}"
+    );
+    assert!(
+        said.contains("SVIDs of a root") && !said.contains("--kind"),
+        "{said}"
+    );
+    let key = status["authorities"].as_array().unwrap().iter();
+    let key = key
+        .filter(|one| one["kind"] == "jwt")
+        .map(|one| one["id"].as_str().unwrap());
+    let said = refused(&ca(&config, &["revoke", "--authority", key.last().unwrap()]));
+    assert!(
+        said.contains("JWT-SVIDs of a key") && said.contains("--kind jwt"),
         "{said}"
     );
     let dry = done(ca(

@@ -155,3 +155,62 @@ fn a_log_that_cannot_be_used_keeps_the_authority_from_starting() {
     assert_eq!(code, 4, "{error}");
     assert!(error.contains("audit.log") && error.contains("hint:"), "{error}");
 }
+
+#[test]
+fn a_log_that_was_chained_anew_from_a_changed_record_on_is_found() {
+    let mut authority = authority(&for_us("a"), "");
+    authority.run(hopguard());
+    while lines(&authority.path("audit.log")).len() < 60 {
+        assert_eq!(first(&authority, &[])["ids"][0], "spiffe://mesh.local/a");
+    }
+    authority.terminate();
+    let (log, config) = (authority.path("audit.log"), authority.path("ca.toml"));
+    let verify = ["ca", "audit", "verify", log.to_str().unwrap()];
+    let with_config = [&verify[..], &["--config", config.to_str().unwrap()]].concat();
+    done(&with_config);
+    // Record 50 tells of another, and every hash after it fits.
+    let script = "import sys,hashlib,re\n\
+        lines=open(sys.argv[1],'rb').read().splitlines()\n\
+        lines[49]=lines[49].replace(b'mesh.local/a',b'mesh.local/b')\n\
+        for at in range(50,len(lines)):\n\
+        \x20 prev=hashlib.sha256(lines[at-1]).hexdigest().encode()\n\
+        \x20 lines[at]=re.sub(b'\"prev\":\"[0-9a-f]*\"',b'\"prev\":\"'+prev+b'\"',lines[at],count=1)\n\
+        open(sys.argv[1],'wb').write(b'\\n'.join(lines)+b'\\n')\n";
+    let changed = std::process::Command::new("python3")
+        .args(["-c", script])
+        .arg(&log)
+        .status()
+        .unwrap();
+    assert!(changed.success());
+    done(&verify);
+    let (code, error) = fails(&with_config);
+    assert_eq!(code, 1, "{error}");
+    authority.run(hopguard());
+    authority.terminate();
+    assert!(
+        authority.log().contains("it was changed or exchanged"),
+        "{}",
+        authority.log()
+    );
+    let told = lines(&log)
+        .iter()
+        .any(|line| line.contains("\"outcome\":\"changed\""));
+    let (code, error) = fails(&with_config);
+    assert!(told && code == 1, "{error}");
+}
+
+#[test]
+fn the_first_start_tells_of_keys_that_are_made_and_of_none_that_was_removed() {
+    let mut authority = authority(&for_us("a"), "");
+    authority.run(hopguard());
+    let outcomes: Vec<String> = lines(&authority.path("audit.log"))
+        .iter()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap())
+        .filter(|record| record["event"] == "authority" && record["authority"].is_string())
+        .map(|record| record["outcome"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(
+        outcomes,
+        ["making", "prepared", "active", "making", "prepared", "active"]
+    );
+}

@@ -233,3 +233,95 @@ fn a_file_that_is_no_backup_of_the_authority_is_neither_copied_nor_removed() {
         assert!(!out.exists(), "{}", file.display());
     }
 }
+
+/// The exit code and the log of an authority that must not start.
+fn does_not_start(authority: &Authority) -> (i32, String) {
+    fails(&["ca", "serve", "--config", text(&authority.path("ca.toml"))])
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).unwrap();
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn lost_state_is_told_and_does_not_become_a_new_trust_root() {
+    let mut first = authority(&for_us("a"), "");
+    first.run(hopguard());
+    let (file, _) = back_up(&first, "backup");
+    let trusted = roots(&first);
+    first.terminate();
+    let data = first.path("data");
+    // Nothing but an empty state, as a file system may leave it.
+    std::fs::remove_file(data.join("state.sqlite")).unwrap();
+    std::fs::write(data.join("state.sqlite"), "").unwrap();
+    let (code, error) = does_not_start(&first);
+    assert_eq!(code, 4, "{error}");
+    assert!(error.contains("its state is lost"), "{error}");
+    for name in names(&data)
+        .iter()
+        .filter(|name| name.starts_with("state.sqlite"))
+    {
+        std::fs::remove_file(data.join(name)).unwrap();
+    }
+    let before = names(&data);
+    let (code, error) = does_not_start(&first);
+    assert_eq!(code, 4, "{error}");
+    assert!(
+        error.contains("its state is lost")
+            && error.contains("ca restore")
+            && error.contains("empty the directory"),
+        "{error}"
+    );
+    assert_eq!(names(&data), before, "nothing was made or removed");
+    std::fs::rename(&data, first.path("aside")).unwrap();
+    done(&[
+        "ca",
+        "restore",
+        text(&file),
+        "--config",
+        text(&first.path("ca.toml")),
+    ]);
+    first.run(hopguard());
+    assert_eq!(roots(&first), trusted);
+}
+
+#[test]
+fn a_restore_that_was_killed_is_not_served_from_and_is_begun_again() {
+    let mut first = authority(&for_us("a"), "");
+    first.run(hopguard());
+    let (file, _) = back_up(&first, "backup");
+    let trusted = roots(&first);
+    let mut second = authority(&for_us("a"), "");
+    let config = second.path("ca.toml");
+    // The kernel kills it where it writes a file that is longer than a key: the state, which comes last.
+    let killed = std::process::Command::new("sh")
+        .args(["-c", "ulimit -c 0; ulimit -f 4; exec \"$@\"", "sh"])
+        .arg(hopguard_tests::hopguard_bin())
+        .args(["ca", "restore", text(&file), "--config", text(&config)])
+        .output()
+        .unwrap();
+    assert_eq!(killed.status.code(), None, "a signal ended it: {killed:?}");
+    let data = second.path("data");
+    let left = names(&data);
+    let has = |end: &str| left.iter().any(|name| name.ends_with(end));
+    assert!(
+        has(".p8") && has("state.sqlite.new") && !has("state.sqlite"),
+        "{left:?}"
+    );
+    let (code, error) = does_not_start(&second);
+    assert_eq!(code, 4, "{error}");
+    assert!(error.contains("interrupted `hopguard ca restore`"), "{error}");
+    assert_eq!(names(&data), left);
+
+    done(&["ca", "restore", text(&file), "--config", text(&config)]);
+    second.run(hopguard());
+    assert_eq!(roots(&second), trusted, "the same root");
+    let (code, error) = fails(&["ca", "restore", text(&file), "--config", text(&config)]);
+    assert_eq!(code, 4);
+    assert!(error.contains("not empty"), "{error}");
+}

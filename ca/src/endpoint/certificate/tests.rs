@@ -129,6 +129,8 @@ struct Ours {
     asked: AtomicU64,
     issued: AtomicU64,
     broken: std::sync::atomic::AtomicBool,
+    /// What was issued is worthless, and nothing more is.
+    revoked: std::sync::atomic::AtomicBool,
     /// The roots change while the next one is issued.
     turns: std::sync::atomic::AtomicBool,
     ttl: Duration,
@@ -138,6 +140,9 @@ impl Issuer for Ours {
     fn issue<'a>(&'a self, id: &'a SpiffeId, now: SystemTime) -> Issue<'a> {
         Box::pin(async move {
             self.asked.fetch_add(1, Ordering::Relaxed);
+            if self.revoked.load(Ordering::Relaxed) {
+                return Err(IssueError("it is revoked".to_owned()));
+            }
             if self.broken.load(Ordering::Relaxed) {
                 return Err(IssueError("the disk is full".to_owned()));
             }
@@ -152,6 +157,10 @@ impl Issuer for Ours {
 
     fn issue_jwt<'a>(&'a self, _: &'a SpiffeId, _: &'a [String], _: SystemTime) -> IssueJwt<'a> {
         Box::pin(async { Err(IssueError("no".to_owned())) })
+    }
+
+    fn stands(&self, _: &Svid) -> bool {
+        !self.revoked.load(Ordering::Relaxed)
     }
 
     fn trust(&self) -> watch::Receiver<Arc<Trust>> {
@@ -190,6 +199,7 @@ fn ours(ttl: Duration) -> Arc<Ours> {
         asked: AtomicU64::new(0),
         issued: AtomicU64::new(0),
         broken: false.into(),
+        revoked: false.into(),
         turns: false.into(),
         ttl,
     })
@@ -265,6 +275,32 @@ async fn without_an_svid_at_the_start_the_endpoint_listens_and_shows_one_as_soon
     assert!(shows(&shown).is_empty(), "nothing to be shown");
     ours.broken.store(false, Ordering::Relaxed);
     until("it has one", || !shows(&shown).is_empty()).await;
+    task.abort();
+}
+
+#[tokio::test]
+async fn an_svid_that_was_revoked_or_has_ended_is_not_shown_any_more() {
+    let id = SpiffeId::new("spiffe://td/e").unwrap();
+    let issuer = ours(Duration::from_secs(3600));
+    let (first, validity) = own(&id, issuer.as_ref(), SystemTime::now()).await.unwrap();
+    let shown = Shown::new(Some(first));
+    let task = tokio::spawn(shown.clone().renew(id.clone(), issuer.clone(), validity));
+    until("it listens", || issuer.trust.receiver_count() == 1).await;
+    // As the keyring does it: barred first, then everybody is told to look.
+    issuer.revoked.store(true, Ordering::Relaxed);
+    issuer.trust.send_modify(|_| {});
+    until("it is not shown", || shows(&shown).is_empty()).await;
+    issuer.revoked.store(false, Ordering::Relaxed);
+    issuer.trust.send_modify(|_| {});
+    until("it has one again", || !shows(&shown).is_empty()).await;
+    task.abort();
+
+    let short = ours(Duration::from_secs(1));
+    let (first, validity) = own(&id, short.as_ref(), SystemTime::now()).await.unwrap();
+    let shown = Shown::new(Some(first));
+    short.broken.store(true, Ordering::Relaxed);
+    let task = tokio::spawn(shown.clone().renew(id, short.clone(), validity));
+    until("it has ended", || shows(&shown).is_empty()).await;
     task.abort();
 }
 

@@ -65,7 +65,8 @@ impl Keyring {
             ..plan.clone()
         };
         self.put(book, record.clone()).await?;
-        self.forget(book, &plan.id).await?;
+        // The key is the authority's by now: nothing was removed.
+        self.erase(book, &plan.id).await?;
         tracing::info!(authority = record.id, ?kind, trust_domain = %self.lives.domain, "a new authority was made");
         Ok(record)
     }

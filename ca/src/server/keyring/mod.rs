@@ -5,6 +5,7 @@
 //! on the way in; record, bundle, key file on the way out. So no signature is ever by a key that the bundle lacks.
 
 mod import;
+mod issue;
 mod make;
 mod outlook;
 mod revoke;
@@ -32,9 +33,7 @@ use crate::authority::slot::Policy;
 use crate::authority::{Authority, JwtAuthority, JwtKey, Svid, Trust, anchor};
 use crate::config::Config;
 use crate::keys::{Disk, Passphrase};
-use crate::store::{
-    AuthorityKind, AuthorityRecord, AuthorityState, Issued, Recorder, Sqlite, Store, StoreError,
-};
+use crate::store::{AuthorityKind, AuthorityRecord, AuthorityState, Recorder, Sqlite, Store, StoreError};
 use crate::workload::{Issue, IssueError, IssueJwt, Issuer, Streams};
 
 /// Pollers of the bundle have come back after this many refresh hints (S-63).
@@ -72,6 +71,8 @@ struct Lives {
     ca: Duration,
     jwt_key: Duration,
     refresh_hint: Duration,
+    /// Whose SVID the bundle endpoint shows.
+    endpoint: Option<SpiffeId>,
     /// The `iss` of tokens.
     token_issuer: Option<String>,
 }
@@ -145,6 +146,7 @@ impl Keyring {
                 ca: config.ca_ttl,
                 jwt_key: config.jwt_key_ttl,
                 refresh_hint: config.refresh_hint,
+                endpoint: config.endpoint.own_id().cloned(),
                 token_issuer: config.issuer(),
             },
             keys: Disk::with(data_dir, passphrase),
@@ -188,6 +190,11 @@ impl Keyring {
             .iter()
             .filter(|record| record.state != AuthorityState::Discarded);
         trusted.cloned().collect()
+    }
+
+    /// Whether this is the identity of the bundle endpoint.
+    pub fn is_endpoint(&self, id: &SpiffeId) -> bool {
+        self.lives.endpoint.as_ref() == Some(id)
     }
 
     /// What is published now.
@@ -238,7 +245,13 @@ impl Keyring {
         let before = book.records.iter().find(|old| old.id == record.id);
         let moves = before.is_none_or(|before| before.state != record.state);
         if moves {
-            self.told(book, &changed(&record, now_in(record.state))).await?;
+            // Of a key that is about to be made there is a record before there is an authority.
+            let outcome = if record.certificate.is_empty() {
+                "making"
+            } else {
+                now_in(record.state)
+            };
+            self.told(book, &changed(&record, outcome)).await?;
         }
         self.store
             .put_authority(&record)
@@ -257,6 +270,11 @@ impl Keyring {
         if let Some(record) = book.records.iter().find(|record| record.id == id) {
             self.told(book, &changed(record, "removed")).await?;
         }
+        self.erase(book, id).await
+    }
+
+    /// Forgets a record that tells nothing any more.
+    async fn erase(&self, book: &mut Book, id: &str) -> Result<(), CaError> {
         self.store
             .remove_authority(id)
             .await
@@ -400,69 +418,6 @@ fn whole(life: Duration) -> i64 {
     i64::try_from(life.as_millis().div_ceil(1000)).unwrap_or(i64::MAX / 4)
 }
 
-impl Keyring {
-    /// The longest lives of an SVID and of a JWT-SVID: rotation counts on them.
-    pub fn lives(&self) -> (Duration, Duration) {
-        (self.lives.svid, self.lives.jwt_svid)
-    }
-
-    /// As [`Issuer::issue`], for a life that is never longer than the one of workloads' SVIDs.
-    pub fn issue_for<'a>(&'a self, id: &'a SpiffeId, ttl: Duration, now: SystemTime) -> Issue<'a> {
-        Box::pin(async move {
-            let failed = |error: &dyn std::fmt::Display| IssueError(error.to_string());
-            self.refuse_revoked(id)?;
-            // Held until the record is written: as long as it is, the authority stays in the bundle.
-            let authority = self.x509.load_full();
-            let authority = authority.ok_or_else(|| failed(&"there is no active authority"))?;
-            // Whoever sends it looks at the bundle again; it is this one or a newer one.
-            let bundle = self.trust.borrow().sequence;
-            let mut svid = authority
-                .issue(id, ttl.min(self.lives.svid), now)
-                .map_err(|error| failed(&error))?;
-            svid.bundle = bundle;
-            let record = Issued {
-                serial: svid.serial.clone(),
-                spiffe_id: svid.id.to_string(),
-                authority: authority.id().to_owned(),
-                bundle: i64::try_from(bundle).unwrap_or_default(),
-                not_after: seconds(svid.not_after),
-            };
-            self.recorder
-                .record(record)
-                .await
-                .map_err(|error| failed(&error))?;
-            drop(authority);
-            // Revoked meanwhile: it is in the store, so whoever lists what is alive finds it.
-            self.refuse_revoked(id)?;
-            Ok(Arc::new(svid))
-        })
-    }
-
-    /// As [`Issuer::issue_jwt`], for a life that is never longer.
-    pub fn issue_jwt_for<'a>(
-        &'a self,
-        id: &'a SpiffeId,
-        audience: &'a [String],
-        ttl: Duration,
-        now: SystemTime,
-    ) -> IssueJwt<'a> {
-        Box::pin(async move {
-            self.refuse_revoked(id)?;
-            let none = || IssueError("there is no active JWT key".to_owned());
-            let signer = self.jwt.load_full().ok_or_else(none)?;
-            let end = seconds(now + self.lives.jwt_svid) + 1;
-            if signer.until.load(Ordering::Acquire) < end {
-                self.promise(&signer, end).await?;
-            }
-            let ttl = ttl.min(self.lives.jwt_svid);
-            let issued = signer.authority.issue(id, audience, ttl, now);
-            let issued = issued.map_err(|error| IssueError(error.to_string()))?;
-            self.refuse_revoked(id)?;
-            Ok(issued)
-        })
-    }
-}
-
 impl Issuer for Keyring {
     fn issue<'a>(&'a self, id: &'a SpiffeId, now: SystemTime) -> Issue<'a> {
         self.issue_for(id, self.lives.svid, now)
@@ -474,6 +429,10 @@ impl Issuer for Keyring {
 
     fn revoked(&self, id: &SpiffeId) -> bool {
         self.revocation.bars(id)
+    }
+
+    fn believes(&self, id: &SpiffeId, issued: Option<i64>) -> bool {
+        self.believed(id, issued)
     }
 
     fn stands(&self, svid: &Svid) -> bool {

@@ -2,7 +2,7 @@
 //! else, so that nothing that is being signed for it at this moment can be forgotten.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use spiffe::SpiffeId;
 
@@ -15,6 +15,9 @@ use crate::store::{
     AuthorityKind, AuthorityRecord, AuthorityState, Issued, RevokedIdentity, RevokedSerial, Store,
 };
 use crate::workload::IssueError;
+
+/// For the next second to begin; more is a clock that was put back.
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
 /// What is about to end, or has ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -67,7 +70,8 @@ impl Keyring {
     pub async fn lift(&self, id: &SpiffeId) -> Result<bool, CaError> {
         // What is kept and what is in memory must not be changed by two at once.
         let _book = self.book.lock().await;
-        let lifted = self.revocation.lift(id).await;
+        // Only now: until somebody who held the book had barred it, it was given tokens.
+        let lifted = self.revocation.lift(id, SystemTime::now()).await;
         lifted.map_err(|source| self.failed(source))
     }
 
@@ -131,9 +135,7 @@ impl Keyring {
             .map(|other| other.id.clone());
         let active = record.state == AuthorityState::Active;
         if active && next.is_none() && !force {
-            return Err(Refusal::Nothing(
-                "it is the active one and no other is prepared: peers would meet SVIDs of a root that they were not sent yet",
-            ));
+            return Err(Refusal::Unsucceeded(record.kind));
         }
         ended.successor = next.clone().filter(|_| active);
         if dry {
@@ -248,6 +250,34 @@ impl Keyring {
             return Err(IssueError(format!("{id} is revoked")));
         }
         Ok(())
+    }
+
+    /// Waits until a token's second is one after that in which a revocation was lifted: by it tokens from before are told.
+    pub(super) async fn after_lift(&self, id: &SpiffeId, now: SystemTime) -> Result<SystemTime, IssueError> {
+        let Some(lifted) = self
+            .revocation
+            .lifted(id)
+            .filter(|lifted| seconds(now) <= *lifted)
+        else {
+            return Ok(now);
+        };
+        let next = u64::try_from(lifted.saturating_add(1)).unwrap_or_default();
+        let wait = (UNIX_EPOCH + Duration::from_secs(next)).duration_since(now);
+        let wait = wait.unwrap_or_default();
+        if wait > LONGEST_WAIT {
+            let behind = wait.as_secs();
+            return Err(IssueError(format!(
+                "the clock is {behind} s behind the moment at which the revocation of {id} was lifted"
+            )));
+        }
+        tokio::time::sleep(wait).await;
+        Ok(now + wait)
+    }
+
+    /// Whether a token that was issued in this second is to be believed.
+    pub(super) fn believed(&self, id: &SpiffeId, issued: Option<i64>) -> bool {
+        let after = |lifted: i64| issued.is_some_and(|issued| issued > lifted);
+        !self.revocation.bars(id) && self.revocation.lifted(id).is_none_or(after)
     }
 
     /// Whether an SVID may be held on to.

@@ -1,5 +1,6 @@
 //! Rotation: steps of the slots, done. By a timer before need, and by operators; both do the same under one lock.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -7,7 +8,7 @@ use super::import::WAITING;
 use super::revoke::refuse_vouched;
 use super::{Book, Keyring};
 use crate::authority::slot::{self, Next, Place, Reason, Slot, Step};
-use crate::server::{CaError, seconds};
+use crate::server::{CaError, LostState, seconds};
 use crate::store::{AuthorityKind, AuthorityRecord, AuthorityState, StoreError};
 
 /// More steps than any state needs.
@@ -28,6 +29,8 @@ pub enum Refusal {
         /// Whom.
         reasons: Vec<Reason>,
     },
+    /// It is the active one of its kind, and no other was published that could sign instead.
+    Unsucceeded(AuthorityKind),
     /// There is nothing to do it with.
     Nothing(&'static str),
     /// The root that this intermediate was signed by stays in the bundle for another authority, and vouches for it.
@@ -88,6 +91,7 @@ impl Keyring {
     pub(super) async fn start(&self, now: SystemTime) -> Result<(), CaError> {
         {
             let mut book = self.book.lock().await;
+            self.refuse_lost(&book)?;
             let half_written = self.keys.tidy()?;
             if half_written > 0 {
                 tracing::warn!(
@@ -124,6 +128,18 @@ impl Keyring {
             (None, _) => return Err(self.failed(StoreError::Corrupt("no active authority".to_owned()))),
         }
         Ok(())
+    }
+
+    /// A key is never on the disk before its record: keys beside a state without any record are those of another state.
+    fn refuse_lost(&self, book: &Book) -> Result<(), CaError> {
+        match self.keys.names()?.into_iter().next() {
+            Some(name) if book.records.is_empty() => Err(LostState::Lost {
+                path: self.path.parent().map(Path::to_owned).unwrap_or_default(),
+                found: format!("{name}.p8"),
+            }
+            .into()),
+            _ => Ok(()),
+        }
     }
 
     fn warn_of_orphans(&self, book: &Book) -> Result<(), CaError> {

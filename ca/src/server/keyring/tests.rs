@@ -168,7 +168,11 @@ async fn an_intermediate_does_not_leave_while_another_one_keeps_its_root_in_the_
     );
     let may = ours.keyring.may_force(&first).await;
     assert!(matches!(may, Err(Refusal::Vouched(_))), "{may:?}");
-    assert_eq!(ours.listed(), [svid.serial.clone()], "its list stays");
+    assert_eq!(
+        ours.listed(),
+        std::slice::from_ref(&svid.serial),
+        "its list stays"
+    );
 
     // With the root itself all that hangs on it leaves.
     ours.keyring
@@ -201,7 +205,7 @@ async fn a_list_that_was_kept_and_not_published_is_published_by_the_next_attempt
         .revoke_identity(&id("a"), "stolen", now)
         .await
         .unwrap();
-    assert_eq!(ours.listed(), [svid.serial.clone()]);
+    assert_eq!(ours.listed(), std::slice::from_ref(&svid.serial));
 }
 
 #[tokio::test]
@@ -270,7 +274,7 @@ async fn an_intermediate_that_ended_does_not_keep_the_authority_from_starting() 
     let ended = organisation.take_over(&ours, DAY).await;
     let later = SystemTime::now() + DAY + Duration::from_secs(2);
     let again = ours.again(later).await.unwrap();
-    assert!(again.published().roots.len() >= 1);
+    assert!(!again.published().roots.is_empty());
     let failed = again.issue(&id("a"), later).await;
     assert!(failed.is_err(), "nothing is issued: {failed:?}");
     again.revoke_identity(&id("a"), "stolen", later).await.unwrap();
@@ -281,4 +285,49 @@ async fn an_intermediate_that_ended_does_not_keep_the_authority_from_starting() 
     again.advance(AuthorityKind::X509, later).await.unwrap();
     let svid = again.issue(&id("b"), later).await.unwrap();
     assert_ne!(svid.authority, ended);
+}
+
+#[tokio::test]
+async fn a_token_from_before_a_lifted_revocation_is_not_believed_again() {
+    let ours = Ours::new().await;
+    let (one, audience) = (id("a"), ["db".to_owned()]);
+    let issued = async |keyring: &Keyring| {
+        let token = keyring
+            .issue_jwt(&one, &audience, SystemTime::now())
+            .await
+            .unwrap();
+        let claims = token.token.split('.').nth(1).unwrap().to_owned();
+        let claims =
+            base64::Engine::decode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, claims).unwrap();
+        let claims: serde_json::Value = serde_json::from_slice(&claims).unwrap();
+        claims["iat"].as_i64()
+    };
+    let before = issued(&ours.keyring).await;
+    assert!(ours.keyring.believes(&one, before));
+    let now = SystemTime::now();
+    ours.keyring.revoke_identity(&one, "stolen", now).await.unwrap();
+    assert!(!ours.keyring.believes(&one, before));
+    ours.keyring.lift(&one).await.unwrap();
+    assert!(!ours.keyring.believes(&one, before), "it was stolen");
+    assert!(!ours.keyring.believes(&one, None));
+    // At once, in the same second: the new one is told from those before.
+    let after = issued(&ours.keyring).await;
+    assert!(
+        after > before && ours.keyring.believes(&one, after),
+        "{before:?} {after:?}"
+    );
+    assert!(ours.keyring.believes(&id("b"), before), "others as before");
+
+    let again = ours.again(SystemTime::now()).await.unwrap();
+    assert!(
+        !again.believes(&one, before) && again.believes(&one, after),
+        "over a restart"
+    );
+    let forgotten = SystemTime::now() + Duration::from_secs(24 * 3600 + 2);
+    ours.store.purge(seconds(forgotten)).await.unwrap();
+    assert_eq!(
+        ours.store.revocations().await.unwrap().lifted,
+        [],
+        "no such token lives"
+    );
 }

@@ -9,9 +9,14 @@ use super::words;
 use crate::admin::{Refused, Revoke, Target};
 use crate::server::keyring::{Ended, Keyring, Refusal};
 use crate::server::seconds;
+use crate::store::AuthorityKind;
 
 /// A reason is a line for people.
 const MAX_REASON: usize = 200;
+
+/// What revoking the identity of the bundle endpoint means.
+const ENDPOINT: &str = "it is the identity of this authority's bundle endpoint, which shows no certificate as long as it is \
+                        revoked: nobody can fetch the bundle there; `--lift` ends that";
 
 /// Does it, or with `dry_run` says what it would do.
 pub async fn revoke(keyring: &Keyring, asked: &Revoke, uid: u32) -> Result<Value, Refused> {
@@ -90,6 +95,11 @@ async fn identity(
         keyring.revoke_identity(id, &asked.reason, now).await
     };
     add(&mut answer, &ended.map_err(|error| Refused::internal(&error))?);
+    if keyring.is_endpoint(id)
+        && let Some(answer) = answer.as_object_mut()
+    {
+        answer.insert("warning".to_owned(), json!(ENDPOINT));
+    }
     Ok(answer)
 }
 
@@ -121,8 +131,10 @@ async fn one(
             "its holder was given another one at once; lifting is for identities",
         ));
     }
-    // As certificates print it: colons, capitals, leading zeros.
-    let plain: String = serial
+    // As certificates print it: colons, capitals, leading zeros; and as openssl does.
+    let digits = serial.strip_prefix("0x").or_else(|| serial.strip_prefix("0X"));
+    let plain: String = digits
+        .unwrap_or(serial)
         .chars()
         .filter(|c| *c != ':')
         .flat_map(char::to_lowercase)
@@ -136,6 +148,13 @@ async fn one(
     })?;
     let start = bytes.iter().position(|byte| *byte != 0).unwrap_or(bytes.len());
     let plain = hex::encode(bytes.get(start..).unwrap_or_default());
+    if plain.is_empty() {
+        let message = format!("`{serial}` is no serial number: no certificate has the number zero");
+        return Err(Refused::new(
+            message,
+            "write it in hexadecimal, as `hopguard svid inspect` does",
+        ));
+    }
     let found = keyring
         .living(&plain, now)
         .await
@@ -189,7 +208,11 @@ async fn authority(
     let ended = ended.map_err(|refusal| match refusal {
         Refusal::Failed(error) => Refused::internal(&error),
         Refusal::Vouched(id) => words::vouched(&id),
-        Refusal::Nothing(why) => Refused::new(format!("`{id}`: {why}"), hint(why)),
+        Refusal::Unsucceeded(kind) => unsucceeded(id, kind),
+        Refusal::Nothing(why) => Refused::new(
+            format!("`{id}`: {why}"),
+            "`hopguard ca status` lists the authorities",
+        ),
         Refusal::Breaks { id, .. } => Refused::new(format!("`{id}` would break somebody"), ""),
     })?;
     let mut answer = json!({"authority": id, "successor": ended.successor, "dry_run": asked.dry_run});
@@ -197,12 +220,20 @@ async fn authority(
     Ok(answer)
 }
 
-fn hint(why: &str) -> &'static str {
-    if why.contains("active") {
-        "`hopguard ca rotate --step prepare` first, then revoke; or --force, when the key was stolen"
-    } else {
-        "`hopguard ca status` lists the authorities"
-    }
+/// It signs, and nobody was told of another one.
+fn unsucceeded(id: &str, kind: AuthorityKind) -> Refused {
+    let (meets, flag) = match kind {
+        AuthorityKind::X509 => ("SVIDs of a root", ""),
+        AuthorityKind::Jwt => ("JWT-SVIDs of a key", "--kind jwt "),
+    };
+    Refused::new(
+        format!(
+            "`{id}`: it is the active one and no other is prepared: peers would meet {meets} that they were not sent yet"
+        ),
+        format!(
+            "`hopguard ca rotate {flag}--step prepare` first, then revoke; or --force, when the key was stolen"
+        ),
+    )
 }
 
 fn add(answer: &mut Value, ended: &Ended) {

@@ -210,6 +210,10 @@ impl Work<'_> {
     fn refused(&self, refusal: Refusal) -> Refused {
         match refusal {
             Refusal::Nothing(what) => Refused::new(what, "`hopguard ca status` shows what there is"),
+            Refusal::Unsucceeded(kind) => Refused::new(
+                format!("no other {} authority is prepared", words::name(kind)),
+                "`hopguard ca rotate --step prepare` prepares one",
+            ),
             Refusal::Vouched(id) => words::vouched(&id),
             Refusal::Failed(error) => Refused::internal(&error),
             Refusal::Breaks { id, reasons } => {

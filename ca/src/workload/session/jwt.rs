@@ -17,7 +17,7 @@ use crate::workload::proto::{
     ValidateJwtsvidResponse,
 };
 use crate::workload::streams::Carries;
-use crate::workload::validate::{MAX_AUDIENCE, MAX_AUDIENCES, is_audience, jwks};
+use crate::workload::validate::{Believed, MAX_AUDIENCE, MAX_AUDIENCES, is_audience, jwks};
 
 /// What FetchJWTSVID was asked for.
 struct Wanted {
@@ -157,7 +157,7 @@ impl Session {
             .shared
             .validator
             .validate(&trust, audience, &svid, SystemTime::now());
-        let (id, claims) = believed.map_err(|refused| {
+        let Believed { id, issued, claims } = believed.map_err(|refused| {
             tracing::debug!(
                 uid = self.peer.uid(),
                 reason = refused.label(),
@@ -167,6 +167,11 @@ impl Session {
         })?;
         if self.shared.issuer.revoked(&id) {
             return Err(Status::invalid_argument("the token's identity is revoked"));
+        }
+        if !self.shared.issuer.believes(&id, issued) {
+            return Err(Status::invalid_argument(
+                "the token's identity was revoked after the token was issued",
+            ));
         }
         self.peer.check().map_err(|error| self.nobody(&error))?;
         Ok(ValidateJwtsvidResponse {

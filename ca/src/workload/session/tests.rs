@@ -27,6 +27,8 @@ struct Scripted {
     meanwhile: Mutex<Option<Box<dyn FnOnce() + Send>>>,
     fails: Mutex<bool>,
     revoked: Mutex<Vec<SpiffeId>>,
+    /// Tokens from this second or before are worthless.
+    lifted: Mutex<Option<i64>>,
 }
 
 impl Issuer for Scripted {
@@ -73,6 +75,11 @@ impl Issuer for Scripted {
         self.revoked.lock().unwrap().contains(id)
     }
 
+    fn believes(&self, id: &SpiffeId, issued: Option<i64>) -> bool {
+        let lifted = *self.lifted.lock().unwrap();
+        !self.revoked(id) && lifted.is_none_or(|lifted| issued.is_some_and(|issued| issued > lifted))
+    }
+
     fn trust(&self) -> watch::Receiver<Arc<Trust>> {
         self.trust.subscribe()
     }
@@ -115,6 +122,7 @@ fn stage(paths: &[&str], life: Duration) -> Stage {
         meanwhile: Mutex::new(None),
         fails: Mutex::new(false),
         revoked: Mutex::default(),
+        lifted: Mutex::default(),
     });
     let (entries, closing) = (watch::Sender::new(entries(paths)), watch::Sender::new(false));
     let shared = Shared::new(

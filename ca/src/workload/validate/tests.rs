@@ -114,7 +114,9 @@ fn keys(jwks: &[JsonValue]) -> KeySet {
 }
 
 fn ask(keys: &KeySet, token: &str) -> Result<(SpiffeId, Struct), &'static str> {
-    validate(&trust(), keys, "db".to_owned(), token, now()).map_err(|refused| refused.label())
+    validate(&trust(), keys, "db".to_owned(), token, now())
+        .map(|believed| (believed.id, believed.claims))
+        .map_err(|refused| refused.label())
 }
 
 const HEADER: &str = r#"{"alg":"ES256","kid":"k","typ":"JWT"}"#;

@@ -6,7 +6,7 @@ pub(in crate::config) const SIDECAR: &[Key] = &[
     key(
         "service",
         Kind::Text,
-        Need::Required,
+        Need::Absent("required, unless `hopguard sidecar --service` says it"),
         "The service of the mesh file that this sidecar stands beside.",
     ),
     key(

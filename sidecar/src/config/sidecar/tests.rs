@@ -387,3 +387,40 @@ fn the_example_is_good() {
     let loaded = load(Path::new(example)).unwrap();
     assert_eq!(loaded.sidecar.service, "default/hello");
 }
+
+#[test]
+fn the_command_line_may_say_which_service_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+    write(
+        "mesh.toml",
+        "trust_domain = \"mesh.local\"\n[[service]]\nname = \"shop/orders\"\nhosts = [\"orders\"]\nspiffe_ids = [\"spiffe://mesh.local/o\"]\n[[service.port]]\nport = 15022\n",
+    );
+    let file = dir.path().join("sidecar.toml");
+    let given = |service: Option<&str>, probe_port| Given {
+        service: service.map(str::to_owned),
+        probe_port,
+    };
+    let told = |given: &Given| match load_given(&file, given) {
+        Ok(loaded) => loaded.sidecar.service,
+        Err(problems) => format!(
+            "{} | {}",
+            problems[0].message,
+            problems[0].hint.clone().unwrap_or_default()
+        ),
+    };
+    write("sidecar.toml", "[assertion]\n");
+    assert_eq!(told(&given(Some("shop/orders"), None)), "shop/orders");
+    let loaded = load_given(&file, &given(Some("shop/orders"), None)).unwrap();
+    assert_eq!(loaded.sidecar.assertion.unwrap().audience, "shop/orders");
+    assert!(told(&given(None, None)).contains("`service` is missing"));
+    assert!(told(&given(None, None)).contains("--service"));
+    assert!(told(&given(Some("Orders"), None)).contains("--service: `Orders` is not a service name"));
+    assert!(told(&given(Some("shop/web"), None)).contains("the service `shop/web` is not in"));
+    // The port of the relay is one of its own.
+    assert!(told(&given(Some("shop/orders"), Some(15022))).contains("15022"));
+    write("sidecar.toml", "service = \"shop/other\"\n");
+    assert_eq!(told(&given(Some("shop/orders"), None)), "shop/orders");
+    write("sidecar.toml", "service = \"Other\"\n");
+    assert!(told(&given(Some("shop/orders"), None)).contains("not a service name"));
+}

@@ -232,4 +232,15 @@ async fn a_revoked_identity_is_not_believed() {
     let refused = session.validated(validation(&svid.token)).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::InvalidArgument);
     assert!(refused.message().contains("revoked"), "{refused}");
+
+    // Lifted: what was issued before stays worthless, what is younger is not.
+    stage.issuer.revoked.lock().unwrap().clear();
+    let issued = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    let issued = i64::try_from(issued.as_secs()).unwrap();
+    *stage.issuer.lifted.lock().unwrap() = Some(issued);
+    let refused = session.validated(validation(&svid.token)).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+    assert!(refused.message().contains("was revoked"), "{refused}");
+    *stage.issuer.lifted.lock().unwrap() = Some(issued - 3600);
+    session.validated(validation(&svid.token)).await.unwrap();
 }
