@@ -331,5 +331,5 @@ fn the_number_that_stands_for_unmapped_uids_is_nobody() {
             "{uid}"
         );
     }
-    authority.logged(&["an entry is refused", "not mapped in this user namespace"]);
+    authority.logged(&["permission denied", "not mapped in this user namespace"]);
 }

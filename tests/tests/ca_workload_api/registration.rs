@@ -79,7 +79,7 @@ fn a_user_and_a_group_are_selected_by_name() {
     let authority = Authority::start(&entries);
     assert_eq!(first(&authority, &[])["ids"], json!([id("user"), id("group")]));
     // A user who was deleted keeps nobody from starting; it is told, and no new file may name him.
-    authority.logged(&["names nobody", "no-such-user-here", "\"line\":1"]);
+    authority.logged(&["names nobody", "no-such-user-here", "\"line\":3"]);
     let (code, told) = authority.ask_json(&["entry", "plan"]);
     assert_eq!(code, Some(3), "{told}");
     assert!(
@@ -224,7 +224,7 @@ fn a_wrong_file_is_not_applied_and_each_problem_has_its_place() {
         ),
         (
             entry("b", &["unix:user:no-such-user-here".to_owned()]),
-            1,
+            3,
             "names nobody",
         ),
         ("[[entry]\n".to_owned(), 1, ""),
