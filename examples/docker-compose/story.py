@@ -40,6 +40,7 @@ class Mesh:
                              "use Compose v2, or set \"default-cgroupns-mode\": \"host\" in /etc/docker/daemon.json")
             self.compose += ["-f", "docker-compose.cgroup2.yml"]
         self.environment = dict(os.environ)
+        self.environment["HOPGUARD_CA_UID"] = str(os.stat(os.path.join(HERE, "entries.toml")).st_uid)
         if info.get("CgroupDriver") == "systemd":
             for service in SERVICES:
                 self.environment[f"HOPGUARD_CGROUP_{service.upper()}"] = f"hopguarddemo-{service}.slice"

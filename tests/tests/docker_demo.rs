@@ -100,6 +100,7 @@ impl Project {
         command
             .args(arguments)
             .env("HOPGUARD_IMAGE", images.name())
+            .env("HOPGUARD_CA_UID", rustix::process::getuid().as_raw().to_string())
             .env(
                 "HOPGUARD_REDIRECT_IMAGE",
                 format!("hopguard-redirect:{}", images.tag),
