@@ -24,7 +24,9 @@ authority() {
 "#;
 
 fn script(dir: &Path, text: &str) -> Output {
-    let mut command = Command::new("unshare");
+    // Whatever our caller ignores (a shell's background job: SIGINT and SIGQUIT) is not the matter here.
+    let mut command = Command::new("env");
+    command.args(["--default-signal=HUP,INT,QUIT", "unshare"]);
     // With its own processes, so that nothing is left behind whatever happens.
     command
         .args([

@@ -81,6 +81,7 @@ impl Copy {
             "sidecar",
             "ca",
             "iptables",
+            "inject",
             "jose",
             "tests",
             "examples",

@@ -41,7 +41,7 @@ fn every_client_is_told_that_it_lost_its_identity() {
             "{name}: {said}"
         );
     }
-    authority.write_entries("");
+    authority.write_entries("entries = \"none\"\n");
     for (name, watch) in &watches {
         assert_eq!(last(watch)["status"], "PERMISSION_DENIED", "{name}");
     }
@@ -100,7 +100,7 @@ fn new_entries_are_no_news_to_who_follows_keys() {
         other => Err(format!("{other:?}")),
     });
     more.unwrap();
-    authority.write_entries("");
+    authority.write_entries("entries = \"none\"\n");
     // The next that is heard is the end, not the same keys again.
     assert_eq!(keys.next()["status"], "PERMISSION_DENIED");
     assert_eq!(first["domains"], json!(["spiffe://mesh.local"]));
