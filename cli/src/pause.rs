@@ -6,9 +6,8 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::Pid;
 
+use crate::process::collect_ended;
 use crate::ui::{Exit, Failure};
 
 /// Arguments of the verb.
@@ -38,16 +37,9 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
     }
     loop {
         match awaited.wait().map_err(waiting)? {
-            Signal::SIGCHLD => while collected() {},
+            Signal::SIGCHLD => collect_ended(),
             _ => return Ok(Exit::Done),
         }
-    }
-}
-
-fn collected() -> bool {
-    match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
-        Ok(WaitStatus::StillAlive) | Err(_) => false,
-        Ok(_) => true,
     }
 }
 

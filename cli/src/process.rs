@@ -1,8 +1,9 @@
-//! What the long-running verbs share: their log to stderr, and enough file descriptors.
+//! What the long-running verbs share: their log to stderr, enough file descriptors, and taking up who ended.
 
 use std::io::IsTerminal;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit, WaitOptions, getrlimit, setrlimit, wait};
 use tracing_subscriber::EnvFilter;
 
 use crate::ui::{Exit, Failure, may_color};
@@ -40,4 +41,9 @@ pub fn raise_descriptors() -> u64 {
     // Up to the hard limit nobody needs a right; where it fails all the same, the old limit is told.
     let _old_limit_stays = setrlimit(Resource::Nofile, raised);
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// Takes up every child that ended, however it did, also what this process inherited as the first of its namespace.
+pub fn collect_ended() {
+    while matches!(wait(WaitOptions::NOHANG), Ok(Some(_)) | Err(Errno::INTR)) {}
 }

@@ -38,8 +38,8 @@ const MUTANTS: &[Mutant] = &[
         control: "what binds a token is asked for after the cache",
         caught_by: &[7],
         file: "sidecar/src/flow/token.rs",
-        original: "bound(&verified.binding, &place, asked.secured, key).map_err(refused)?;",
-        replacement: "bound(&verified.binding, &place, asked.secured, key).map_err(refused).ok();",
+        original: "bound(&verified.binding, &place, asked.secured, key).map_err(unbound)?;",
+        replacement: "bound(&verified.binding, &place, asked.secured, key).map_err(unbound).ok();",
     },
 ];
 

@@ -5,16 +5,15 @@ use std::io::{self, BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
-use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigSet, Signal};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, sethostname};
+use nix::unistd::sethostname;
 
 use super::mounts::NetworkSettings;
 use super::pods::{Families, MARK, Pod};
 use super::privileges::{self, Keep};
 use super::{fabric, failed, mounts};
+use crate::process::collect_ended;
 use crate::ui::{Exit, Failure, Ui};
 
 /// Arguments of `demo pod-init`.
@@ -128,13 +127,6 @@ pub fn pause(ui: &Ui) -> Result<Exit, Failure> {
     ui.line("up");
     loop {
         children.wait().map_err(failed("waiting for signals"))?;
-        while collected() {}
-    }
-}
-
-fn collected() -> bool {
-    match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
-        Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => false,
-        Ok(_) | Err(_) => true,
+        collect_ended();
     }
 }
