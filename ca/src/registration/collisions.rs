@@ -68,3 +68,44 @@ pub fn collisions<'a>(templates: &[&'a Entry], entries: &'a [Entry]) -> Vec<Opti
     }
     found
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::entries::{Entries, Scope};
+    use super::*;
+
+    #[test]
+    fn an_identity_is_compared_with_the_templates_that_begin_like_it_alone() {
+        let open =
+            (0..100).map(|at| format!("[[entry]]\nspiffe_id = \"spiffe://td/ns/{at}/user/{{unix.user}}\"\n"));
+        let fixed = (0..1000).map(|at| {
+            let namespace = at % 100;
+            format!("[[entry]]\nspiffe_id = \"spiffe://td/ns/{namespace}/sa/{at}\"\nselectors = [\"unix:uid:{at}\"]\n")
+        });
+        let one =
+            "[[entry]]\nspiffe_id = \"spiffe://td/ns/7/user/8/x\"\nselectors = [\"unix:uid:1\"]\n".to_owned();
+        let text: String = open.chain(fixed).chain([one]).collect();
+        let entries = Entries::parse(Path::new("e"), &text, &Scope::default()).unwrap();
+        let (templates, others): (Vec<&Entry>, Vec<&Entry>) =
+            entries.iter().partition(|entry| entry.id.is_template());
+        assert_eq!((templates.len(), others.len()), (100, 1001));
+        let index = Index::of(&templates);
+        let mut compared = 0;
+        for other in &others {
+            index.near(other, |_| compared += 1);
+        }
+        assert_eq!(
+            compared, 0,
+            "none of them begins as a template does, and has as many parts"
+        );
+        let same = "[[entry]]\nspiffe_id = \"spiffe://td/ns/7/user/8\"\nselectors = [\"unix:uid:1\"]\n";
+        let near = Entries::parse(Path::new("e"), same, &Scope::default()).unwrap();
+        index.near(near.iter().next().unwrap(), |at| {
+            assert_eq!(templates[at].id.path(), "/ns/7/user/{unix.user}");
+            compared += 1;
+        });
+        assert_eq!(compared, 1);
+    }
+}
