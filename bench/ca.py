@@ -116,7 +116,7 @@ def main():
             authority = Authority(folder, "2s" if shape == "streams" else "1h")
             try:
                 start = rss(authority.process.pid)
-                authority.load(shape, 1)
+                authority.load(shape, 3)
                 rounds = []
                 for _ in range(options.rounds):
                     floors.append(floor())
